@@ -1,4 +1,4 @@
-"""COCO run-length coding against strings that pycocotools 2.0 wrote, and against pycocotools itself when it is there."""
+"""COCO run-length coding against strings that pycocotools 2.0 wrote, and against pycocotools itself when installed."""
 
 import numpy as np
 import pytest
