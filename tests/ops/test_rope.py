@@ -1,0 +1,80 @@
+"""Rotary encoding against complex arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sam2core.ops.rope import rotate, sequence, table
+
+
+def complex_rotation(tokens, grid, theta):
+    """Channel pairs as complex numbers times exp(i * angle); x turns the first half, y the second."""
+    height, width = grid
+    dim = tokens.shape[-1]
+    frequency = 1.0 / theta ** (torch.arange(0, dim, 4, dtype=torch.float64) / dim)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angle = torch.cat([x.reshape(-1, 1) * frequency, y.reshape(-1, 1) * frequency], dim=1)
+    pairs = torch.view_as_complex(tokens.double().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2).float()
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (6, 2), (1, 1)])
+@pytest.mark.parametrize("dim", [4, 16])
+def test_rotation_equals_complex_multiplication(grid, dim):
+    tokens = torch.randn(2, 3, grid[0] * grid[1], dim)
+    found = rotate(tokens, *table(grid, dim, 10000.0, "cpu"))
+    torch.testing.assert_close(found, complex_rotation(tokens, grid, 10000.0))
+
+
+def test_unit_vectors_turn_with_x_in_the_first_half_and_y_in_the_second():
+    cos, sin = table((4, 4), 8, 10000.0, "cpu")
+    first, second = torch.zeros(16, 8), torch.zeros(16, 8)
+    first[:, 0], second[:, 4] = 1.0, 1.0
+    cell = torch.arange(16)
+    x, y = (cell % 4).float(), (cell // 4).float()
+    turned = rotate(first, cos, sin)
+    torch.testing.assert_close(turned[:, 0], x.cos())
+    torch.testing.assert_close(turned[:, 1], x.sin())
+    turned = rotate(second, cos, sin)
+    torch.testing.assert_close(turned[:, 4], y.cos())
+    torch.testing.assert_close(turned[:, 5], y.sin())
+
+
+def test_scores_depend_on_the_offset_alone():
+    grid, dim = (5, 7), 16
+    cos, sin = table(grid, dim, 100.0, "cpu")
+    query, key = torch.randn(dim), torch.randn(dim)
+    q, k = (rotate(t.expand(35, dim), cos, sin).view(5, 7, dim) for t in (query, key))
+    torch.testing.assert_close(q[1, 2] @ k[3, 5], q[0, 0] @ k[2, 3], rtol=1e-4, atol=1e-4)
+
+
+def test_a_sequence_turns_each_map_and_leaves_pointers_alone():
+    cos, sin = sequence((((2, 3), 6), ((2, 3), 6), (None, 4)), 8, 10000.0, "cpu")
+    once = table((2, 3), 8, 10000.0, "cpu")
+    assert cos.shape == sin.shape == (16, 4)
+    assert torch.equal(cos[:6], once[0]) and torch.equal(cos[6:12], once[0]) and torch.equal(sin[6:12], once[1])
+    tokens = torch.randn(1, 16, 8)
+    assert torch.equal(rotate(tokens, cos, sin)[:, 12:], tokens[:, 12:])
+
+
+def test_it_is_computed_in_fp32_and_cast_back():
+    tokens = torch.randn(1, 64, 16)
+    cos, sin = table((8, 8), 16, 10000.0, "cpu")
+    for dtype in (torch.bfloat16, torch.float16):
+        exact = rotate(tokens.to(dtype).float(), cos, sin).to(dtype)
+        assert torch.equal(rotate(tokens.to(dtype), cos, sin), exact)
+
+
+def test_tables_first_made_in_inference_mode_serve_a_backward_pass():
+    grid = (3, 11)  # used by no other test
+    with torch.inference_mode():
+        rotate(torch.randn(1, 33, 8), *table(grid, 8, 77.0, "cpu"))
+    tokens = torch.randn(1, 33, 8, requires_grad=True)
+    rotate(tokens, *table(grid, 8, 77.0, "cpu")).square().sum().backward()
+    torch.testing.assert_close(tokens.grad, 2 * tokens.detach())  # a rotation keeps lengths
+
+
+def test_a_width_that_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match="divisible by 4, not 6"):
+        table((2, 2), 6, 10000.0, "cpu")
