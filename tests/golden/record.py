@@ -3,8 +3,8 @@
     SAM2_BUILD_CUDA=0 pip install --no-build-isolation --no-deps sam2==1.1.0
     python -m tests.golden.record
 
-writes ``mini.safetensors`` beside this file: every tensor of a randomised small model (values exact in float16), the inputs, and what
-upstream makes of them at each stage, with the versions that made them in the metadata. Names inside the file:
+writes ``mini.safetensors`` beside this file: every tensor of a randomised small model (values exact in float16), the
+inputs, and what upstream makes of them at each stage, with the versions that made them in the metadata. Names inside:
 
     state/<upstream's name>                    the model; `state/` plus the overrides of a variant is that variant
     variant/<variant>/<upstream's name>        tensors that differ in one variant
@@ -85,7 +85,7 @@ IMAGE_PROMPTS: dict[str, dict[str, Any]] = {
 
 
 def image_answers(model: Any) -> dict[str, Tensor]:
-    """What upstream's image predictor returns for the prompts above, three masks and one, then with the first answer as a hint."""
+    """What upstream's image predictor returns for these prompts, three masks and one, and with an answer as a hint."""
     out: dict[str, Tensor] = {}
     predictor = oracle.upstream_predictor(model)
     predictor.set_image(photograph())
@@ -183,7 +183,9 @@ def main() -> None:
         tensors |= {f"expect/{variant}/{name}": tensor for name, tensor in found.items()}
     versions = {name: importlib.metadata.version(name) for name in ("sam2", "torch", "torchvision", "numpy")}
     path = HERE / "mini.safetensors"
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, {"seed": str(SEED), **versions})
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, {"seed": str(SEED), **versions}
+    )
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {len(tensors)} tensors, {versions}")
 
 

@@ -1,8 +1,8 @@
 """The two reference implementations, built small enough to run beside ours, with every tensor re-randomised.
 
-Freshly initialised models hide mistakes: position embeddings are zero, layer scales 1e-6, norms the identity, cloned layers equal, and
-presence logits flip at random. So `randomise` overwrites every parameter and buffer, and the `force_*` functions push the model into
-each branch that the selection rules have.
+Freshly initialised models hide mistakes: position embeddings are zero, layer scales 1e-6, norms the identity, cloned
+layers equal, and presence logits flip at random. So `randomise` overwrites every parameter and buffer, and the
+`force_*` functions push the model into each branch that the selection rules have.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHAPES = {
     "s": Shape(96, 1, (1, 2, 11, 2), (8, 4, 14, 7), (7, 10, 13), (7, 7)),
     "b+": Shape(112, 2, (2, 3, 16, 3), (8, 4, 14, 7), (12, 16, 20), (14, 14)),
     "l": Shape(144, 2, (2, 6, 36, 4), (8, 4, 16, 8), (23, 33, 43), (7, 7)),
-    # Every mechanism of the large ones, in a quarter of a million parameters: used for the recorded files and for long differential runs.
+    # Every mechanism of the large ones in a third of a million parameters: for the recorded files and long runs.
     "mini": Shape(
         8,
         1,
@@ -92,7 +92,7 @@ def upstream(shape: Shape, *, stability: bool = True, hard_prompt_masks: bool = 
         fpn_top_down_levels=[2, 3],
         fpn_interp_model="nearest",
     )
-    rope = {"rope_theta": 10000.0, "feat_sizes": (grid, grid), "embedding_dim": dim, "num_heads": 1, "downsample_rate": 1, "dropout": 0.1}
+    rope = {"rope_theta": 10000.0, "feat_sizes": (grid, grid), "embedding_dim": dim, "num_heads": 1, "dropout": 0.1}
     layer = MemoryAttentionLayer(
         activation="relu",
         cross_attention=RoPEAttention(rope_k_repeat=True, kv_in_dim=shape.memory_dim, **rope),
@@ -111,7 +111,8 @@ def upstream(shape: Shape, *, stability: bool = True, hard_prompt_masks: bool = 
     }
     options: dict[str, Any] = {"add_tpos_enc_to_obj_ptrs": newer}
     if newer:
-        options |= {"no_obj_embed_spatial": True, "proj_tpos_enc_in_obj_ptrs": True, "use_signed_tpos_enc_to_obj_ptrs": True}
+        options |= {"no_obj_embed_spatial": True}
+        options |= {"proj_tpos_enc_in_obj_ptrs": True, "use_signed_tpos_enc_to_obj_ptrs": True}
     if video:
         options |= {"fill_hole_area": 0}
     model = (SAM2VideoPredictor if video else SAM2Base)(
@@ -247,16 +248,17 @@ def transformers_model(shape: Shape, *, video: bool = False) -> Any:
 
 def ours(shape: Shape, state: dict[str, Tensor] | None = None, *, stability: bool = True) -> Any:
     """Our model of the same shape in eval mode, with ``state`` (our names) loaded strictly when given."""
-    from sam2core.backbones.fpn import Fpn
-    from sam2core.backbones.hiera import Hiera
-    from sam2core.heads.mask_decoder import SamMaskDecoder
-    from sam2core.heads.object_pointer import ObjectPointer
-    from sam2core.heads.prompt_encoder import PromptEncoder
     from sam2core.memory.attention import RopeMemoryAttention
     from sam2core.memory.encoder import ConvMemoryEncoder
     from sam2core.memory.policy import RecentFrames
     from sam2core.memory.readout import MemoryReadout
     from sam2core.model import Sam2
+
+    from sam2core.backbones.fpn import Fpn
+    from sam2core.backbones.hiera import Hiera
+    from sam2core.heads.mask_decoder import SamMaskDecoder
+    from sam2core.heads.object_pointer import ObjectPointer
+    from sam2core.heads.prompt_encoder import PromptEncoder
 
     dim, memory_dim, newer, size = shape.dim, shape.memory_dim, shape.family == "2.1", (shape.image, shape.image)
     with torch.device("meta" if state is not None else "cpu"):
@@ -294,8 +296,9 @@ def ours(shape: Shape, state: dict[str, Tensor] | None = None, *, stability: boo
 def randomise(module: nn.Module, seed: int, *, half: bool = False) -> nn.Module:
     """Overwrite every parameter and buffer in place so that no two layers agree and activations keep an ordinary size.
 
-    Matrices and kernels get a deviation of 1/sqrt(fan in), norm weights 1 +- 0.2, layer scales and biases 0.3, free tables 0.5. With
-    ``half`` all values are exact in float16, so that a recording can be stored in half the space without rounding.
+    Matrices and kernels get a deviation of 1/sqrt(fan in), norm weights 1 +- 0.2, layer scales and biases 0.3, free
+    tables 0.5. With ``half`` all values are exact in float16, so that a recording can be stored in half the space
+    without rounding.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -341,7 +344,7 @@ def force_best(model: Any, index: int) -> None:
 
 @torch.no_grad()
 def force_stability(model: Any, stable: bool) -> None:
-    """Make mask 0 of upstream's decoder clearly stable (large logits) or clearly not (logits around the band of +-0.05)."""
+    """Make mask 0 of upstream's decoder clearly stable (large logits) or clearly not (logits in the band of +-0.05)."""
     head = model.sam_mask_decoder.output_hypernetworks_mlps[0].layers[-1]
     scale = 1e3 if stable else 1e-2
     head.weight.mul_(scale)

@@ -1,7 +1,7 @@
-"""Every stage of upstream's model as named tensors, so that ours can be compared stage by stage, live or from a recording.
+"""Every stage of upstream's model as named tensors, so that ours can be compared stage by stage, live or recorded.
 
-Each function here runs upstream on given inputs and returns plain tensors in our conventions: batch first, (B, C, H, W) maps and
-(B, N, C) tokens. The counterparts for our model are in `answers.py`; both produce the same names.
+Each function here runs upstream on given inputs and returns plain tensors in our conventions: batch first, (B, C, H, W)
+maps and (B, N, C) tokens. The counterparts for our model are in `answers.py`; both produce the same names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPTS = {
 
 
 def prompt_tensors(name: str, image: int, batch: int = 1) -> tuple[Tensor, Tensor] | None:
-    """The points (B, P, 2) in model pixels and labels (B, P) of a prompt above; later rows of a batch are shifted copies."""
+    """Points (B, P, 2) in model pixels and labels (B, P) of a prompt above; later rows of a batch are shifted."""
     chosen = PROMPTS[name]
     if chosen is None:
         return None
@@ -40,7 +40,7 @@ def _tokens(map_: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(model: Any, pixels: Tensor) -> dict[str, Tensor]:
-    """Trunk stages (finest first), neck levels, position maps, skips and the stride-16 map that prompts see on a first frame."""
+    """Trunk stages (finest first), neck levels, position, skips and the map that prompts see on a first frame."""
     trunk, out = model.image_encoder.trunk, {}
     patches = trunk.patch_embed(pixels)
     out["patches"] = patches.permute(0, 3, 1, 2)
@@ -123,7 +123,9 @@ def memorize(model: Any, embedding: Tensor, full: Tensor, presence: Tensor, hard
     return {"tokens": _tokens(tokens), "position": _tokens(position[-1])}
 
 
-def output_dict(anchors: dict[int, Any], trail: dict[int, Any], grid: tuple[int, int], position: Tensor) -> dict[str, Any]:
+def output_dict(
+    anchors: dict[int, Any], trail: dict[int, Any], grid: tuple[int, int], position: Tensor
+) -> dict[str, Any]:
     """Upstream's bank. Memories are (tokens (B, N, Cm), pointer (B, C)) by frame; ``position`` is (1, N, Cm)."""
 
     def entry(memory: tuple[Tensor, Tensor]) -> dict[str, Any]:
@@ -141,7 +143,13 @@ def output_dict(anchors: dict[int, Any], trail: dict[int, Any], grid: tuple[int,
 
 @torch.no_grad()
 def condition(
-    model: Any, embedding: Tensor, position: Tensor, bank: dict[str, Any], frame: int, length: int | None, backwards: bool
+    model: Any,
+    embedding: Tensor,
+    position: Tensor,
+    bank: dict[str, Any],
+    frame: int,
+    length: int | None,
+    backwards: bool,
 ) -> dict[str, Tensor]:
     """What memory attention is given (tokens, positions, how many are not rotated) and what comes out."""
     seen: dict[str, Any] = {}
@@ -194,8 +202,10 @@ PASTS: dict[str, dict[str, Any]] = {
 FRAMES = 20
 
 
-def past(model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, pointers: Tensor, where: Tensor) -> dict[str, Tensor]:
-    """`condition` for one of the pasts above. memories (FRAMES, B, N, Cm), pointers (FRAMES, B, C), where (1, N, Cm)."""
+def past(
+    model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, pointers: Tensor, where: Tensor
+) -> dict[str, Tensor]:
+    """`condition` for one of the pasts above: memories (FRAMES, B, N, Cm), pointers (FRAMES, B, C), where (1, N, Cm)."""
     case = PASTS[name]
     model.max_cond_frames_in_attn = case.get("limit", -1)
     model.memory_temporal_stride_for_eval = case.get("stride", 1)
