@@ -1,0 +1,117 @@
+"""The image attends to itself, then to its memories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2core.ops import rope
+from sam2core.ops.attention import attend, merge_heads, split_heads
+from sam2core.types import TokenBlock
+
+
+class RopeAttention(nn.Module):
+    """Attention whose queries and keys are turned by their place on a grid (upstream: ``RoPEAttention``)."""
+
+    def __init__(self, dim: int, *, heads: int, key_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(key_dim, dim)
+        self.v_proj = nn.Linear(key_dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_turn: tuple[Tensor, Tensor],
+        key_turn: tuple[Tensor, Tensor],
+        key_scale: Tensor | None = None,
+    ) -> Tensor:
+        q = rope.rotate(split_heads(self.q_proj(query), self.heads), *query_turn)
+        k = rope.rotate(split_heads(self.k_proj(key), self.heads), *key_turn)
+        v = split_heads(self.v_proj(value), self.heads)
+        if key_scale is not None:
+            k = k * key_scale
+        return self.out_proj(merge_heads(attend(q, k, v, dropout=self.dropout if self.training else 0.0)))
+
+
+class RopeMemoryLayer(nn.Module):
+    """Pre-norm self-attention, attention to the memories, feed-forward (upstream: ``MemoryAttentionLayer``)."""
+
+    def __init__(self, dim: int, memory_dim: int, *, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = RopeAttention(dim, heads=heads, key_dim=dim, dropout=dropout)
+        self.cross_attn = RopeAttention(dim, heads=heads, key_dim=memory_dim, dropout=dropout)
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        turn: tuple[Tensor, Tensor],
+        key_turn: tuple[Tensor, Tensor],
+        key_scale: Tensor | None,
+    ) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
+        x = x + self.dropout(self.cross_attn(self.norm2(x), keys, values, turn, key_turn, key_scale))
+        return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
+
+
+class RopeMemoryAttention(nn.Module):
+    """`layers` transformer layers that condition an image on memory blocks; all but pointers are turned on their grids.
+
+    The image's position is added once, times 0.1; memory positions are added to keys only, never to values.
+    One image shared by many objects stays one until the first layer meets their memories.
+    Source: upstream ``MemoryAttention``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        memory_dim: int,
+        *,
+        layers: int = 4,
+        heads: int = 1,
+        hidden: int = 2048,
+        theta: float = 10000.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.theta = theta
+        self.head_dim = dim // heads
+        self.layers = nn.ModuleList(
+            RopeMemoryLayer(dim, memory_dim, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock]) -> Tensor:
+        """Features (1 or B, C, H, W) and their position (1, C, H, W), with blocks of (B, N, Cm), to features (B, C, H, W)."""
+        height, width = features.shape[-2:]
+        x = (features + 0.1 * position).flatten(2).transpose(1, 2)
+        values = torch.cat([block.tokens for block in blocks], dim=1)
+        keys = torch.cat([block.tokens + block.position for block in blocks], dim=1)
+        turn = rope.table((height, width), self.head_dim, self.theta, x.device)
+        runs = tuple((block.grid, block.tokens.shape[1]) for block in blocks)
+        key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
+        key_scale = None
+        if any(block.key_scale != 1.0 for block in blocks):
+            key_scale = torch.cat(
+                [keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks]
+            )
+        for layer in self.layers:
+            x = layer(x, keys, values, turn, key_turn, key_scale)
+        return self.norm(x).transpose(1, 2).unflatten(2, (height, width))

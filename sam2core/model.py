@@ -1,0 +1,209 @@
+"""Sam2: nine parts, four verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam2core.heads.object_pointer import ObjectPointer
+from sam2core.heads.prompt_encoder import PromptEncoder
+from sam2core.heads.select import candidates
+from sam2core.memory.policy import MemoryPolicy
+from sam2core.memory.readout import MemoryReadout
+from sam2core.ops.masks import resize
+from sam2core.ops.position import sine_grid
+from sam2core.types import (
+    NO_OBJECT,
+    DecoderOutput,
+    FrameMemory,
+    ImageFeatures,
+    MaskCandidates,
+    MaskPrediction,
+    Multimask,
+    Prompt,
+    Recall,
+)
+
+if TYPE_CHECKING:
+    from sam2core.protocols import Backbone, MaskDecoder, MemoryAttention, MemoryEncoder, Neck
+
+STRIDE = 16
+# On a CPU, a decoder call whose image tokens outgrow the last-level cache costs twice per prompt.
+CPU_CALL_BYTES = 8 * 2**20
+
+
+class Sam2(nn.Module):
+    """Segment what a prompt points at, in an image or along a video.
+
+    Four verbs. `encode` an image; `condition` it on what was recalled; `segment` it for a prompt; `memorize` the answer.
+    The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
+    `image_size` is (H, W) in model pixels, multiples of 32. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
+    and Videos"; upstream class: ``SAM2Base``.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        neck: Neck,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        object_pointer: ObjectPointer,
+        memory_encoder: MemoryEncoder,
+        memory_readout: MemoryReadout,
+        memory_attention: MemoryAttention,
+        memory_policy: MemoryPolicy,
+        image_size: tuple[int, int] = (1024, 1024),
+        multimask: Multimask | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.object_pointer = object_pointer
+        self.memory_encoder = memory_encoder
+        self.memory_readout = memory_readout
+        self.memory_attention = memory_attention
+        self.memory_policy = memory_policy
+        self.image_size = image_size
+        self.multimask = multimask or Multimask()
+        self.image_only = False
+        """True when the loaded weights hold no memory parts: images can be segmented, videos cannot be tracked."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.memory_readout.no_memory.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.memory_readout.no_memory.dtype
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """Normalised pixels (B, 3, H, W) to what every prompt on these images shares.
+
+        Raises ValueError when H or W is no multiple of 32.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % 32 or pixels.shape[3] % 32:
+            raise ValueError(f"pixels must be (B, 3, H, W) with H and W multiples of 32, not {tuple(pixels.shape)}")
+        maps = self.neck(self.backbone(pixels.to(self.dtype)))
+        embedding = maps[-1]
+        grid = (embedding.shape[-2], embedding.shape[-1])
+        return ImageFeatures(
+            embedding=embedding,
+            position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
+            skips=self.mask_decoder.project_skips(maps),
+        )
+
+    def condition(self, features: ImageFeatures, recall: Recall | None) -> Tensor:
+        """The embedding (B, C, H, W) that masks are read from: the image as seen with this past, or with none."""
+        if recall is None:
+            return features.embedding + self.memory_readout.no_memory.view(1, -1, 1, 1)
+        self._needs_memory()
+        return self.memory_attention(features.embedding, features.position, self.memory_readout(recall))
+
+    def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
+        """All four masks (B, 4, h, w) for B prompts, before any choice or gating.
+
+        `features` and `embedding` belong to one image shared by all prompts, or to one image per prompt.
+        """
+        rows = self._rows_per_call(embedding)
+        if prompt.batch <= rows or torch.is_grad_enabled():
+            return self._decode(features, embedding, prompt)
+        outputs = []
+        for start in range(0, prompt.batch, rows):
+            stop = min(start + rows, prompt.batch)
+            part, part_embedding = features, embedding
+            if embedding.shape[0] > 1:
+                part_embedding = embedding[start:stop]
+            if features.batch > 1:
+                part = features.rows(torch.arange(start, stop, device=embedding.device))
+            outputs.append(self._decode(part, part_embedding, prompt.rows(start, stop)))
+        return DecoderOutput(
+            masks=torch.cat([output.masks for output in outputs]),
+            iou=torch.cat([output.iou for output in outputs]),
+            tokens=torch.cat([output.tokens for output in outputs]),
+            presence=torch.cat([output.presence for output in outputs]),
+        )
+
+    def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
+        sparse, dense, counts = self.prompt_encoder(prompt)
+        position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
+        return self.mask_decoder(embedding, position, sparse, dense, features.skips, counts)
+
+    @staticmethod
+    def _rows_per_call(embedding: Tensor) -> int:
+        """How many prompts one decoder call takes: on a CPU as many as fit the cache, elsewhere all."""
+        if embedding.device.type != "cpu":
+            return 2**31
+        return max(1, CPU_CALL_BYTES // (embedding[0].numel() * embedding.element_size()))
+
+    def segment(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, *, several: bool) -> MaskCandidates:
+        """The masks on offer for each prompt: three with `several`, otherwise one. Absent objects are gated already.
+
+        In evaluation mode an unstable single mask is replaced by the best of the three.
+        """
+        return self._offer(self.decode(features, embedding, prompt), several=several)
+
+    def _offer(self, output: DecoderOutput, *, several: bool) -> MaskCandidates:
+        stability = None if self.training else self.mask_decoder.stability
+        masks, iou, tokens = candidates(output, several=several, stability=stability)
+        present = (output.presence > 0)[..., None, None]
+        return MaskCandidates(
+            logits=torch.where(present, masks, NO_OBJECT),
+            iou=iou,
+            pointers=self.object_pointer(tokens, output.presence),
+            presence=output.presence,
+        )
+
+    def adopt(self, features: ImageFeatures, mask: Tensor) -> MaskCandidates:
+        """A mask prompt (B, 1, H, W) of zeros and ones, at model size, as its own only candidate.
+
+        Logits are ±10, the IoU is 1; the pointer comes from decoding the raw image with the mask as a hint
+        (upstream: ``_use_mask_as_output``).
+        """
+        mask = mask.to(self.dtype)
+        logits = F.interpolate(
+            (mask * 20.0 - 10.0).float(),
+            size=self.prompt_encoder.hint_size,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        nothing = Prompt.nothing(mask.shape[0], mask.device)
+        hinted = Prompt(nothing.points, nothing.labels, mask=self.object_pointer.mask_stem(mask))
+        decoded = self._offer(self.decode(features, features.embedding, hinted), several=False)
+        presence = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(self.dtype) * 20.0 - 10.0
+        return MaskCandidates(
+            logits=logits.to(self.dtype),
+            iou=torch.ones_like(presence),
+            pointers=self.object_pointer.gate(decoded.pointers, presence),
+            presence=presence,
+        )
+
+    def memorize(self, features: ImageFeatures, answer: MaskPrediction, *, frame: int, hard: bool) -> FrameMemory:
+        """What this answer leaves behind. `hard` memorizes the thresholded mask, as for frames a user prompted.
+
+        The memory is made of the raw image features, not of the conditioned ones.
+        """
+        self._needs_memory()
+        logits = resize(answer.logits, self.image_size)
+        mask = (logits > 0).float() if hard else logits.sigmoid()
+        return FrameMemory(
+            frame=frame,
+            blocks=self.memory_encoder(features.embedding, mask, answer.presence),
+            pointer=answer.pointer,
+            logits=answer.logits,
+            presence=answer.presence,
+            iou=answer.iou,
+        )
+
+    def _needs_memory(self) -> None:
+        if self.image_only:
+            raise ValueError(
+                "these weights hold no memory parts (an image-only file such as transformers' Sam2Model): "
+                "they segment images but cannot track; load weights of the whole model to use memory"
+            )

@@ -1,0 +1,1 @@
+"""Small pure functions and torch operators, each tested against a reference."""

@@ -1,0 +1,194 @@
+"""The values that flow between parts. Frozen, compared by identity, always batch first.
+
+Shapes: B batch (images, or objects on one frame)  C model width  Cm memory width  H W stride-16 grid
+        M candidate masks  N memory tokens  P points  h w low-resolution mask (4H, 4W)
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+NO_OBJECT = -1024.0
+"""The mask logit of an object that is not in the picture."""
+
+
+class Label(enum.IntEnum):
+    """What a prompt point says. A box is two points, ``TOP_LEFT`` and ``BOTTOM_RIGHT``."""
+
+    IGNORED = -2  # fills up the rows of a ragged batch; becomes no token at all
+    PADDING = -1
+    NEGATIVE = 0
+    POSITIVE = 1
+    TOP_LEFT = 2
+    BOTTOM_RIGHT = 3
+
+
+class Shelf(enum.Enum):
+    """Where a memory is kept: anchors are trusted frames, the trail is what the model made of the rest."""
+
+    ANCHOR = "anchor"
+    TRAIL = "trail"
+
+
+@dataclass(frozen=True)
+class Multimask:
+    """One mask or three? Three when the number of points lies in ``[min_points, max_points]``.
+
+    ``while_tracking`` says whether a frame with a past may be answered with three masks as well
+    (upstream: ``multimask_min_pt_num``, ``multimask_max_pt_num``, ``multimask_output_for_tracking``).
+    """
+
+    min_points: int = 0
+    max_points: int = 1
+    while_tracking: bool = True
+
+    def several(self, points: int, *, tracking: bool) -> bool:
+        """Whether a prompt of `points` points (a box counts two, padding none) is answered with three masks."""
+        return self.min_points <= points <= self.max_points and (self.while_tracking or not tracking)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """An encoded image: computed once, shared by every prompt and every object on it."""
+
+    embedding: Tensor  # (B, C, H, W)   what memory conditions and masks are read from
+    position: Tensor  # (1, C, H, W)
+    skips: tuple[Tensor, ...]  # stride 4 and 8, already projected for the mask decoder; () if unused
+
+    @property
+    def batch(self) -> int:
+        return self.embedding.shape[0]
+
+    def rows(self, index: Tensor) -> ImageFeatures:
+        """The features of the images at `index` (B',), in that order, with repetitions."""
+        return replace(self, embedding=self.embedding[index], skips=tuple(skip[index] for skip in self.skips))
+
+    def expand(self, batch: int) -> ImageFeatures:
+        """One image's features as a batch of `batch` objects, without a copy."""
+        return replace(
+            self,
+            embedding=self.embedding.expand(batch, -1, -1, -1),
+            skips=tuple(skip.expand(batch, -1, -1, -1) for skip in self.skips),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the user says about each object on a frame, in model pixels. A box is two corner points.
+
+    With no points at all (P = 0) the decoder sees no point token; otherwise the prompt encoder
+    appends one padding token, as SAM 2 was trained with.
+    """
+
+    points: Tensor  # (B, P, 2)  x, y
+    labels: Tensor  # (B, P)     values of Label
+    mask: Tensor | None = None  # (B, 1, h, w) logits of an earlier answer, as a hint
+    has_mask: Tensor | None = None  # (B,) bool; None: all rows have the mask, if there is one
+
+    @property
+    def batch(self) -> int:
+        return self.points.shape[0]
+
+    @classmethod
+    def nothing(cls, batch: int, device: torch.device | str | None = None) -> Prompt:
+        """The prompt of plain tracking: one padding point per object."""
+        return cls(
+            points=torch.zeros(batch, 1, 2, device=device),
+            labels=torch.full((batch, 1), int(Label.PADDING), dtype=torch.int32, device=device),
+        )
+
+    def then(self, points: Tensor, labels: Tensor) -> Prompt:
+        """This prompt with further points (B, P', 2) and their labels (B, P') behind its own."""
+        return replace(
+            self,
+            points=torch.cat([self.points, points.to(self.points)], dim=1),
+            labels=torch.cat([self.labels, labels.to(self.labels)], dim=1),
+        )
+
+    def rows(self, start: int, stop: int) -> Prompt:
+        """The prompts of objects `start` to `stop`, as views."""
+        return Prompt(
+            points=self.points[start:stop],
+            labels=self.labels[start:stop],
+            mask=None if self.mask is None else self.mask[start:stop],
+            has_mask=None if self.has_mask is None else self.has_mask[start:stop],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderOutput:
+    """What a mask decoder always returns: all four masks. Token 0 answers alone; tokens 1 to 3 answer ambiguity."""
+
+    masks: Tensor  # (B, 4, h, w) logits, not yet gated by presence
+    iou: Tensor  # (B, 4) in [0, 1]
+    tokens: Tensor  # (B, 4, C)
+    presence: Tensor  # (B, 1) logit
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCandidates:
+    """The masks on offer for this prompt (one or three). A policy's `choose` believes one per object."""
+
+    logits: Tensor  # (B, M, h, w)  absent objects already at NO_OBJECT
+    iou: Tensor  # (B, M)
+    pointers: Tensor  # (B, M, C)
+    presence: Tensor  # (B, 1)        > 0: the object is in the picture
+
+    def take(self, index: Tensor) -> MaskPrediction:
+        """The answer that believes candidate `index` (B,) of each object."""
+        row = torch.arange(index.shape[0], device=index.device)
+        return MaskPrediction(
+            logits=self.logits[row, index].unsqueeze(1),
+            iou=self.iou[row, index],
+            pointer=self.pointers[row, index],
+            presence=self.presence,
+            candidates=self,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """The believed answer, and the candidates it was chosen from."""
+
+    logits: Tensor  # (B, 1, h, w)
+    iou: Tensor  # (B,)
+    pointer: Tensor  # (B, C)
+    presence: Tensor  # (B, 1)
+    candidates: MaskCandidates
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlock:
+    """A run of memory tokens that share a place: one frame's map, its latents, or the pointers."""
+
+    tokens: Tensor  # (B, N, Cm)
+    position: Tensor  # (B or 1, N, Cm)  added to keys only
+    grid: tuple[int, int] | None  # rotate keys on this (h, w) grid; None: never rotate (pointers, latents)
+    key_scale: float = 1.0  # for policies that weigh frames
+
+
+@dataclass(frozen=True, eq=False)
+class FrameMemory:
+    """What one object left behind on one frame."""
+
+    frame: int
+    blocks: tuple[TokenBlock, ...] | None  # without the time code, which the readout adds; None once trimmed
+    pointer: Tensor  # (B, C)
+    logits: Tensor  # (B, 1, h, w)  for output, and as a hint to later corrections
+    presence: Tensor  # (B, 1)
+    iou: Tensor  # (B,)
+    notes: Mapping[str, float] = field(default_factory=dict)  # a policy's own scores
+
+
+@dataclass(frozen=True, eq=False)
+class Recall:
+    """Which memories to attend to, decided by a policy. Slot 0 is the latest frame; the last slot is for anchors."""
+
+    slots: tuple[tuple[int, FrameMemory], ...]
+    pointers: tuple[tuple[int, FrameMemory], ...]  # signed distance in frames, positive into the past
+    horizon: int  # the distance that maps to 1.0 in the pointers' time code
