@@ -18,7 +18,9 @@ FACEBOOK = Layout(
         (
             Rename("image_encoder.trunk.{rest}", "backbone.{rest}"),
             Rename("image_encoder.neck.convs.{m}.conv.{p}", "neck.lateral.{m}.{p}", {"m": _FINEST_FIRST}),
-            Rename("memory_attention.layers.{n}.cross_attn_image.{rest}", "memory_attention.layers.{n}.cross_attn.{rest}"),
+            Rename(
+                "memory_attention.layers.{n}.cross_attn_image.{rest}", "memory_attention.layers.{n}.cross_attn.{rest}"
+            ),
             Rename("memory_attention.{rest}", "memory_attention.{rest}"),
             Rename("memory_encoder.mask_downsampler.encoder.{rest}", "memory_encoder.mask_stem.{rest}"),
             Rename("memory_encoder.pix_feat_proj.{p}", "memory_encoder.feature_proj.{p}"),

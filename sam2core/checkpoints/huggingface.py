@@ -5,7 +5,7 @@ The rules lead to Meta's names, and Meta's table leads on to ours: one table les
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sam2core.checkpoints.facebook import FACEBOOK
@@ -21,9 +21,13 @@ _TO_FACEBOOK = (
     Rename("vision_encoder.backbone.patch_embed.projection.{p}", "image_encoder.trunk.patch_embed.proj.{p}"),
     Rename("vision_encoder.backbone.{m:pos_embed|pos_embed_window}", "image_encoder.trunk.{m}"),
     Rename("vision_encoder.backbone.blocks.{n}.layer_norm{m:1|2}.{p}", "image_encoder.trunk.blocks.{n}.norm{m}.{p}"),
-    Rename("vision_encoder.backbone.blocks.{n}.{m:attn.qkv|attn.proj|proj}.{p}", "image_encoder.trunk.blocks.{n}.{m}.{p}"),
     Rename(
-        "vision_encoder.backbone.blocks.{n}.mlp.{m}.{p}", "image_encoder.trunk.blocks.{n}.mlp.layers.{m}.{p}", {"m": _TWO}
+        "vision_encoder.backbone.blocks.{n}.{m:attn.qkv|attn.proj|proj}.{p}", "image_encoder.trunk.blocks.{n}.{m}.{p}"
+    ),
+    Rename(
+        "vision_encoder.backbone.blocks.{n}.mlp.{m}.{p}",
+        "image_encoder.trunk.blocks.{n}.mlp.layers.{m}.{p}",
+        {"m": _TWO},
     ),
     Rename("vision_encoder.neck.convs.{n}.{p}", "image_encoder.neck.convs.{n}.conv.{p}"),
     Rename(
@@ -148,3 +152,133 @@ HUGGINGFACE_IMAGE = Layout(
         "temporal_positional_encoding_projection_layer.",
     ),
 )
+
+
+def config(
+    *,
+    spec: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+    trunk: Mapping[str, Any],
+    head_hidden: int,
+    image_only: bool = False,
+) -> dict[str, Any]:
+    """transformers' `config.json` for a model: every field that a spec can change, as plain values.
+
+    spec          the resolved spec as a tree
+    options       all options, defaults included, of the parts: `neck`, `mask_decoder`, `memory_encoder`,
+                  `memory_attention`, `memory_readout`, `memory_policy`
+    trunk         Hiera's numbers: embed_dim, heads, stages, windows, global_blocks, background, mlp_ratio
+    head_hidden   width of the hidden layers of the IoU head
+    image_only    for `Sam2Model` instead of `Sam2VideoModel`
+    """
+    height, width = spec["image_size"]
+    dim, memory_dim = spec["dim"], spec["memory_dim"]
+    size = height if height == width else [height, width]
+    family = "sam2" if image_only else "sam2_video"
+    widths = [trunk["embed_dim"] * 2**stage for stage in range(4)]
+    strides = (4, 8, 16, 32)
+    decoder, stability = options["mask_decoder"], options["mask_decoder"]["stability"]
+    out: dict[str, Any] = {
+        "architectures": ["Sam2Model" if image_only else "Sam2VideoModel"],
+        "model_type": family,
+        "dtype": "float32",
+        "vision_config": {
+            "model_type": "sam2_vision_model",
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": trunk["embed_dim"],
+                "num_attention_heads": trunk["heads"],
+                "image_size": [height, width],
+                "window_positional_embedding_background_size": list(trunk["background"]),
+                "blocks_per_stage": list(trunk["stages"]),
+                "embed_dim_per_stage": widths,
+                "num_attention_heads_per_stage": [trunk["heads"] * 2**stage for stage in range(4)],
+                "window_size_per_stage": list(trunk["windows"]),
+                "global_attention_blocks": list(trunk["global_blocks"]),
+                "mlp_ratio": float(trunk["mlp_ratio"]),
+            },
+            "backbone_channel_list": widths[::-1],
+            "backbone_feature_sizes": [[height // stride, width // stride] for stride in strides[:3]],
+            "fpn_hidden_size": dim,
+            # The coarsest level always takes part there; ours names only those that receive.
+            "fpn_top_down_levels": sorted({strides.index(stride) for stride in options["neck"]["top_down"]} | {3}),
+        },
+        "prompt_encoder_config": {"model_type": f"{family}_prompt_encoder", "hidden_size": dim, "image_size": size},
+        "mask_decoder_config": {
+            "model_type": f"{family}_mask_decoder",
+            "hidden_size": dim,
+            "mlp_dim": decoder["hidden"],
+            "num_attention_heads": decoder["heads"],
+            "iou_head_hidden_dim": head_hidden,
+            "dynamic_multimask_via_stability": stability is not None,
+            **(
+                {}
+                if stability is None
+                else {
+                    "dynamic_multimask_stability_delta": float(stability["delta"]),
+                    "dynamic_multimask_stability_thresh": float(stability["threshold"]),
+                }
+            ),
+        },
+    }
+    if image_only:
+        return out
+    encoder, attention = options["memory_encoder"], options["memory_attention"]
+    readout, policy, multimask = options["memory_readout"], options["memory_policy"], spec["multimask"]
+    return out | {
+        "image_size": size,
+        "num_maskmem": readout["slots"],
+        "sigmoid_scale_for_mem_enc": float(encoder["mask_scale"]),
+        "sigmoid_bias_for_mem_enc": float(encoder["mask_bias"]),
+        "enable_occlusion_spatial_embedding": bool(encoder["occlusion_embed"]),
+        "enable_temporal_pos_encoding_for_object_pointers": readout["pointer_time"] == "signed",
+        "multimask_min_pt_num": multimask["min_points"],
+        "multimask_max_pt_num": multimask["max_points"],
+        "multimask_output_for_tracking": bool(multimask["while_tracking"]),
+        "max_object_pointers_in_encoder": policy["pointers"],
+        "max_cond_frame_num": -1 if policy["anchors"] is None else policy["anchors"],
+        "memory_attention_hidden_size": dim,
+        "memory_attention_num_layers": attention["layers"],
+        "memory_attention_num_attention_heads": attention["heads"],
+        "memory_attention_feed_forward_hidden_size": attention["hidden"],
+        "memory_attention_dropout": float(attention["dropout"]),
+        "memory_attention_rope_dropout": float(attention["dropout"]),
+        "memory_attention_rope_feat_sizes": [width // 16, height // 16],
+        "rope_parameters": {"rope_theta": float(attention["theta"]), "rope_type": "axial"},
+        "memory_encoder_hidden_size": dim,
+        "memory_encoder_output_channels": memory_dim,
+        "mask_downsampler_embed_dim": dim,
+        "memory_fuser_num_layers": encoder["blocks"],
+        "memory_fuser_embed_dim": dim,
+        "memory_fuser_intermediate_dim": 4 * dim,
+        "memory_fuser_layer_scale_init_value": float(encoder["layer_scale"]),
+    }
+
+
+def processor_config(image_size: tuple[int, int] | list[int], *, image_only: bool = False) -> dict[str, Any]:
+    """transformers' `processor_config.json` for an image size (height, width): how images become pixels there."""
+    height, width = image_size
+    pixels = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+        "rescale_factor": 1 / 255,
+        "size": {"height": height, "width": width},
+    }
+    out: dict[str, Any] = {
+        "processor_class": "Sam2Processor" if image_only else "Sam2VideoProcessor",
+        "image_processor": pixels
+        | {
+            "image_processor_type": "Sam2ImageProcessor",
+            "mask_size": {"height": height // 4, "width": width // 4},
+        },
+        "point_pad_value": -10,
+        "target_size": height,
+    }
+    if not image_only:
+        out["video_processor"] = pixels | {"video_processor_type": "Sam2VideoVideoProcessor", "return_metadata": False}
+    return out

@@ -5,8 +5,8 @@ A rule is data. Its two sides are written in one small language, so the inverse 
     {n}        a number                          {p}       `weight` or `bias`
     {rest}     anything that is left             {m:a|b}   one of the words listed (on either side)
 
-A table must be a bijection on the keys it is given: every key has a rule, no two keys meet, and every new name leads back
-to the old one. Anything else is a `LayoutError`. The first rule that fits a key wins.
+A table must be a bijection on the keys it is given: every key has a rule, no two keys meet, and every new name leads
+back to the old one. Anything else is a `LayoutError`. The first rule that fits a key wins.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Copy", "Layout", "LayoutError", "Rename", "Rule", "Split", "Unused", "recognise"]
+__all__ = ["NATIVE", "Copy", "Layout", "LayoutError", "Rename", "Rule", "Split", "Unused", "recognise"]
 
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _CLASSES = {"n": r"\d+", "p": "weight|bias", "rest": ".+"}
@@ -73,8 +73,8 @@ class _Side:
 class Rename:
     """One tensor, two names.
 
-    values      fields whose word differs between the sides: ``{"m": {"proj_in": "0", "proj_out": "1"}}`` reads theirs to ours;
-                a permutation of levels is the same thing with numbers
+    values      fields whose word differs between the sides, theirs to ours, such as
+                ``{"m": {"proj_in": "0", "proj_out": "1"}}``; a permutation of levels is the same thing with numbers
     """
 
     theirs: str
@@ -96,7 +96,7 @@ class Rename:
         fields = left.read(name)
         if fields is None:
             return None
-        return right.write({key: self.values[key][word] if key in self.values else word for key, word in fields.items()})
+        return right.write({k: self.values[k][w] if k in self.values else w for k, w in fields.items()})
 
     def to_theirs(self, name: str) -> str | None:
         left, right = self.sides
@@ -130,13 +130,13 @@ class Copy:
 
 @dataclass(frozen=True)
 class Unused:
-    """Theirs holds a tensor that no model of ours reads. Reading drops it; writing writes zeros shaped as `like` (our name)."""
+    """Theirs holds a tensor that ours never reads. Reading drops it; writing writes zeros, shaped as our `like`."""
 
     theirs: str
     like: str
 
 
-Rule = Union[Rename, Split, Copy, Unused]
+Rule = Rename | Split | Copy | Unused
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class Layout:
         """Their names to ours. Tensors are shared, not copied.
 
         Raises
-            LayoutError: a key without a rule, two keys with one new name, a name that does not lead back, a copy that differs.
+            LayoutError: a key without a rule, two keys with one new name, a name that does not lead back, copies
+                that differ.
         """
         state = dict(state)
         for table in self.tables:
@@ -179,6 +180,9 @@ class Layout:
         for table in reversed(self.tables):
             state = _write(state, table, self.name)
         return {name: tensor for name, tensor in state.items() if not name.startswith(self.without)}
+
+
+NATIVE = Layout(name="native", probe=("prompt_encoder.frequencies",))
 
 
 def recognise(names: Iterable[str], layouts: Iterable[Layout]) -> Layout:
@@ -229,7 +233,9 @@ def _read(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> dic
             other = state.get(copies[name].of)
             if other is None:
                 raise LayoutError(
-                    f"{layout}: {name} is there, but not {copies[name].of}, of which it is a copy", layout=layout, names=[name]
+                    f"{layout}: {name} is there, but not {copies[name].of}, of which it is a copy",
+                    layout=layout,
+                    names=[name],
                 )
             if not tensor.is_meta and not torch.equal(tensor, other):
                 raise LayoutError(
@@ -301,7 +307,9 @@ def _write(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> di
 
 def _put(out: dict[str, Tensor], origin: dict[str, str], new: str, tensor: Tensor, name: str, layout: str) -> None:
     if new in out:
-        raise LayoutError(f"{layout}: {origin[new]} and {name} would both become {new}", layout=layout, names=[origin[new], name])
+        raise LayoutError(
+            f"{layout}: {origin[new]} and {name} would both become {new}", layout=layout, names=[origin[new], name]
+        )
     out[new] = tensor
     origin[new] = name
 
