@@ -1,0 +1,140 @@
+"""What several verbs ask for in the same way: prompts, a model and how to run it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_MODEL = "sam2core_nano"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Numbers(click.ParamType):
+    """Numbers between commas, such as 210,350."""
+
+    def __init__(self, name: str, counts: tuple[int, ...], example: str) -> None:
+        self.name, self.counts, self.example = name, counts, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(word) for word in re.split(r"\s*,\s*", value.strip()))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in self.counts or not all(abs(number) < 1e9 for number in numbers):
+            self.fail(f"{value!r} is not {self.name}, such as {self.example}", param, ctx)
+        return numbers
+
+
+class Point(Numbers):
+    """X,Y for a click inside the object, X,Y,0 for one outside."""
+
+    def __init__(self) -> None:
+        super().__init__("X,Y[,0|1]", (2, 3), "210,350 (inside) or 80,90,0 (outside)")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        x, y, *label = super().convert(value, param, ctx)
+        if label not in ([], [0.0], [1.0]):
+            self.fail(f"the third number of {value!r} is 1 (inside the object) or 0 (outside)", param, ctx)
+        return (x, y, label[0] if label else 1.0)
+
+
+class Box(Numbers):
+    """X0,Y0,X1,Y1: two opposite corners, the upper left first."""
+
+    def __init__(self) -> None:
+        super().__init__("X0,Y0,X1,Y1", (4,), "120,40,390,310")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        x0, y0, x1, y1 = super().convert(value, param, ctx)
+        if x1 <= x0 or y1 <= y0:
+            self.fail(f"{value!r} has no inside: the upper left corner comes first", param, ctx)
+        return (x0, y0, x1, y1)
+
+
+class Size(click.ParamType):
+    """N, or HxW where height and width differ."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", value.strip())
+        if not match:
+            self.fail(f"{value!r} is not a size, such as 512 or 384x512 (height x width)", param, ctx)
+        height, width = match.groups()
+        return int(height) if width is None else (int(height), int(width))
+
+
+def model_options(function: Function) -> Function:
+    """Add --model, --weights, --device, --dtype, --image-size, --threads and the trailing overrides to a verb."""
+    for decorate in reversed(
+        [
+            click.option("-m", "--model", metavar="NAME", help=f"A name of `sam2core models`, or a .yaml or "
+                         f".safetensors file.  [default: {DEFAULT_MODEL}]"),
+            click.option("--weights", metavar="FILE|none", help="Other weights than the model's own; none: random ones."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps"),
+            click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True),
+            click.option("--image-size", type=Size(), help="What the model sees, in pixels; smaller is faster and coarser."),
+            click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
+            click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read pairs such as ``memory_policy.frames=4`` into one tree, later pairs upon earlier ones.
+
+    Raises:
+        click.BadParameter: a word that is no pair.
+    """
+    from registry.spec import SpecError, pair
+
+    tree: dict[str, Any] = {}
+    for text in pairs:
+        try:
+            _lay(tree, pair(text))
+        except SpecError as error:
+            raise click.BadParameter(str(error), param_hint="overrides") from error
+    return tree
+
+
+def _lay(tree: dict[str, Any], upon: Mapping[str, Any]) -> None:
+    for key, value in upon.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _lay(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the options of `model_options` into the arguments of `registry.build` (imports torch)."""
+    import torch
+
+    device, weights = options["device"], options["weights"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise click.BadParameter(f"{device!r} is no device; try cpu, cuda, cuda:1 or mps", param_hint="--device") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here (sam2core doctor says more)")
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    arguments = overrides(options["overrides"])
+    arguments["device"] = where
+    arguments["dtype"] = getattr(torch, DTYPES[options["dtype"]])
+    if weights is not None:
+        arguments["weights"] = False if weights == "none" else weights
+    if options["image_size"] is not None:
+        arguments["image_size"] = options["image_size"]
+    return arguments

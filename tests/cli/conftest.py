@@ -1,0 +1,22 @@
+"""Run the program in this process: exit code, stdout and stderr."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def run(capsys):
+    """Call `sam2core` with words; returns code, out and err."""
+    from registry.cli import main
+
+    def call(*words: object) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words], prog_name="sam2core")
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code or 0, out=captured.out, err=captured.err)
+
+    return call
