@@ -205,7 +205,7 @@ FRAMES = 20
 def past(
     model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, pointers: Tensor, where: Tensor
 ) -> dict[str, Tensor]:
-    """`condition` for one of the pasts above: memories (FRAMES, B, N, Cm), pointers (FRAMES, B, C), where (1, N, Cm)."""
+    """`condition` for a past above: memories (FRAMES, B, N, Cm), pointers (FRAMES, B, C), where (1, N, Cm)."""
     case = PASTS[name]
     model.max_cond_frames_in_attn = case.get("limit", -1)
     model.memory_temporal_stride_for_eval = case.get("stride", 1)
