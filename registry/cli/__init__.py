@@ -90,9 +90,9 @@ class Program(click.Group):
     def _join_plugins(self) -> None:
         if not self._joined:
             self._joined = True
-            from registry import plugins
+            from registry.plugins import current
 
-            plugins.register_commands(self)
+            current().ask("register_commands", commands=self)
 
 
 def _trace(ctx: click.Context) -> None:
