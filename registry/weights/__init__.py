@@ -1,0 +1,356 @@
+"""What a spec says about weights, made true: a file is found, its names become ours, and it is loaded strictly.
+
+The embedded model's file lies in this folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import UnknownName, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from registry.spec import ModelSpec
+    from sam2core.checkpoints.hub import Progress, Source
+    from sam2core.checkpoints.layout import Layout
+    from sam2core.model import Sam2
+
+__all__ = ["fitting", "layouts", "load", "locate", "locate_repository", "read", "read_spec", "source"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+
+
+def load(
+    model: Sam2,
+    spec: ModelSpec,
+    weights: bool | str | Path = True,
+    *,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+) -> None:
+    """Fill `model` with the weights the spec names, or with those of a file.
+
+    Strict: every tensor of the model is in the file, every tensor of the file has a home, all shapes agree. Tensors
+    keep the dtype the model was built with and are mapped from the file rather than copied (writing to one does not
+    change the file). They lie on the CPU: move the model afterwards.
+
+    weights     True: what the spec names. A path: that file, its layout recognised by its keys
+    cache_dir, offline, revision    as `locate`
+
+    A transformers `Sam2Model` file holds no memory parts. It is loaded, the memory parts are zeros,
+    ``model.image_only`` is set, and a warning is logged: images work, and what needs memory raises.
+
+    Raises
+        WeightsError: no such weights, not to be had, damaged, or made for another model (grouped by part).
+    """
+    import torch
+
+    if weights is False:
+        raise WeightsError("weights=False asks for a model without weights: there is nothing to load")
+    if weights is True:
+        path = locate(spec, cache_dir=cache_dir, offline=offline, revision=revision)
+        assert spec.weights is not None
+        state, layout = read(path, layout=spec.weights.layout)
+    else:
+        path = Path(weights)
+        state, layout = read(path)
+
+    wanted = model.state_dict()
+    absent: set[str] = set()
+    if layout.without:
+        absent = _left_out(layout, wanted, spec) - set(state)
+        state |= {name: torch.zeros(wanted[name].shape, dtype=wanted[name].dtype) for name in absent}
+    problem = _differences(wanted, state)
+    if problem:
+        advice = _advice(spec, {name: tensor for name, tensor in state.items() if name not in absent}, layout)
+        raise WeightsError(f"{path.name} does not fit {spec.name}.\n{problem}\n  {advice}")
+    model.load_state_dict(
+        {
+            name: tensor if tensor.dtype == wanted[name].dtype else tensor.to(wanted[name].dtype)
+            for name, tensor in state.items()
+        },
+        strict=True,
+        assign=True,
+    )
+    model.image_only = bool(absent)
+    if absent:
+        logger.warning(
+            "%s holds an image model: %d tensors of memory are absent, so videos cannot be tracked with it",
+            path.name,
+            len(absent),
+        )
+
+
+def locate(
+    spec: ModelSpec,
+    *,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+    sources: tuple[str, ...] = ("hub", "direct"),
+    endpoint: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The path of the weights a spec names, downloaded if need be.
+
+    cache_dir   folder for downloads; None: the Hugging Face cache, and ~/.cache/sam2core/checkpoints (SAM2CORE_CACHE)
+    offline     True: nothing is downloaded; None: as HF_HUB_OFFLINE says
+    revision    branch, tag or commit of the hub repository instead of the spec's; its content is not checked against
+                the spec's size and checksum, and the direct address is not asked
+    sources     which of "hub" and "direct" to try, in order
+    endpoint    address of the hub; None: as HF_ENDPOINT says
+    progress    called with bytes done and bytes in all
+
+    Raises
+        WeightsError: the spec names none, or they are nowhere to be had; the message lists every place looked at and
+            three ways to get on.
+    """
+    from sam2core.checkpoints import hub
+
+    weights = spec.weights
+    if weights is None:
+        raise WeightsError(
+            f"{spec.name} names no weights.\n"
+            "  pass weights='a/file' to load some, or weights=False for a freshly initialised model"
+        )
+    if weights.package or (weights.repo is None and weights.url is None):
+        path = FOLDER / weights.file if weights.package else Path(weights.file).expanduser()
+        if not path.is_file():
+            kind = "comes with the package, but is not there: the installation is incomplete" if weights.package else ""
+            raise WeightsError(
+                f"the weights of {spec.name} are not at {path}{': the file ' + kind if kind else ''}.\n"
+                "  pass weights='a/file', or weights=False for a freshly initialised model"
+            )
+        return path
+    place = source(spec, revision=revision)
+    try:
+        return hub.locate(
+            place,
+            cache_dir=cache_dir,
+            offline=offline,
+            sources=sources,
+            endpoint=endpoint,
+            progress=progress,
+            ways=_ways(spec, place),
+        )
+    except hub.FileError as error:
+        raise WeightsError(f"no weights for {spec.name}: {error}") from error
+
+
+def locate_repository(
+    repo: str,
+    *,
+    file: str = "model.safetensors",
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The path of a file of a hub repository that carries its own spec (names such as "hub:org/repo").
+
+    Raises
+        WeightsError: it is nowhere to be had.
+    """
+    from sam2core.checkpoints import hub
+
+    try:
+        return hub.locate(
+            hub.Source(file=file, repo=repo, revision=revision),
+            cache_dir=cache_dir,
+            offline=offline,
+            ways=(
+                f"download {file} of https://huggingface.co/{repo} on another machine and build from its path",
+                "with the file in the Hugging Face cache, set HF_HUB_OFFLINE=1",
+                "build one of registry.models() instead: 'sam2core_nano' comes with the package",
+            ),
+        )
+    except hub.FileError as error:
+        raise WeightsError(f"hub:{repo}: {error}") from error
+
+
+def source(spec: ModelSpec, *, revision: str | None = None) -> Source:
+    """Where the weights of a spec may be downloaded from, and how to tell that they are the right ones."""
+    from sam2core.checkpoints.hub import Source
+
+    weights = spec.weights
+    assert weights is not None
+    if revision is not None and revision != weights.revision:
+        return Source(file=weights.file, repo=weights.repo, revision=revision)
+    return Source(
+        file=weights.file,
+        repo=weights.repo,
+        revision=weights.revision,
+        url=weights.url,
+        size=weights.size,
+        sha256=weights.sha256,
+    )
+
+
+def layouts() -> list[Layout]:
+    """The layouts on offer, ours and plugins'."""
+    from registry.plugins import current
+
+    components = current().components
+    return [components.resolve("layout", name) for name in components.names("layout")]
+
+
+def read(path: str | Path, *, layout: str | None = None) -> tuple[dict[str, Tensor], Layout]:
+    """The tensors of a checkpoint under our names, and the layout it was in.
+
+    layout      what the file is said to be; None: recognised by its keys
+
+    Raises
+        WeightsError: no such file, damaged, unsafe, of no known layout, or not of the one it is said to be.
+    """
+    from registry.plugins import current
+    from sam2core.checkpoints import files
+    from sam2core.checkpoints.layout import LayoutError, recognise
+
+    path = Path(path).expanduser()
+    try:
+        state, _ = files.read(path)
+        if layout is None:
+            found = recognise(state, layouts())
+        else:
+            found = current().components.resolve("layout", layout)
+            if not found.fits(state):
+                actual = recognise(state, layouts())
+                raise LayoutError(f"the file is said to be of layout {layout!r}, and its keys are of {actual.name!r}")
+        return found.rename(state), found
+    except files.FileError as error:
+        raise WeightsError(str(error)) from error
+    except LayoutError as error:
+        raise WeightsError(f"{path.name}: {error}") from error
+
+
+def read_spec(path: str | Path) -> dict[str, Any]:
+    """The resolved spec a native safetensors file carries, as plain values.
+
+    Raises
+        WeightsError: no such file, damaged, or it carries none.
+    """
+    from sam2core.checkpoints import files
+
+    path = Path(path).expanduser()
+    try:
+        tree = files.embedded_spec(files.read_metadata(path))
+    except files.FileError as error:
+        raise WeightsError(f"{path.name}: {error}") from error
+    if tree is None:
+        raise WeightsError(
+            f"{path.name} carries no spec, so it does not say which model it is for.\n"
+            f"  name the model and pass the file: registry.build('sam2.1_hiera_l', weights={str(path)!r})\n"
+            f"  or write a file that carries one: sam2core convert {path.name} new.safetensors --model sam2.1_hiera_l"
+        )
+    return tree
+
+
+def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[str]:
+    """The models on offer whose tensors have these names and shapes.
+
+    Specs that cannot be built (their plugin is broken) are passed over. Several may fit: a spec that changes no weight,
+    such as one with another memory policy, fits as well as its parent. Ours come before plugins'.
+
+    layout      the layout the tensors came from, when that leaves parts of a model out
+    """
+    import torch
+
+    from registry.assemble import assemble
+    from registry.errors import SpecError
+    from registry.plugins import current
+    from registry.spec import load as load_spec
+    from sam2core.hooks import PROJECT
+
+    zoo = current()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    found: list[tuple[bool, str]] = []
+    for name in zoo.specs.names():
+        try:
+            with torch.device("meta"):
+                spec = load_spec(name, zoo=zoo)
+                model = assemble(spec, zoo.components)
+        except (UnknownName, SpecError) as error:
+            logger.debug("passing over %s: %s", name, error)
+            continue
+        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        if layout is not None and layout.without:
+            try:
+                for key in _left_out(layout, model.state_dict(), spec):
+                    del wanted[key]
+            except WeightsError:
+                continue
+        if wanted == shapes:
+            entry = zoo.specs.get(name)
+            found.append((entry is None or entry.owner.split()[0] != PROJECT, name))
+    return [name for _, name in sorted(found)]
+
+
+def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What keeps a file from fitting a model, a line per part; empty when nothing does."""
+    parts = list(dict.fromkeys(name.split(".")[0] for name in [*wanted, *state]))
+    width = max(map(len, parts), default=0)
+    lines = []
+    for part in parts:
+        prefix = part + "."
+
+        def own(names: Iterable[str], prefix: str = prefix, part: str = part) -> list[str]:
+            return [name.removeprefix(prefix) for name in names if name == part or name.startswith(prefix)]
+
+        missing = own(name for name in wanted if name not in state)
+        left = own(name for name in state if name not in wanted)
+        differing = own(name for name in state if name in wanted and state[name].shape != wanted[name].shape)
+        says = []
+        if missing:
+            says.append(f"{_tensors(missing)} missing (first: {missing[0]})")
+        if left:
+            says.append(f"{_tensors(left)} without a home (first: {left[0]})")
+        if says:
+            lines.append(f"  {part:<{width}}   {', '.join(says)}")
+        if differing:
+            first = part if differing[0] == part else prefix + differing[0]
+            more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
+            lines.append(
+                f"  {part:<{width}}   shape differs: {differing[0]} is {tuple(state[first].shape)}, "
+                f"model wants {tuple(wanted[first].shape)}{more}"
+            )
+    return "\n".join(lines)
+
+
+def _tensors(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _left_out(layout: Layout, state: Mapping[str, Tensor], spec: ModelSpec) -> set[str]:
+    """The tensors of a model that files of this layout never hold."""
+    import torch
+
+    from sam2core.checkpoints.layout import LayoutError
+
+    blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    try:
+        return set(blank) - set(layout.rename(layout.inverse(blank)))
+    except LayoutError as error:
+        raise WeightsError(f"layout {layout.name!r} has no names for the parts of {spec.name}: {error}") from error
+
+
+def _advice(spec: ModelSpec, state: Mapping[str, Tensor], layout: Layout) -> str:
+    others = [name for name in fitting(state, layout) if name != spec.name]
+    if others:
+        return f"the file fits {others[0]}: build that, or pass other weights"
+    return "pass weights=False, or give the spec weights of its own"
+
+
+def _ways(spec: ModelSpec, place: Source) -> tuple[str, ...]:
+    where = place.url or f"https://huggingface.co/{place.repo}/resolve/{place.revision or 'main'}/{place.file}"
+    return (
+        f"on another machine download {where}, copy it here and pass weights='path/to/{place.file}'",
+        f"with a network run `sam2core download {spec.name}` once; the cache serves from then on, offline too",
+        "pass weights=False for a freshly initialised model, or build 'sam2core_nano', whose weights are in the package",
+    )
