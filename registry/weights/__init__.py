@@ -352,5 +352,5 @@ def _ways(spec: ModelSpec, place: Source) -> tuple[str, ...]:
     return (
         f"on another machine download {where}, copy it here and pass weights='path/to/{place.file}'",
         f"with a network run `sam2core download {spec.name}` once; the cache serves from then on, offline too",
-        "pass weights=False for a freshly initialised model, or build 'sam2core_nano', whose weights are in the package",
+        "pass weights=False for a freshly initialised model, or build 'sam2core_nano', which brings its weights",
     )

@@ -51,7 +51,7 @@ class Source:
 
     file        its name
     repo        "organisation/name" on the Hugging Face hub, or None
-    revision    branch, tag or commit there; the checks below apply only when it is None
+    revision    branch, tag or commit there; None: the main branch
     url         a direct address, or None
     size        length in bytes, or None when unknown
     sha256      checksum in hexadecimal, or None when unknown
@@ -108,7 +108,7 @@ def locate(
         offline = offline_by_environment()
     folder = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
     tried: list[tuple[str, str]] = []
-    direct = "direct" in sources and source.url is not None and source.revision is None
+    direct = "direct" in sources and source.url is not None
 
     if "hub" in sources and source.repo is not None:
         path, damaged = _hub_cached(source, cache_dir, tried)
@@ -139,8 +139,6 @@ def locate(
                 )
             except (FileError, OSError) as error:
                 tried.append((source.url, _reason(error)))
-        elif name == "direct" and source.url is not None:
-            tried.append((source.url, f"not asked: it knows no revision {source.revision!r}"))
     if not tried:
         tried.append(("nowhere", f"no {' or '.join(sources)} source is declared for this file"))
     raise NotFoundError(source.file, tried, ways)
@@ -320,7 +318,7 @@ def _from_hub(
         tried.append((place, _reason(error)))
         return None
     wrong = _wrong_size(path, source)
-    if wrong is None and source.revision is None and source.sha256 is not None:
+    if wrong is None and source.sha256 is not None:
         found = sha256(path)
         if found != source.sha256:
             wrong = f"the checksum is {found}, wanted {source.sha256}: damaged or another file"
@@ -335,7 +333,7 @@ def _from_hub(
 
 
 def _wrong_size(path: Path, source: Source) -> str | None:
-    if source.size is None or source.revision is not None:
+    if source.size is None:
         return None
     have = path.stat().st_size
     return None if have == source.size else f"holds {have} bytes, wanted {source.size}: not whole, or another file"

@@ -159,7 +159,7 @@ class Layout:
         return set(self.probe) <= set(names)
 
     def rename(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their names to ours. Tensors are shared, not copied.
+        """Their names to ours. Tensors are shared, not copied, but for the rows of a `Split`.
 
         Raises
             LayoutError: a key without a rule, two keys with one new name, a name that does not lead back, copies
@@ -248,7 +248,7 @@ def _read(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> dic
                 raise LayoutError(
                     f"{layout}: {name} is {tuple(tensor.shape)}, wanted {rule.count} rows", layout=layout, names=[name]
                 )
-            pieces = list(zip(rule.members, tensor.split(1)))
+            pieces = [(member, row.clone()) for member, row in zip(rule.members, tensor.split(1))]
         else:
             new = _forward(name, table)
             if new is None:
