@@ -1,0 +1,200 @@
+"""The zoo: models by name. `from sam2core import registry`, or `import registry`.
+
+    model = registry.build("sam2.1_hiera_l", device="cuda", dtype="bfloat16")
+    predictor = registry.predictor("sam2core_nano")
+
+Names and specs are plain text until something is built: importing this package and listing names imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# The modules `components`, `plugins` and `spec` share a name with a function below: imported before these are defined,
+# they stay importable (`from registry.spec import load`) and the functions stay what the names mean.
+from registry.errors import DuplicateName, SpecError, UnknownName, WeightsError, hint
+from registry.kinds import KINDS
+from registry.plugins import PluginRecord, current
+from registry.spec import FIELDS, ModelSpec, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from sam2core.model import Sam2
+
+    Name = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
+
+__all__ = [
+    "KINDS",
+    "DuplicateName",
+    "ModelSpec",
+    "PluginRecord",
+    "SpecError",
+    "UnknownName",
+    "WeightsError",
+    "build",
+    "components",
+    "models",
+    "plugins",
+    "predictor",
+    "spec",
+]
+
+_ARGUMENTS = ("weights", "device", "dtype", "image_size", "cache_dir", "offline", "revision")
+
+
+def models(*, abstract: bool = False) -> list[str]:
+    """The names of the models on offer, sorted; with `abstract` also the families that only serve `extends`."""
+    return current().specs.names(abstract=abstract)
+
+
+def components(kind: str | None = None) -> dict[str, list[str]] | list[str]:
+    """The names of the parts on offer: those of one kind, sorted, or a list for each kind. Raises UnknownName."""
+    offered = current().components
+    return offered.names(kind) if kind is not None else {kind: offered.names(kind) for kind in KINDS}
+
+
+def plugins() -> list[PluginRecord]:
+    """What became of each installed plugin, the failed ones included; the first record is this distribution's own."""
+    return current().records
+
+
+def spec(
+    name: Name,
+    *pairs: str,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> ModelSpec:
+    """The resolved spec of a model, with overrides applied: a plain value, nothing is built.
+
+    name         a model or alias ("sam2.1_hiera_l", "facebook/sam2.1-hiera-large"); a .yaml file; a .safetensors file
+                 that carries its spec; "hub:org/repo" or "hub:org/repo@revision" with such a file; a mapping; a spec
+    pairs        dotted overrides: "memory_policy.frames=4"
+    overrides    fields of `ModelSpec`; a part is a name, or a mapping: without `type` it edits the part, with another
+                 `type` it replaces it
+    cache_dir, offline, revision    for "hub:" names
+
+    Raises UnknownName for a name nobody offers, SpecError for everything that does not fit.
+    """
+    _fields(overrides, "the spec", ())
+    return load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
+
+
+def build(
+    name: Name,
+    *pairs: str,
+    weights: bool | str | os.PathLike[str] = True,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    image_size: int | tuple[int, int] | list[int] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> Sam2:
+    """A model in evaluation mode, with its resolved spec as ``.spec``.
+
+    name, pairs, overrides    as for `spec`
+    weights      True: the spec's own, downloaded once; False: fresh initialisation; a path: that file instead
+    device       "cpu" (None), "cuda", "cuda:1", "mps", or "auto": the first of cuda, mps, cpu that is there
+    dtype        "float32" (None), "bfloat16" or "float16", or torch's; no autocast is needed in any of them
+    image_size   pixels of a square, or (height, width), multiples of 32; None: the spec's
+    cache_dir    where downloads are kept; None: the hub's own cache
+    offline      True: never ask the network; None: as HF_HUB_OFFLINE says
+    revision     branch, tag or commit of the weights' repository
+
+    Raises UnknownName, SpecError, WeightsError (all ValueErrors), and ValueError for a device or dtype.
+    """
+    _fields(overrides, "build", _ARGUMENTS)
+    if image_size is not None:
+        overrides["image_size"] = image_size
+    value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
+    return _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
+
+
+def predictor(
+    name: Name,
+    task: str = "image",
+    *pairs: str,
+    weights: bool | str | os.PathLike[str] = True,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    image_size: int | tuple[int, int] | list[int] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> Any:
+    """The tool for a task, over a model built as `build` does.
+
+    Keywords that are fields of `ModelSpec` edit the spec; all others are the predictor's options, whose defaults are
+    the spec's ``predictors[task]``. Raises what `build` raises, and SpecError for an option that is not the predictor's.
+    """
+    offered = current().components
+    offered.get("predictor", task)
+    overrides = {key: options.pop(key) for key in list(options) if key in FIELDS}
+    _fields(overrides, "predictor", _ARGUMENTS)
+    if image_size is not None:
+        overrides["image_size"] = image_size
+    value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
+    chosen = {**value.predictors.get(task, {}), **options, "type": task}
+    offered.check("predictor", chosen, ("model",), also=(*_ARGUMENTS, *FIELDS))  # before anything slow
+    model = _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
+    return offered.make("predictor", chosen, model=model)
+
+
+def _fields(overrides: Mapping[str, Any], what: str, arguments: tuple[str, ...]) -> None:
+    known = (*arguments, *(key for key in FIELDS if key not in ("name", "parameters", *arguments)))
+    if unknown := [key for key in overrides if key not in known]:
+        raise SpecError(f"{what} takes no {unknown[0]!r}.\n  known: {', '.join(known)}{hint(unknown[0], known)}")
+
+
+def _build(
+    value: ModelSpec,
+    weights: bool | str | os.PathLike[str],
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    **hub: Any,
+) -> Sam2:
+    import torch
+
+    from registry.assemble import assemble, device_of, dtype_of
+
+    if not isinstance(weights, bool | str | os.PathLike):
+        raise WeightsError(f"weights is True, False or a path; got {weights!r}")
+    place, precision = device_of(device), dtype_of(dtype)
+    if weights is True and value.weights is None:
+        raise WeightsError(
+            f"{value.name} has no weights of its own: pass weights=False for a fresh initialisation, or weights='file'"
+        )
+    zoo = current()
+    zoo.ask_once("register_kernels")
+    if weights is False:
+        model = assemble(value, zoo.components)
+    else:
+        from registry.weights import load as load_weights
+
+        with torch.device("meta"):
+            model = assemble(value, zoo.components)
+        load_weights(model, value, Path(weights) if isinstance(weights, os.PathLike) else weights, **hub)
+        _all_there(model)
+    model.spec = value
+    return model.to(device=place, dtype=precision).eval()
+
+
+def _all_there(model: Sam2) -> None:
+    """Raise SpecError for a buffer that no file could fill; parameters the loader has checked."""
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in saved:
+            raise SpecError(
+                f"{name} is a buffer that is not in the state dict, so it has no values when a model is filled from a"
+                " file; the part must compute it on first use, or keep it in the state dict"
+            )
+    hollow = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    assert not hollow, f"left without values after loading: {hollow}"

@@ -1,0 +1,65 @@
+"""Assembly: a spec becomes a model. All the wiring there is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from registry.components import Components, call
+from registry.spec import ModelSpec
+from sam2core.heads.object_pointer import ObjectPointer
+from sam2core.heads.prompt_encoder import PromptEncoder
+from sam2core.memory.readout import MemoryReadout
+from sam2core.model import Sam2
+from sam2core.types import Multimask
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def assemble(spec: ModelSpec, components: Components) -> Sam2:
+    """Build the parts in the order data meets them, handing each the widths it shares with its neighbours."""
+    make = components.make
+    size = (spec.image_size[0], spec.image_size[1])
+    widths = {"dim": spec.dim, "memory_dim": spec.memory_dim}
+    backbone = make("backbone", spec.backbone)
+    return Sam2(
+        backbone=backbone,
+        neck=make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim),
+        prompt_encoder=PromptEncoder(spec.dim, size),
+        mask_decoder=make("mask_decoder", spec.mask_decoder, dim=spec.dim),
+        object_pointer=ObjectPointer(spec.dim),
+        memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),
+        memory_readout=call("memory_readout", MemoryReadout, spec.memory_readout, **widths),
+        memory_attention=make("memory_attention", spec.memory_attention, **widths),
+        memory_policy=make("memory_policy", spec.memory_policy),
+        image_size=size,
+        multimask=Multimask(**dataclasses.asdict(spec.multimask)),
+    )
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """A device by name: None is the CPU, "auto" the first of cuda, mps, cpu that is there. Raises ValueError."""
+    if device is None:
+        return torch.device("cpu")
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"no device is called {device!r}; write auto, cpu, cuda, cuda:1 or mps") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device!r} is not here: torch sees no Metal device")
+    return chosen
+
+
+def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype:
+    """A floating type by name: None is float32. Raises ValueError."""
+    chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise ValueError(f"no dtype is called {dtype!r} here; the choices are {', '.join(DTYPES)}")
+    return chosen

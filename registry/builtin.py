@@ -1,0 +1,39 @@
+"""The built-in plugin: every name this repository provides, registered through the same hooks as anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sam2core.hooks import hookimpl
+
+COMPONENTS: tuple[tuple[str, str, str], ...] = (
+    ("backbone", "hiera_t", "sam2core.backbones.hiera:hiera_t"),
+    ("backbone", "hiera_s", "sam2core.backbones.hiera:hiera_s"),
+    ("backbone", "hiera_b+", "sam2core.backbones.hiera:hiera_b_plus"),
+    ("backbone", "hiera_l", "sam2core.backbones.hiera:hiera_l"),
+    ("backbone", "hiera_nano", "sam2core.backbones.hiera:hiera_nano"),
+    ("backbone", "hiera_micro", "sam2core.backbones.hiera:hiera_micro"),
+    ("neck", "fpn", "sam2core.backbones.fpn:Fpn"),
+    ("mask_decoder", "sam", "sam2core.heads.mask_decoder:SamMaskDecoder"),
+    ("memory_encoder", "conv", "sam2core.memory.encoder:ConvMemoryEncoder"),
+    ("memory_attention", "rope", "sam2core.memory.attention:RopeMemoryAttention"),
+    ("memory_policy", "recent", "sam2core.memory.policy:RecentFrames"),
+    ("predictor", "image", "sam2core.predictors.image:ImagePredictor"),
+    ("layout", "native", "sam2core.checkpoints.layout:NATIVE"),
+    ("layout", "facebook", "sam2core.checkpoints.facebook:FACEBOOK"),
+    ("layout", "huggingface", "sam2core.checkpoints.huggingface:HUGGINGFACE"),
+    ("layout", "huggingface-image", "sam2core.checkpoints.huggingface:HUGGINGFACE_IMAGE"),
+)
+
+
+@hookimpl
+def register_components(register: Callable[[str, str, Any], None]) -> None:
+    for kind, name, target in COMPONENTS:
+        register(kind, name, target)
+
+
+@hookimpl
+def register_specs(register: Callable[[str | Path], None]) -> None:
+    register(Path(__file__).parent / "specs")

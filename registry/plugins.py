@@ -1,0 +1,212 @@
+"""Discovery: what the installed distributions offer. Each failure is recorded, none is fatal.
+
+SAM2CORE_PLUGINS         unset: every plugin; empty: none; "a,b": these (names of entry points)
+SAM2CORE_STRICT_PLUGINS  "1": a plugin's failure is raised where it happens (for plugin authors and CI)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+import sam2core.hooks
+from registry import builtin
+from registry.components import Components
+from registry.errors import hint
+from registry.spec import Specs
+from sam2core.hooks import PROJECT
+
+logger = logging.getLogger(__name__)
+
+HOOKS = ("register_components", "register_specs", "register_kernels", "register_commands")
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """What became of one plugin.
+
+    status    "ok"; "failed": see `error`; "off": left out by SAM2CORE_PLUGINS
+    provides  what it registered, as "kind:name" and "spec:name"
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: str
+    error: str = ""
+    provides: tuple[str, ...] = ()
+
+    @property
+    def owner(self) -> str:
+        """The distribution and its version, or the plugin's name when the distribution is unknown."""
+        return f"{self.distribution} {self.version}".strip() or self.name
+
+
+class Zoo:
+    """Everything on offer after discovery: components, specs, the plugin manager, and a record for each plugin.
+
+    Built by `discover`; the process's own is `current()`. Nothing here changes after discovery, except that a hook
+    asked later (`ask`) may mark its plugin as failed.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager.add_hookspecs(sam2core.hooks)
+        self.components = Components(self.failures)
+        self.specs = Specs()
+        self._records: dict[str, PluginRecord] = {}
+        self._strict = environ.get("SAM2CORE_STRICT_PLUGINS") == "1"
+        self._lock = threading.RLock()
+        self._asked: set[str] = set()
+
+    @property
+    def records(self) -> list[PluginRecord]:
+        """One record per plugin, in the order they were met; the built-in one is first."""
+        return list(self._records.values())
+
+    def failures(self) -> str:
+        """The plugins that failed and why, as lines that end an error message; empty when none failed."""
+        return "".join(
+            f"\n  plugin {record.name!r} ({record.owner}) failed: {record.error}"
+            for record in self.records
+            if record.status == "failed"
+        )
+
+    def ask(self, hook: str, **arguments: Any) -> None:
+        """Call `hook` plugin by plugin; one that fails is recorded, the others go on."""
+        with self._lock:
+            for name, plugin in self.manager.list_name_plugin():
+                try:
+                    self._call(plugin, hook, **arguments)
+                except (Exception, SystemExit) as error:  # noqa: BLE001 -- a stranger's code: recorded, never fatal
+                    self._failed(self._records[name], error)
+
+    def ask_once(self, hook: str) -> None:
+        """`ask` a hook that takes nothing, the first time only."""
+        with self._lock:
+            if hook not in self._asked:
+                self._asked.add(hook)
+                self.ask(hook)
+
+    def _call(self, plugin: object, hook: str, **arguments: Any) -> None:
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        self.manager.subset_hook_caller(hook, others)(**arguments)
+
+    def _failed(self, record: PluginRecord, error: BaseException) -> None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        self._records[record.name] = replace(record, status="failed", error=text)
+        logger.warning("plugin %r (%s) failed: %s", record.name, record.owner, text)
+        logger.debug("plugin %r failed here", record.name, exc_info=error)
+        if self._strict:
+            raise error
+
+    def _admit(self, record: PluginRecord, plugin: object) -> None:
+        """Register a plugin and take in what it offers: all of it, or nothing and an exception."""
+        components, specs = self.components.copy(), self.specs.copy()
+        provides: list[str] = []
+
+        def add_component(kind: str, name: str, target: Any) -> None:
+            components.add(kind, name, target, record.owner)
+            provides.append(f"{kind}:{name}")
+
+        def add_specs(folder: str | Path) -> None:
+            provides.extend(f"spec:{name}" for name in specs.add_folder(folder, record.owner))
+
+        self.manager.register(plugin, record.name)
+        callers = self.manager.get_hookcallers(plugin) or []
+        if not callers:
+            raise TypeError(f"no function in {_called(plugin)} is marked @hookimpl; the hooks are {', '.join(HOOKS)}")
+        for caller in callers:
+            optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is plugin)
+            if not caller.has_spec() and not optional:
+                known = f"the hooks are {', '.join(HOOKS)}"
+                raise TypeError(f"no hook is called {caller.name!r}; {known}{hint(caller.name, HOOKS)}")
+        self._call(plugin, "register_components", register=add_component)
+        self._call(plugin, "register_specs", register=add_specs)
+        self.components, self.specs = components, specs
+        self._records[record.name] = replace(record, provides=tuple(provides))
+
+    def _offer(self, record: PluginRecord, load: Callable[[], object]) -> None:
+        """Admit a stranger's plugin, or record why not."""
+        holder = self._records.get(record.name)
+        try:
+            if holder is not None:
+                record = replace(record, name=f"{record.name} of {record.owner}")
+                raise ValueError(f"a plugin called {holder.name!r} is already offered by {holder.owner}")
+            self._admit(record, load())
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- a stranger's code: recorded, never fatal
+            if self.manager.has_plugin(record.name):
+                self.manager.unregister(name=record.name)
+            self._failed(record, error)
+
+
+def _called(plugin: object) -> str:
+    return getattr(plugin, "__name__", None) or type(plugin).__name__
+
+
+def discover(
+    entry_points: Iterable[importlib.metadata.EntryPoint] | None = None, environ: Mapping[str, str] = os.environ
+) -> Zoo:
+    """A new Zoo: the built-in plugin, then those of the installed distributions (or of `entry_points`)."""
+    zoo = Zoo(environ)
+    zoo._admit(PluginRecord(PROJECT, PROJECT, _own_version(), "ok"), builtin)
+    chosen = environ.get("SAM2CORE_PLUGINS")
+    names = None if chosen is None else {name.strip() for name in chosen.split(",") if name.strip()}
+    if entry_points is None:
+        entry_points = importlib.metadata.entry_points(group=PROJECT)
+    met: set[str] = set()
+    for point in sorted(entry_points, key=lambda point: (_distribution(point), point.name)):
+        record = PluginRecord(point.name, *_distribution(point), "ok")
+        if names is not None and point.name not in names:
+            zoo._records.setdefault(record.name, replace(record, status="off"))
+            continue
+        met.add(point.name)
+        zoo._offer(record, point.load)
+    for name in sorted((names or set()) - met - {PROJECT}):
+        record = PluginRecord(name, "", "", "ok")
+        zoo._failed(record, LookupError("named in SAM2CORE_PLUGINS, but no installed distribution offers it"))
+    return zoo
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return ("", "") if point.dist is None else (point.dist.name, point.dist.version)
+
+
+def _own_version() -> str:
+    import sam2core
+
+    return sam2core.__version__
+
+
+_lock = threading.RLock()
+_zoo: Zoo | None = None
+_discovering = False
+
+
+def current() -> Zoo:
+    """The process's Zoo, discovered on first use; safe from any thread."""
+    global _zoo, _discovering
+    if _zoo is None:
+        with _lock:
+            if _discovering:
+                raise RuntimeError("a plugin asked the registry for something while it was being discovered")
+            if _zoo is None:
+                _discovering = True
+                try:
+                    _zoo = discover()
+                finally:
+                    _discovering = False
+    return _zoo
+
+
+def manager() -> pluggy.PluginManager:
+    """The plugin manager, after discovery."""
+    return current().manager

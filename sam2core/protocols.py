@@ -1,0 +1,148 @@
+"""The contracts: what a part of each kind must be. The shape letters are those of `sam2core.types`.
+
+A part need not inherit from these; it must have the methods and attributes, with these shapes. Trainable parts are
+`torch.nn.Module`s, so "call" means ``forward``. Every call must work under ``torch.no_grad`` and with gradients, on any
+device, and in fp32, bf16 and fp16 without autocast. Constructors take the keywords the registry passes (named in each
+docstring) and their own options as keywords with defaults; they leave device and dtype alone, and hold no buffer that
+is not in the state dict: what can be computed is computed on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sam2core.heads.select import Stability
+    from sam2core.memory.bank import MemoryBank
+    from sam2core.types import DecoderOutput, FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf, TokenBlock
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """An image becomes a pyramid. Constructor: options only."""
+
+    channels: Sequence[int]
+    """Channels of each map, finest first."""
+    strides: Sequence[int]
+    """Stride of each map in pixels, finest first, such as (4, 8, 16, 32)."""
+
+    def __call__(self, image: Tensor, /) -> list[Tensor]:
+        """Normalised pixels (B, 3, H, W), sides multiples of 32, to maps (B, channels[i], H / strides[i], W / ...)."""
+        ...
+
+
+@runtime_checkable
+class Neck(Protocol):
+    """A pyramid becomes maps of one width. Constructor: ``channels, strides, dim`` and options."""
+
+    def __call__(self, maps: Sequence[Tensor], /) -> list[Tensor]:
+        """A backbone's maps to three maps (B, dim, H / s, W / s) at strides s = 4, 8, 16."""
+        ...
+
+
+@runtime_checkable
+class MaskDecoder(Protocol):
+    """Prompt tokens and an image become four masks. Constructor: ``dim`` and options."""
+
+    stability: Stability | None
+    """When the single mask is unstable in evaluation, the best of the other three is given; None: never."""
+
+    def project_skips(self, maps: Sequence[Tensor], /) -> tuple[Tensor, ...]:
+        """The neck's maps to what `skips` gets, once per image; () for a decoder without skips."""
+        ...
+
+    def __call__(
+        self,
+        embedding: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        skips: tuple[Tensor, ...],
+        counts: Tensor | None = None,
+        /,
+    ) -> DecoderOutput:
+        """All four masks for B prompts on one image or on B images.
+
+        embedding  (1 or B, C, H, W)   conditioned image
+        position   (1, C, H, W)
+        sparse     (B, P, C)           prompt tokens; P may be 0
+        dense      broadcasts to (B, C, H, W)
+        skips      what `project_skips` gave, of the same images as `embedding`
+        counts     (B, P) bool: the prompt tokens that are meant; None: all
+
+        Masks are (B, 4, 4 H, 4 W) logits, not gated by presence; IoU is in [0, 1]; presence is a logit.
+        """
+        ...
+
+
+@runtime_checkable
+class MemoryEncoder(Protocol):
+    """Features and a mask become memory tokens. Constructor: ``dim, memory_dim`` and options."""
+
+    def __call__(self, features: Tensor, mask: Tensor, presence: Tensor, /) -> tuple[TokenBlock, ...]:
+        """Features (1 or B, C, H, W), mask probabilities (B, 1, 16 H, 16 W) and presence logits (B, 1) to token blocks.
+
+        One block for a map, or several (a map and latents), each with tokens (B, N, Cm).
+        """
+        ...
+
+
+@runtime_checkable
+class MemoryAttention(Protocol):
+    """An image is conditioned on memories. Constructor: ``dim, memory_dim`` and options."""
+
+    def __call__(self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], /) -> Tensor:
+        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class MemoryPolicy(Protocol):
+    """What to believe, what to keep, what to recall. Constructor: options only. It has no weights.
+
+    `sam2core.memory.policy.MemoryPolicy` is a base class with SAM 2's answers to all but `recall`.
+    """
+
+    horizon: int
+    """How far back, in frames, `recall` may ever look on the trail; older memories are dropped."""
+
+    def start(self) -> Any:
+        """The state of a new object; handed back to the other methods."""
+        ...
+
+    def choose(self, candidates: MaskCandidates, state: Any) -> Tensor:
+        """The index (B,) of the candidate to believe."""
+        ...
+
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Shelf | None:
+        """Where a tracked frame's memory goes; None forgets it."""
+        ...
+
+    def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
+        """Which memories `frame` attends to; `length` is the video's in frames, None when unknown."""
+        ...
+
+
+class Predictor(Protocol):
+    """A tool over a model. Constructor: ``model`` and options; the rest is its own. It holds no state of a task."""
+
+    model: Any
+    """The `Sam2` it uses."""
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """How a file names its tensors: a value, not something that is made. See `sam2core.checkpoints.layout`."""
+
+    name: str
+
+    def rename(self, state: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """A file's tensors under our names."""
+        ...
+
+    def inverse(self, state: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """Our tensors under the file's names."""
+        ...
