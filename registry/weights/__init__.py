@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sam2core.checkpoints.layout import Layout
     from sam2core.model import Sam2
 
-__all__ = ["fitting", "layouts", "load", "locate", "locate_repository", "read", "read_spec", "source"]
+__all__ = ["check", "fitting", "layouts", "load", "locate", "locate_repository", "read", "read_spec", "source"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,9 @@ def load(
     absent: set[str] = set()
     if layout.without:
         absent = _left_out(layout, wanted, spec) - set(state)
-        state |= {name: torch.zeros(wanted[name].shape, dtype=wanted[name].dtype) for name in absent}
-    problem = _differences(wanted, state)
-    if problem:
-        advice = _advice(spec, {name: tensor for name, tensor in state.items() if name not in absent}, layout)
-        raise WeightsError(f"{path.name} does not fit {spec.name}.\n{problem}\n  {advice}")
+    zeros = {name: torch.zeros(wanted[name].shape, dtype=wanted[name].dtype) for name in absent}
+    check(path.name, spec, {name: wanted[name] for name in wanted if name not in absent}, state, layout)
+    state |= zeros
     model.load_state_dict(
         {
             name: tensor if tensor.dtype == wanted[name].dtype else tensor.to(wanted[name].dtype)
@@ -252,6 +250,26 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     return tree
 
 
+def check(
+    file: str, spec: ModelSpec, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], layout: Layout | None = None
+) -> None:
+    """Nothing, where the tensors `state` of a file are those that the model of `spec`, with tensors `wanted`, asks for.
+
+    Raises
+        WeightsError: they are not. Grouped by part: missing, without a home, shape differs; and the model they do fit.
+    """
+    problem = _differences(wanted, state)
+    if not problem:
+        return
+    others = [name for name in fitting(state, layout) if name != spec.name]
+    advice = (
+        f"the file fits {others[0]}: build that, or pass other weights"
+        if others
+        else "pass weights=False, or give the spec weights of its own"
+    )
+    raise WeightsError(f"{file} does not fit {spec.name}.\n{problem}\n  {advice}")
+
+
 def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[str]:
     """The models on offer whose tensors have these names and shapes.
 
@@ -338,13 +356,6 @@ def _left_out(layout: Layout, state: Mapping[str, Tensor], spec: ModelSpec) -> s
         return set(blank) - set(layout.rename(layout.inverse(blank)))
     except LayoutError as error:
         raise WeightsError(f"layout {layout.name!r} has no names for the parts of {spec.name}: {error}") from error
-
-
-def _advice(spec: ModelSpec, state: Mapping[str, Tensor], layout: Layout) -> str:
-    others = [name for name in fitting(state, layout) if name != spec.name]
-    if others:
-        return f"the file fits {others[0]}: build that, or pass other weights"
-    return "pass weights=False, or give the spec weights of its own"
 
 
 def _ways(spec: ModelSpec, place: Source) -> tuple[str, ...]:

@@ -1,12 +1,10 @@
-"""Meta's `.pt` files: how they name tensors, and where the published ones lie."""
+"""Meta's `.pt` files: how they name tensors. Where the published ones lie, and their checksums, the specs say."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sam2core.checkpoints.layout import Layout, Rename, Unused
 
-__all__ = ["DIRECT", "FACEBOOK", "PUBLISHED", "Published"]
+__all__ = ["FACEBOOK"]
 
 # Meta numbers the neck's levels coarsest first, we finest first.
 _FINEST_FIRST = {"0": "3", "1": "2", "2": "1", "3": "0"}
@@ -64,43 +62,3 @@ FACEBOOK = Layout(
         ),
     ),
 )
-
-DIRECT = "https://dl.fbaipublicfiles.com/segment_anything_2"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A file Meta publishes: its folder below `DIRECT`, its length in bytes and its checksum."""
-
-    folder: str
-    size: int
-    sha256: str
-
-
-# Lengths and checksums on which several independent public lists agree; Meta publishes none.
-PUBLISHED = {
-    "sam2_hiera_tiny.pt": Published(
-        "072824", 155906050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"
-    ),
-    "sam2_hiera_small.pt": Published(
-        "072824", 184309650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"
-    ),
-    "sam2_hiera_base_plus.pt": Published(
-        "072824", 323493298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"
-    ),
-    "sam2_hiera_large.pt": Published(
-        "072824", 897952466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"
-    ),
-    "sam2.1_hiera_tiny.pt": Published(
-        "092824", 156008466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"
-    ),
-    "sam2.1_hiera_small.pt": Published(
-        "092824", 184416285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"
-    ),
-    "sam2.1_hiera_base_plus.pt": Published(
-        "092824", 323606802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"
-    ),
-    "sam2.1_hiera_large.pt": Published(
-        "092824", 898083611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"
-    ),
-}
