@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+import sam2core
 from registry.errors import DuplicateName, nearest
 
 VERBS = ("segment", "models", "show", "convert", "download", "plugins", "doctor")
@@ -38,7 +39,7 @@ class MissingExtra(Failure):
 
 
 class Program(click.Group):
-    """The verbs of this package, then those of plugins. Plugins are looked up only when help or an unknown verb asks."""
+    """The verbs of this package, then those of plugins. Plugins are loaded only for help or an unknown verb."""
 
     _joined = False
 
@@ -129,7 +130,7 @@ def _with_verbose(command: click.Command) -> click.Command:
     params=[_verbose()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="sam2core", message="%(version)s")
+@click.version_option(sam2core.__version__, message="%(version)s")
 def main() -> None:
     """Segment what you point at, in photographs, with SAM 2.
 

@@ -60,8 +60,10 @@ def _python(facts: dict[str, Any], problems: list[str]) -> None:
     registry = Path(importlib.import_module("registry").__file__ or "").parent
     facts["registry"] = str(registry)
     if registry.parent != Path(sam2core.__file__).parent.parent:
-        problems.append(f"`registry` is imported from {registry}, `sam2core` from {Path(sam2core.__file__).parent}: "
-                        "two installations, or another package of that name, are mixed")
+        problems.append(
+            f"`registry` is imported from {registry}, `sam2core` from {Path(sam2core.__file__).parent}: "
+            "two installations, or another package of that name, are mixed"
+        )
 
 
 def _torch(facts: dict[str, Any], problems: list[str]) -> None:
@@ -69,14 +71,14 @@ def _torch(facts: dict[str, Any], problems: list[str]) -> None:
         import torch
     except BROKEN as error:
         facts["torch"] = f"{_version('torch') or 'not installed'}, does not import"
-        problems.append(f"torch does not import: {_line(error)}. Install it anew: pip install --force-reinstall torch torchvision")
+        problems.append(f"torch does not import: {_line(error)}. Install it anew with torchvision")
         return
     facts["torch"] = str(torch.__version__)
     devices = [f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
-            devices.append(f"cuda:{index}, {torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+            devices.append(f"cuda:{index}, {torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} GiB free")
     elif torch.version.cuda or getattr(torch.version, "hip", None):
         devices.append(f"no CUDA device, though torch is built for CUDA {torch.version.cuda}: no GPU or no driver here")
     if torch.backends.mps.is_available():
@@ -95,8 +97,8 @@ def _torchvision(facts: dict[str, Any], problems: list[str]) -> None:
         except BROKEN as error:
             facts["torchvision"] = f"{installed or 'not installed'}, does not fit torch {torch.__version__}"
             problems.append(
-                f"torchvision {installed} does not work with torch {torch.__version__}: {_line(error)}. They are built for each "
-                "other; install both from one index in one command: pip install --force-reinstall torch torchvision"
+                f"torchvision {installed} does not work with torch {torch.__version__}: {_line(error)}. "
+                "They are built for each other; install both at once: pip install --force-reinstall torch torchvision"
             )
             return
         facts["torchvision"] = f"{installed}, fits torch"
@@ -152,7 +154,7 @@ def _weights(facts: dict[str, Any], problems: list[str]) -> None:
             continue
         state, path = whereabouts(spec)
         if state == "missing":
-            problems.append(f"the weights of {name} should be in this installation and are not: {spec.weights and spec.weights.file}")
+            problems.append(f"the weights of {name} are not where its spec says: {spec.weights and spec.weights.file}")
         elif state == "remote":
             remote.append(name)
         elif path is not None:
@@ -162,7 +164,7 @@ def _weights(facts: dict[str, Any], problems: list[str]) -> None:
 
 
 def _sam2(facts: dict[str, Any], problems: list[str]) -> None:
-    """Several projects install a package called `sam2`; say whose is imported, and when two lie on top of each other."""
+    """Several projects install a package called `sam2`: say whose is imported, and when two overwrote each other."""
     found = importlib.util.find_spec("sam2")
     owners = sorted(set(importlib.metadata.packages_distributions().get("sam2", [])))
     if found is None and not owners:
@@ -172,7 +174,7 @@ def _sam2(facts: dict[str, Any], problems: list[str]) -> None:
     names = ", ".join(f"{owner} {_version(owner)}" for owner in owners) or "no installed distribution"
     facts["sam2 package"] = f"owned by {names}, imported from {where}"
     if len(owners) > 1:
-        problems.append(f"{' and '.join(owners)} both install a package called `sam2`, one over the other: uninstall one")
+        problems.append(f"{' and '.join(owners)} both install a package `sam2`, one over the other: uninstall one")
 
 
 def _disk(facts: dict[str, Any], problems: list[str]) -> None:
@@ -182,7 +184,11 @@ def _disk(facts: dict[str, Any], problems: list[str]) -> None:
     while not folder.exists():
         folder = folder.parent
     usage = shutil.disk_usage(folder)
-    facts["disk"] = f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free at {folder}"
+    facts["disk"] = f"{_gib(usage.free)} of {_gib(usage.total)} GiB free at {folder}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f}"
 
 
 def _line(error: BaseException) -> str:

@@ -29,20 +29,22 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    click.echo(table(
-        ("model", "parameters", "image", "weights", "from"),
-        [
-            (
-                row["name"],
-                _count(row["parameters"]),
-                "x".join(str(side) for side in dict.fromkeys(row["image_size"])),
-                row["weights"],
-                row["source"] or "",
-            )
-            for row in rows
-        ],
-        right=(1, 2),
-    ))
+    click.echo(
+        table(
+            ("model", "parameters", "image", "weights", "from"),
+            [
+                (
+                    row["name"],
+                    _count(row["parameters"]),
+                    "x".join(str(side) for side in dict.fromkeys(row["image_size"])),
+                    row["weights"],
+                    row["source"] or "",
+                )
+                for row in rows
+            ],
+            right=(1, 2),
+        )
+    )
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
 
 
 def whereabouts(spec: ModelSpec) -> tuple[str, Path | None]:
-    """Find a model's weights without asking the network: embedded, cached, remote, local, missing or none; and the path."""
+    """Find weights without asking the network: embedded, cached, remote, local, missing or none; and their path."""
     from sam2core.checkpoints.hub import NotFoundError, Source, locate
 
     weights = spec.weights

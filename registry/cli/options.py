@@ -76,12 +76,16 @@ def model_options(function: Function) -> Function:
     """Add --model, --weights, --device, --dtype, --image-size, --threads and the trailing overrides to a verb."""
     for decorate in reversed(
         [
-            click.option("-m", "--model", metavar="NAME", help=f"A name of `sam2core models`, or a .yaml or "
-                         f".safetensors file.  [default: {DEFAULT_MODEL}]"),
-            click.option("--weights", metavar="FILE|none", help="Other weights than the model's own; none: random ones."),
+            click.option(
+                "-m",
+                "--model",
+                metavar="NAME",
+                help=f"A name of `sam2core models`, or a .yaml or .safetensors file.  [default: {DEFAULT_MODEL}]",
+            ),
+            click.option("--weights", metavar="FILE|none", help="Other weights; none: random ones."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps"),
             click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True),
-            click.option("--image-size", type=Size(), help="What the model sees, in pixels; smaller is faster and coarser."),
+            click.option("--image-size", type=Size(), help="Pixels the model sees; smaller is faster and coarser."),
             click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
             click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
         ]
@@ -90,51 +94,27 @@ def model_options(function: Function) -> Function:
     return function
 
 
-def overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read pairs such as ``memory_policy.frames=4`` into one tree, later pairs upon earlier ones.
+def pairs(words: Iterable[str]) -> tuple[str, ...]:
+    """Check that trailing words are pairs such as ``memory_policy.frames=4``; what they mean is the registry's to say.
 
     Raises:
         click.BadParameter: a word that is no pair.
     """
-    from registry.spec import SpecError, pair
-
-    tree: dict[str, Any] = {}
-    for text in pairs:
-        try:
-            _lay(tree, pair(text))
-        except SpecError as error:
-            raise click.BadParameter(str(error), param_hint="overrides") from error
-    return tree
-
-
-def _lay(tree: dict[str, Any], upon: Mapping[str, Any]) -> None:
-    for key, value in upon.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _lay(tree[key], value)
-        else:
-            tree[key] = value
+    for word in words:
+        if not re.match(r"[A-Za-z_][\w.]*=", word):
+            raise click.BadParameter(f"{word!r} is not KEY=VALUE, such as memory_policy.frames=4")
+    return tuple(words)
 
 
 def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the options of `model_options` into the arguments of `registry.build` (imports torch)."""
-    import torch
-
-    device, weights = options["device"], options["weights"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        where = torch.device(device)
-    except RuntimeError:
-        raise click.BadParameter(f"{device!r} is no device; try cpu, cuda, cuda:1 or mps", param_hint="--device") from None
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here (sam2core doctor says more)")
+    """Turn the options of `model_options`, all but the overrides, into keywords of `registry.build`; set threads."""
     if options["threads"]:
+        import torch
+
         torch.set_num_threads(options["threads"])
-    arguments = overrides(options["overrides"])
-    arguments["device"] = where
-    arguments["dtype"] = getattr(torch, DTYPES[options["dtype"]])
-    if weights is not None:
-        arguments["weights"] = False if weights == "none" else weights
+    arguments = {"device": options["device"], "dtype": DTYPES[options["dtype"]]}
+    if options["weights"] is not None:
+        arguments["weights"] = False if options["weights"] == "none" else options["weights"]
     if options["image_size"] is not None:
         arguments["image_size"] = options["image_size"]
     return arguments

@@ -25,10 +25,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(record) for record in records], indent=1))
         return
-    click.echo(table(
-        ("plugin", "distribution", "version", "status", "offers"),
-        [(record.name, record.distribution, record.version, record.status, _count(record.provides)) for record in records],
-    ))
+    click.echo(
+        table(
+            ("plugin", "distribution", "version", "status", "offers"),
+            [
+                (record.name, record.distribution, record.version, record.status, _count(record.provides))
+                for record in records
+            ],
+        )
+    )
     for record in records:
         if record.error:
             click.echo(f"\n{record.name}: {record.error}")

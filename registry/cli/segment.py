@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, model_options
+from registry.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, model_options, pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,20 +22,49 @@ HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not bey
 
 @click.command()
 @click.argument("image", type=click.Path(allow_dash=True))
-@click.option("-p", "--point", "points", type=Point(), multiple=True,
-              help="A click on the object, or with ,0 beside it. Repeat it to say more about the same object.")
-@click.option("-b", "--box", "boxes", type=Box(), multiple=True,
-              help="A box around the object. Several boxes are several objects.")
-@click.option("--mask", "hint", type=click.Path(exists=True, dir_okay=False),
-              help="A mask to start from: a picture as large as IMAGE, white inside.")
+@click.option(
+    "-p",
+    "--point",
+    "points",
+    type=Point(),
+    multiple=True,
+    help="A click on the object, or with ,0 beside it. Repeat it to say more about the same object.",
+)
+@click.option(
+    "-b",
+    "--box",
+    "boxes",
+    type=Box(),
+    multiple=True,
+    help="A box around the object. Several boxes are several objects.",
+)
+@click.option(
+    "--mask",
+    "hint",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A mask to start from: a picture as large as IMAGE, white inside.",
+)
 @click.option("--several", is_flag=True, help="Three masks per object instead of one, best first: part, whole, more.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder to write to.  [default: out; with --json nothing is written unless given]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to.  [default: out; with --json nothing is written unless given]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
 @model_options
-def command(image: str, points: tuple, boxes: tuple, hint: str | None, several: bool, output: Path | None,
-            as_json: bool, quiet: bool, **options: Any) -> None:
+def command(
+    image: str,
+    points: tuple,
+    boxes: tuple,
+    hint: str | None,
+    several: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Cut out what you point at in a photograph.
 
     \b
@@ -58,7 +87,13 @@ def command(image: str, points: tuple, boxes: tuple, hint: str | None, several: 
     if not (points or boxes or hint):
         raise click.UsageError("say what to segment: --point X,Y, --box X0,Y0,X1,Y1 or --mask PNG")
     if len(boxes) > 1 and (points or hint):
-        raise click.UsageError("several boxes are several objects; points and --mask describe one. Use one box, or boxes alone.")
+        raise click.UsageError("several boxes are several objects; points and --mask describe one")
+
+    changes = pairs(options["overrides"])
+
+    import numpy as np
+
+    import registry
 
     def say(text: str) -> None:
         if not quiet:
@@ -69,15 +104,9 @@ def command(image: str, points: tuple, boxes: tuple, hint: str | None, several: 
 
     name = options["model"] or DEFAULT_MODEL
     if options["model"] is None:
-        say(f"model {name}: small, for trying things out. For an official one: --model sam2.1_hiera_l (see: sam2core models)")
+        say(f"{name} is a small model for trying things out; an official one: --model sam2.1_hiera_l (sam2core models)")
     started = time.perf_counter()
-    arguments = build_arguments(options)
-
-    import numpy as np
-
-    from registry import predictor as open_predictor
-
-    predictor = open_predictor(name, "image", **arguments)
+    predictor = registry.predictor(name, "image", *changes, **build_arguments(options))
     built = time.perf_counter()
     handle = predictor.encode(photograph)
     encoded = time.perf_counter()
@@ -179,14 +208,16 @@ def describe(masks: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
             if rows.size:
                 x, y = int(columns[0]), int(rows[0])
                 bbox = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-            found.append({
-                "object": number,
-                "rank": rank,
-                "iou": round(float(estimate), 4),
-                "area": int(mask.sum()),
-                "bbox": bbox,
-                "segmentation": rle.encode(mask),
-            })
+            found.append(
+                {
+                    "object": number,
+                    "rank": rank,
+                    "iou": round(float(estimate), 4),
+                    "area": int(mask.sum()),
+                    "bbox": bbox,
+                    "segmentation": rle.encode(mask),
+                }
+            )
     return found
 
 
@@ -204,8 +235,10 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
         Image.fromarray(mask.astype(np.uint8) * 255).save(path)
         facts["file"] = path.name
         x, y, width, height = facts["bbox"]
-        lines.append(f"{path}  object {facts['object']}  iou {facts['iou']:.2f}  area {facts['area']} px  "
-                     f"bbox {x},{y},{width},{height}")
+        lines.append(
+            f"{path}  object {facts['object']}  iou {facts['iou']:.2f}  area {facts['area']} px  "
+            f"bbox {x},{y},{width},{height}"
+        )
     prompt = document["prompt"]
     backdrop = eight_bit(photograph)
     panels = [

@@ -7,7 +7,7 @@ import json
 
 import click
 
-from registry.cli.options import overrides as read_overrides
+from registry.cli.options import pairs
 
 
 @click.command()
@@ -21,9 +21,9 @@ def command(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     sam2core show sam2.1_hiera_l
     sam2core show sam2.1_hiera_t memory_policy.frames=4
     """
-    from registry.spec import load
+    from registry import spec as resolve
 
-    spec = load(name, **read_overrides(overrides))
+    spec = resolve(name, *pairs(overrides))
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(spec), indent=1))
     else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Lay out rows under a head, two spaces apart; the columns whose numbers are in `right` are aligned to the right."""
+    """Lay out rows under a head, two spaces apart; columns numbered in `right` are aligned to the right."""
     lines = [tuple(head), *(tuple(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(

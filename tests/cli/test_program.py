@@ -12,8 +12,19 @@ from registry import cli
 from registry.errors import DuplicateName
 
 
-@pytest.mark.parametrize("words", [["--help"], ["segment", "--help"], ["convert", "--help"], ["download", "-h"],
-                                   ["doctor", "--help"], ["--version"], ["models"], ["plugins"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["segment", "--help"],
+        ["convert", "--help"],
+        ["download", "-h"],
+        ["doctor", "--help"],
+        ["--version"],
+        ["models"],
+        ["plugins"],
+    ],
+)
 def test_torch_is_not_imported(words):
     code = (
         "import sys\nfrom registry.cli import main\n"

@@ -1,0 +1,98 @@
+"""`doctor`: it says what is here, and each thing that can be broken is found and explained."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+
+import pytest
+import torch
+import torchvision
+
+from registry.cli import doctor
+from registry.plugins import PROJECT, discover
+
+
+@pytest.fixture
+def examine(run):
+    def call():
+        ended = run("doctor", "--json")
+        report = json.loads(ended.out)
+        assert ended.code == (1 if report["problems"] else 0) and report["ok"] == (not report["problems"])
+        return report["facts"], " | ".join(report["problems"])
+
+    return call
+
+
+def test_it_names_the_versions(examine):
+    facts, _ = examine()
+    assert platform.python_version() in facts["python"]
+    assert facts["torch"] == torch.__version__
+    assert (
+        facts["torchvision"] == f"{torchvision.__version__.partition('+')[0]}, fits torch"
+        or "fits" in facts["torchvision"]
+    )
+    assert facts["devices"][0].startswith("cpu")
+    assert "GiB free" in facts["disk"]
+    assert any(line.startswith("sam2core (sam2core ") for line in facts["plugins"])
+
+
+def test_the_table_has_what_the_json_has(run, examine):
+    facts, _ = examine()
+    lines = run("doctor").out.splitlines()
+    for name in facts:
+        assert any(line.startswith(name) for line in lines), name
+
+
+def test_torchvision_that_does_not_fit_is_explained(examine, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("torchvision.ops.nms", fail)
+    facts, problems = examine()
+    assert "does not fit" in facts["torchvision"]
+    assert (
+        "torchvision::nms does not exist" in problems and "pip install --force-reinstall torch torchvision" in problems
+    )
+
+
+def test_a_failed_plugin_is_a_problem(examine, monkeypatch):
+    point = importlib.metadata.EntryPoint("gone", "no_such_module_anywhere", PROJECT)
+    monkeypatch.setattr(sys.modules["registry.plugins"], "_zoo", discover([point], {}))
+    facts, problems = examine()
+    assert "gone (gone): failed" in facts["plugins"]
+    assert "no_such_module_anywhere" in problems
+
+
+def test_missing_weights_are_a_problem(examine, monkeypatch):
+    monkeypatch.setattr("registry.cli.models.whereabouts", lambda spec: ("missing", None))
+    _, problems = examine()
+    assert "the weights of sam2core_nano" in problems
+
+
+def test_the_owners_of_sam2_are_named(examine, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"sam2": ["SAM-2", "ultra-sam"]})
+    facts, problems = examine()
+    assert "SAM-2" in facts["sam2 package"]
+    assert "SAM-2 and ultra-sam both install a package `sam2`" in problems
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", dict)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    facts, _ = examine()
+    assert facts["sam2 package"] == "not installed"
+    assert "not installed (pip install 'sam2core[video]')" in facts["extras"][0]
+
+
+def test_an_extra_that_does_not_import_is_a_problem(examine, monkeypatch):
+    pytest.importorskip("av")
+    real = importlib.import_module
+
+    def fail(name, *rest):
+        if name == "av":
+            raise ImportError("libavutil.so.57: cannot open shared object file")
+        return real(name, *rest)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    _, problems = examine()
+    assert "av is installed and does not import" in problems and "libavutil" in problems
