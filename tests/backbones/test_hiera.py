@@ -1,4 +1,4 @@
-"""The trunk: shapes, position, windows and refusals. That its numbers are upstream's is for the golden and parity tests."""
+"""The trunk: shapes, position, windows and refusals. Its numbers are for the golden and parity tests."""
 
 from __future__ import annotations
 
