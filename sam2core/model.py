@@ -38,8 +38,8 @@ CPU_CALL_BYTES = 8 * 2**20
 class Sam2(nn.Module):
     """Segment what a prompt points at, in an image or along a video.
 
-    Four verbs. `encode` an image; `condition` it on what was recalled; `segment` it for a prompt; `memorize` the answer.
-    The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
+    Four verbs: `encode` an image, `condition` it on what was recalled, `segment` it for a prompt, `memorize` the
+    answer. The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
     `image_size` is (H, W) in model pixels, multiples of 32. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
     and Videos"; upstream class: ``SAM2Base``.
     """

@@ -89,6 +89,7 @@ class Prompt:
     labels: Tensor  # (B, P)     values of Label
     mask: Tensor | None = None  # (B, 1, h, w) logits of an earlier answer, as a hint
     has_mask: Tensor | None = None  # (B,) bool; None: all rows have the mask, if there is one
+    ragged: bool = False  # some rows are filled up with Label.IGNORED
 
     @property
     def batch(self) -> int:
@@ -117,6 +118,7 @@ class Prompt:
             labels=self.labels[start:stop],
             mask=None if self.mask is None else self.mask[start:stop],
             has_mask=None if self.has_mask is None else self.has_mask[start:stop],
+            ragged=self.ragged,
         )
 
 

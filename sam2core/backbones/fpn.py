@@ -16,7 +16,9 @@ class Fpn(nn.Module):
     Source: upstream ``FpnNeck`` with ``scalp=1``.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], dim: int, *, top_down: Sequence[int] = (16,)) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], dim: int, *, top_down: Sequence[int] = (16,)
+    ) -> None:
         super().__init__()
         if unknown := sorted(set(top_down) - set(strides)):
             raise ValueError(f"top_down names strides {unknown}; the backbone has {list(strides)}")

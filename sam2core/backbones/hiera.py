@@ -213,5 +213,5 @@ def hiera_nano(*, drop_path: float = 0.0) -> Hiera:
 def hiera_micro(*, drop_path: float = 0.0) -> Hiera:
     """Hiera micro: the full architecture in the smallest size that still uses all of it; for tests."""
     return _small_positions(
-        Hiera(16, heads=1, stages=(1, 1, 2, 1), windows=(8, 4, 6, 3), global_blocks=(3,), drop_path=drop_path)
+        Hiera(8, heads=1, stages=(1, 1, 2, 1), windows=(8, 4, 6, 3), global_blocks=(3,), drop_path=drop_path)
     )

@@ -71,8 +71,9 @@ class SamMaskDecoder(nn.Module):
         skips: tuple[Tensor, ...],
         counts: Tensor | None = None,
     ) -> DecoderOutput:
-        """(1 or B, C, H, W), (1, C, H, W), (B, P, C), a map broadcastable to the embedding, skips -> four masks at stride 4.
+        """Four masks at stride 4 from the embedding (1 or B, C, H, W), its position and the prompt (B, P, C).
 
+        `dense` is the prompt's map, broadcastable to the embedding; `skips` come from `project_skips`;
         `counts` (B, P) marks the prompt tokens that are meant; None: all of them.
         """
         batch = sparse.shape[0]

@@ -42,7 +42,7 @@ class PromptEncoder(nn.Module):
         self.no_mask = nn.Embedding(1, dim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PromptEncoder:
-        # Places are pixels in 1,024: half precision would move clicks, so the matrix stays fp32 whatever the weights become.
+        # Half precision would move clicks by pixels, so the matrix stays fp32 whatever the weights become.
         exact = self.frequencies
         super()._apply(fn, recurse)
         if self.frequencies.dtype != torch.float32:
@@ -62,7 +62,8 @@ class PromptEncoder(nn.Module):
     def forward(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor | None]:
         """The tokens (B, P', dim), the map (B, dim, h / 4, w / 4) or (1, dim, 1, 1), and which tokens count.
 
-        The last is (B, P') bool, or None when all count. P' is P + 1 for the padding token, or 0 when P is 0.
+        The last is (B, P') bool for a ragged prompt, otherwise None: all count. P' is P + 1 for the padding token, or
+        0 when P is 0.
         """
         sparse, counts = self._points(prompt)
         return sparse, self._mask(prompt), counts
@@ -74,19 +75,20 @@ class PromptEncoder(nn.Module):
             return points.new_zeros(points.shape[0], 0, self.no_mask.embedding_dim, dtype=dtype), None
         # a padding point goes last, in rows that have any point at all
         last = torch.full_like(labels[:, :1], int(Label.PADDING))
-        ignored = labels == Label.IGNORED
-        last = torch.where(ignored.all(dim=1, keepdim=True), torch.full_like(last, int(Label.IGNORED)), last)
+        if prompt.ragged:
+            last = torch.where((labels == Label.IGNORED).all(dim=1, keepdim=True), int(Label.IGNORED), last)
         labels = torch.cat([labels, last], dim=1)
         points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
 
         extent = points.new_tensor([self.image_size[1], self.image_size[0]])
         code = fourier((points + 0.5) / extent, self.frequencies)  # clicks mean pixel centres
-        table = torch.stack([self.padding_embed.weight[0], *(embed.weight[0] for embed in self.label_embed)]).to(code.dtype)
+        learned: list[Tensor] = [embed.weight for embed in (self.padding_embed, *self.label_embed)]
+        table = torch.cat(learned).to(code.dtype)
         known = (labels >= Label.PADDING) & (labels <= Label.BOTTOM_RIGHT)
         said = table[(labels.clamp(Label.PADDING, Label.BOTTOM_RIGHT) - Label.PADDING).long()]
         placed = (labels != Label.PADDING).unsqueeze(-1)
         tokens = torch.where(placed, code, 0.0) + torch.where(known.unsqueeze(-1), said, 0.0)
-        return tokens.to(dtype), labels != Label.IGNORED
+        return tokens.to(dtype), labels != Label.IGNORED if prompt.ragged else None
 
     def _mask(self, prompt: Prompt) -> Tensor:
         absent = self.no_mask.weight[0].view(1, -1, 1, 1)
@@ -94,7 +96,9 @@ class PromptEncoder(nn.Module):
             return absent
         mask = prompt.mask
         if mask.shape[-2:] != self.hint_size:
-            mask = F.interpolate(mask.float(), size=self.hint_size, mode="bilinear", align_corners=False, antialias=True)
+            mask = F.interpolate(
+                mask.float(), size=self.hint_size, mode="bilinear", align_corners=False, antialias=True
+            )
         dense = self.mask_stem(mask.to(absent.dtype))
         if prompt.has_mask is None:
             return dense

@@ -13,13 +13,15 @@ from sam2core.types import DecoderOutput
 
 @dataclass(frozen=True)
 class Stability:
-    """When the single mask is not to be trusted: its area changes by more than 1 - `threshold` between thresholds ±`delta`."""
+    """When the single mask is not to be trusted: its area at +`delta` is less than `threshold` of that at -`delta`."""
 
     delta: float = 0.05
     threshold: float = 0.98
 
 
-def candidates(output: DecoderOutput, *, several: bool, stability: Stability | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def candidates(
+    output: DecoderOutput, *, several: bool, stability: Stability | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The masks on offer (B, M, h, w), their predicted IoU (B, M) and their tokens (B, M, C); M is 3 or 1.
 
     With `several`, masks 1 to 3. Otherwise mask 0; where it is unstable, the best of the three replaces its logits and

@@ -99,7 +99,7 @@ class RopeMemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock]) -> Tensor:
-        """Features (1 or B, C, H, W) and their position (1, C, H, W), with blocks of (B, N, Cm), to features (B, C, H, W)."""
+        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W)."""
         height, width = features.shape[-2:]
         x = (features + 0.1 * position).flatten(2).transpose(1, 2)
         values = torch.cat([block.tokens for block in blocks], dim=1)
@@ -109,9 +109,7 @@ class RopeMemoryAttention(nn.Module):
         key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
         key_scale = None
         if any(block.key_scale != 1.0 for block in blocks):
-            key_scale = torch.cat(
-                [keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks]
-            )
+            key_scale = torch.cat([keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks])
         for layer in self.layers:
             x = layer(x, keys, values, turn, key_turn, key_scale)
         return self.norm(x).transpose(1, 2).unflatten(2, (height, width))

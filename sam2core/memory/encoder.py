@@ -49,7 +49,10 @@ class ConvMemoryEncoder(nn.Module):
             self.register_parameter("occlusion_embed", None)
 
     def forward(self, features: Tensor, mask: Tensor, presence: Tensor) -> tuple[TokenBlock, ...]:
-        """Features (1 or B, C, h, w), mask probabilities (B, 1, 16h, 16w), presence logits (B, 1) -> one block of (B, h * w, Cm)."""
+        """One block of (B, h * w, Cm) tokens.
+
+        From features (1 or B, C, h, w), mask probabilities (B, 1, 16h, 16w) and presence logits (B, 1).
+        """
         mask = self.mask_stem((mask * self.mask_scale + self.mask_bias).to(features.dtype))
         x = self.feature_proj(features) + mask
         for block in self.fuser:
@@ -61,7 +64,5 @@ class ConvMemoryEncoder(nn.Module):
         grid = (x.shape[-2], x.shape[-1])
         position = sine_grid(grid, self.memory_dim, x.device).to(x.dtype)
         return (
-            TokenBlock(
-                tokens=x.flatten(2).transpose(1, 2), position=position.flatten(2).transpose(1, 2), grid=grid
-            ),
+            TokenBlock(tokens=x.flatten(2).transpose(1, 2), position=position.flatten(2).transpose(1, 2), grid=grid),
         )

@@ -16,7 +16,7 @@ def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def stability_score(logits: Tensor, delta: float, threshold: float = 0.0) -> Tensor:
-    """How little a mask's area depends on the threshold: area at +`delta` over area at -`delta`, per mask of (..., h, w).
+    """How little a mask's area depends on the threshold: area at +`delta` over area at -`delta`, per (..., h, w) mask.
 
     1.0 for a mask that is empty at both (upstream: ``_get_stability_scores``).
     """
@@ -49,7 +49,7 @@ def boxes(masks: Tensor) -> Tensor:
 
 
 def exclusive(logits: Tensor, below: float = -10.0) -> Tensor:
-    """Give every pixel of (objects, H, W) logits to its strongest object; the others' logits are clamped to `below` there.
+    """Give every pixel of (objects, H, W) logits to its strongest object; the others are clamped to `below` there.
 
     Source: upstream ``_apply_non_overlapping_constraints``.
     """

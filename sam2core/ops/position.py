@@ -38,7 +38,7 @@ def _sine_grid(height: int, width: int, dim: int, temperature: float, device: st
 def sine_grid(
     grid: tuple[int, int], dim: int, device: torch.device | str | None = None, temperature: float = 10000.0
 ) -> Tensor:
-    """The sine position map (1, dim, H, W), fp32, of a (H, W) grid: y in the first half of the channels, x in the second.
+    """The sine position map (1, dim, H, W), fp32, of a (H, W) grid: y in the first half of the channels, then x.
 
     Rows and columns count from 1 and are divided by the last (upstream: ``PositionEmbeddingSine``).
     """

@@ -49,7 +49,7 @@ def _sequence(
 def sequence(
     runs: tuple[tuple[tuple[int, int] | None, int], ...], dim: int, theta: float, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, dim / 2) of a sequence made of runs ``(grid, length)``; a run without a grid is not turned."""
+    """Cosines and sines (N, dim / 2) of a sequence of runs ``(grid, length)``; a run without a grid is not turned."""
     return _sequence(runs, dim, theta, str(torch.device(device)))
 
 

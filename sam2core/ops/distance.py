@@ -1,0 +1,31 @@
+"""The exact distance transform, as an operator that plugins can accelerate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+@torch.library.custom_op("sam2core::distance_transform", mutates_args=())
+def distance_transform(mask: Tensor) -> Tensor:
+    """The Euclidean distance, in pixels, of each True pixel of masks (..., H, W) to the nearest False one; fp32.
+
+    Pixels beyond the border count as neither; a mask without any False pixel gives the distance to a border of False
+    pixels around it. This kernel computes on the CPU and serves every device; a plugin attaches a faster one with
+    ``distance_transform.register_kernel(device)``.
+    """
+    flat = mask.reshape(-1, *mask.shape[-2:]).bool().cpu().numpy()
+    out = np.zeros(flat.shape, dtype=np.float32)
+    for index, one in enumerate(flat):
+        if one.all():
+            out[index] = ndimage.distance_transform_edt(np.pad(one, 1))[1:-1, 1:-1]
+        elif one.any():
+            out[index] = ndimage.distance_transform_edt(one)
+    return torch.from_numpy(out).view(mask.shape).to(mask.device)
+
+
+@distance_transform.register_fake
+def _(mask: Tensor) -> Tensor:
+    return torch.empty_like(mask, dtype=torch.float32)

@@ -1,0 +1,62 @@
+"""Connected regions of masks: an operator that plugins can accelerate, and what is built on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+# neighbours within a mask, diagonals included; none across the masks of a batch
+_EIGHT = np.zeros((3, 3, 3), dtype=bool)
+_EIGHT[1] = True
+
+
+@torch.library.custom_op("sam2core::connected_components", mutates_args=())
+def connected_components(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Label the 8-connected regions of boolean masks (..., H, W): labels and areas, int32, of the masks' shape.
+
+    A label is 0 outside every region and otherwise distinct among the regions of the batch; an area is the number of
+    pixels of the pixel's region, 0 outside. This kernel computes on the CPU and serves every device; a plugin attaches
+    a faster one with ``connected_components.register_kernel(device)``. Source: upstream ``get_connected_components``.
+    """
+    flat = mask.reshape(-1, *mask.shape[-2:]).bool().cpu().numpy()
+    labels, _ = ndimage.label(flat, structure=_EIGHT)
+    areas = np.bincount(labels.ravel())
+    if areas.size:
+        areas[0] = 0
+    areas = areas[labels] if areas.size else np.zeros_like(labels)
+
+    def back(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int32, copy=False)).view(mask.shape).to(mask.device)
+
+    return back(labels), back(areas)
+
+
+@connected_components.register_fake
+def _(mask: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mask, dtype=torch.int32), torch.empty_like(mask, dtype=torch.int32)
+
+
+def small_regions(mask: Tensor, area: int) -> Tensor:
+    """The part of boolean masks (..., H, W) that lies in regions of at most `area` pixels."""
+    labels, areas = connected_components(mask)
+    return (labels > 0) & (areas <= area)
+
+
+def holes(logits: Tensor, area: int, threshold: float = 0.0) -> Tensor:
+    """Background regions of at most `area` pixels, those at the border included, in logits (..., h, w); boolean."""
+    return small_regions(logits <= threshold, area)
+
+
+def islands(logits: Tensor, area: int, threshold: float = 0.0) -> Tensor:
+    """Foreground regions of at most `area` pixels in logits (..., h, w); boolean."""
+    return small_regions(logits > threshold, area)
+
+
+def largest(mask: Tensor) -> Tensor:
+    """Only the largest region of each boolean mask (..., H, W); the first in reading order on ties."""
+    labels, areas = connected_components(mask)
+    flat = labels.flatten(-2)
+    winner = flat.gather(-1, areas.flatten(-2).argmax(dim=-1, keepdim=True))
+    return ((flat == winner) & (flat > 0)).view(mask.shape)

@@ -1,0 +1,44 @@
+"""Clean mask logits: fill holes, drop islands, keep the largest region. One chain for every predictor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam2core.ops import regions
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """What is done to low-resolution mask logits before they are resized; the same on every device.
+
+    Areas are in pixels of the low-resolution mask (a quarter of the model's image size), 0 turns a step off; regions
+    are 8-connected and both areas are judged on the mask as it came. Filled pixels get `threshold` + `margin`, dropped
+    ones `threshold` - `margin`. Source: upstream ``SAM2Transforms.postprocess_masks``.
+    """
+
+    fill_holes: int = 0
+    drop_islands: int = 0
+    keep_largest: bool = False
+    threshold: float = 0.0
+    margin: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("fill_holes", "drop_islands"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is an area in low-resolution pixels, 0 or more, not {getattr(self, name)}")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits (..., h, w) to cleaned logits of the same shape."""
+        clean = logits
+        inside, outside = self.threshold + self.margin, self.threshold - self.margin
+        if self.fill_holes:
+            clean = torch.where(regions.holes(logits, self.fill_holes, self.threshold), inside, clean)
+        if self.drop_islands:
+            clean = torch.where(regions.islands(logits, self.drop_islands, self.threshold), outside, clean)
+        if self.keep_largest:
+            rest = (clean > self.threshold) & ~regions.largest(clean > self.threshold)
+            clean = torch.where(rest, outside, clean)
+        return clean

@@ -1,0 +1,213 @@
+"""Pixels in, masks out: the only place that knows mean, std, resampling and the user's coordinates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from sam2core.types import Label
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
+
+
+def read_image(image: ImageLike) -> Tensor:
+    """Any picture as RGB values (3, H, W), fp32 in [0, 1].
+
+    Accepts a path, a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor (1 | 3 | 4, H, W); values are uint8,
+    uint16, or floating in [0, 1]. Grey becomes three equal channels, an alpha channel is dropped, a file's EXIF
+    rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are not finite.
+    """
+    if isinstance(image, str | os.PathLike):
+        image = _open(Path(image))
+    if isinstance(image, Image.Image):
+        image = _unpack(image)
+    if isinstance(image, np.ndarray):
+        values = _from_array(image)
+    elif isinstance(image, Tensor):
+        values = _from_tensor(image)
+    else:
+        kind = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise ValueError(f"an image is a path, a PIL image, an array or a tensor, not {kind}")
+    return values
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise ValueError(f"there is no image file {str(path)!r}")
+    try:
+        return ImageOps.exif_transpose(Image.open(path))
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not an image that Pillow can read") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{str(path)!r} could not be read: {error}") from error
+
+
+def _unpack(image: Image.Image) -> np.ndarray:
+    if image.width == 0 or image.height == 0:
+        raise ValueError(f"the image is empty: {image.width}x{image.height} pixels")
+    if image.mode.startswith("I"):  # 16-bit greys; Pillow holds some of them in 32 bits
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"integer images must lie in 0..65535; this one has {values.min()}..{values.max()}")
+        return values.astype(np.uint16)
+    if image.mode == "F":
+        return np.asarray(image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(image: np.ndarray) -> Tensor:
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        hint = "; move the channels last" if image.ndim == 3 and image.shape[0] in (1, 3, 4) else ""
+        raise ValueError(f"an image array is (H, W) or (H, W, 1 | 3 | 4), not {image.shape}{hint}")
+    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {image.dtype}")
+    if image.dtype == np.uint16:  # a type that torch only half supports
+        image = image.astype(np.float32) / 65535
+    return _from_tensor(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+
+
+def _from_tensor(image: Tensor) -> Tensor:
+    if image.ndim == 4 and image.shape[0] == 1:
+        image = image[0]
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        hint = "; move the channels first" if image.ndim == 3 and image.shape[2] in (1, 3, 4) else ""
+        raise ValueError(f"an image tensor is (1 | 3 | 4, H, W), not {tuple(image.shape)}{hint}")
+    if image.numel() == 0:
+        raise ValueError(f"the image is empty: {image.shape[2]}x{image.shape[1]} pixels")
+    if image.dtype == torch.uint8:
+        values = image.float() / 255
+    elif image.dtype == torch.uint16:
+        values = image.float() / 65535
+    elif image.is_floating_point():
+        values = image.float()
+        low, high = values.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise ValueError("the image has values that are not finite (NaN or infinity)")
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"floating images lie in [0, 1]; this one has {low.item():.4g}..{high.item():.4g}"
+                + (" (divide by 255?)" if high > 1 and low >= 0 else "")
+            )
+    else:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {kind}")
+    values = values[:3]
+    return values.expand(3, -1, -1) if values.shape[0] == 1 else values
+
+
+def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """RGB values (3, H, W) in [0, 1] to normalised pixels (1, 3, *size), bilinear with antialiasing.
+
+    The aspect ratio is not kept.
+    Same result as torchvision's ``Resize`` and ``Normalize`` in upstream ``SAM2Transforms``.
+    """
+    pixels = values.unsqueeze(0)
+    if pixels.shape[-2:] != torch.Size(size):
+        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+    mean = pixels.new_tensor(MEAN).view(1, 3, 1, 1)
+    std = pixels.new_tensor(STD).view(1, 3, 1, 1)
+    return (pixels - mean) / std
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    try:
+        value = value.detach().cpu() if isinstance(value, Tensor) else value
+        numbers = torch.as_tensor(np.asarray(value, dtype=np.float32))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be numbers of one regular shape, not {value!r}") from None
+    if not torch.isfinite(numbers).all():
+        raise ValueError(f"{name} has values that are not finite: {numbers.tolist()}")
+    return numbers
+
+
+def read_points(points: Any, labels: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Points (B, N, 2) and labels (B, N) of a user, checked against the image's (H, W), in its pixels, on the CPU.
+
+    `points` may be (N, 2) for one object. `labels` default to 1 (on the object); 0 is off the object, -1 fills up a
+    row and is ignored. Raises ValueError for other shapes and labels and for points outside the image.
+    """
+    xy = _numbers(points, "points")
+    if xy.ndim == 2:
+        xy = xy.unsqueeze(0)
+    if xy.ndim != 3 or xy.shape[2] != 2 or xy.shape[1] == 0:
+        raise ValueError(
+            f"points are (N, 2) for one object or (B, N, 2) for several, as x, y pixels; not {tuple(np.shape(points))}"
+        )
+    if labels is None:
+        marks = torch.ones(xy.shape[:2], dtype=torch.int32)
+    else:
+        given = _numbers(labels, "labels")
+        marks = given.to(torch.int32)
+        if not torch.equal(marks.float(), given) or not ((marks >= -1) & (marks <= 1)).all():
+            raise ValueError(f"labels are 1 (on the object), 0 (off it) or -1 (no point); got {given.tolist()}")
+        if marks.ndim == 1:
+            marks = marks.unsqueeze(0)
+        if marks.shape != xy.shape[:2]:
+            raise ValueError(
+                f"there must be one label per point: points are {tuple(xy.shape[:2])}, labels {tuple(marks.shape)}"
+            )
+    height, width = size
+    inside = (xy[..., 0] >= 0) & (xy[..., 0] <= width) & (xy[..., 1] >= 0) & (xy[..., 1] <= height)
+    if not (inside | (marks < 0)).all():
+        x, y = xy[~inside & (marks >= 0)][0].tolist()
+        raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")
+    return xy, torch.where(marks < 0, int(Label.IGNORED), marks)
+
+
+def read_boxes(box: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Boxes of a user as two corner points (B, 2, 2) with their labels (B, 2), in the image's pixels, on the CPU.
+
+    `box` is (4,) or (B, 4): x0, y0, x1, y1. It may reach over the edge of the image, but raises ValueError when it
+    lies wholly outside or its corners are not in order.
+    """
+    corners = _numbers(box, "box")
+    if corners.ndim == 1:
+        corners = corners.unsqueeze(0)
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"a box is (4,) or (B, 4): x0, y0, x1, y1; not {tuple(np.shape(box))}")
+    height, width = size
+    for x0, y0, x1, y1 in corners.tolist():
+        if x1 <= x0 or y1 <= y0:
+            raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: it needs x0 < x1 and y0 < y1")
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {width}x{height} pixels")
+    labels = torch.tensor([[int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)]], dtype=torch.int32)
+    return corners.view(-1, 2, 2), labels.expand(corners.shape[0], -1)
+
+
+def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
+    """An earlier answer's logits as a mask hint (B, 1, h, w), fp32; `size` is the (h, w) that the model wants.
+
+    `mask` may be (h, w), (B, h, w) or (B, 1, h, w). Raises ValueError for other sizes.
+    """
+    logits = mask.detach().float() if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask, dtype=np.float32))
+    if logits.ndim == 2:
+        logits = logits.unsqueeze(0)
+    if logits.ndim == 4 and logits.shape[1] == 1:
+        logits = logits.squeeze(1)
+    if logits.ndim != 3 or tuple(logits.shape[-2:]) != tuple(size):
+        raise ValueError(
+            f"a mask hint is the low-resolution logits of an earlier answer, {tuple(size)} or "
+            f"(B, {size[0]}, {size[1]}); not {tuple(np.shape(mask))}"
+        )
+    if not torch.isfinite(logits).all():
+        raise ValueError("the mask hint has values that are not finite (NaN or infinity)")
+    return logits.unsqueeze(1)
+
+
+def to_model_points(points: Tensor, size: tuple[int, int], model_size: tuple[int, int]) -> Tensor:
+    """Points (..., 2) in pixels of an image of (H, W) to model pixels."""
+    scale = points.new_tensor([model_size[1] / size[1], model_size[0] / size[0]])
+    return points * scale

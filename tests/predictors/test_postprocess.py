@@ -1,0 +1,72 @@
+"""Cleaning masks: holes, islands, the largest region."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sam2core.ops import regions
+from sam2core.predictors.postprocess import Postprocess
+
+
+def drawing() -> torch.Tensor:
+    """A 12 x 12 square with a hole of 4 pixels and a hole of 1, an island of 3 pixels; logits of +-2."""
+    mask = torch.zeros(1, 1, 24, 24, dtype=torch.bool)
+    mask[..., 4:16, 4:16] = True
+    mask[..., 6:8, 6:8] = False
+    mask[..., 10, 10] = False
+    mask[..., 20, 18:21] = True
+    return torch.where(mask, 2.0, -2.0)
+
+
+def test_holes_up_to_an_area_are_filled():
+    logits = drawing()
+    filled = Postprocess(fill_holes=1)(logits)
+    assert filled[0, 0, 10, 10] == 10 and (filled[0, 0, 6:8, 6:8] == -2).all()
+    filled = Postprocess(fill_holes=4)(logits)
+    assert (filled[0, 0, 4:16, 4:16] > 0).all() and (filled[0, 0, 0] == -2).all()
+
+
+def test_islands_up_to_an_area_are_dropped():
+    logits = drawing()
+    assert Postprocess(drop_islands=2)(logits)[0, 0, 20, 19] == 2
+    clean = Postprocess(drop_islands=3)(logits)
+    assert (clean[0, 0, 20, 18:21] == -10).all() and clean[0, 0, 5, 5] == 2
+
+
+def test_both_are_judged_on_the_mask_as_it_came():
+    logits = torch.full((1, 1, 9, 9), -1.0)
+    logits[..., 3:6, 3:6] = 1.0
+    logits[..., 4, 4] = -1.0  # a ring of 8 around a hole of 1
+    clean = Postprocess(fill_holes=1, drop_islands=8)(logits)
+    assert clean[0, 0, 4, 4] == 10 and clean[0, 0, 3, 3] == -10
+
+
+def test_keep_largest():
+    clean = Postprocess(keep_largest=True)(drawing())
+    assert (clean[0, 0, 20, 18:21] < 0).all() and clean[0, 0, 5, 5] == 2
+    nothing = torch.full((2, 1, 5, 5), -1.0)
+    assert torch.equal(Postprocess(keep_largest=True)(nothing), nothing)
+
+
+def test_threshold_moves_the_line():
+    logits = drawing()
+    assert torch.equal(Postprocess(fill_holes=8, threshold=-3.0)(logits), logits)
+    assert Postprocess(fill_holes=1, threshold=1.0)(logits)[0, 0, 10, 10] == 11
+
+
+def test_nothing_asked_nothing_changed():
+    logits = drawing()
+    assert Postprocess()(logits) is logits
+
+
+def test_a_negative_area_is_refused():
+    with pytest.raises(ValueError, match="fill_holes"):
+        Postprocess(fill_holes=-1)
+
+
+def test_masks_of_a_batch_do_not_touch():
+    mask = torch.ones(2, 3, 4, 4, dtype=torch.bool)
+    labels, areas = regions.connected_components(mask)
+    assert (areas == 16).all()
+    assert len(labels.unique()) == 6
