@@ -133,7 +133,7 @@ def predictor(
     """The tool for a task, over a model built as `build` does.
 
     Keywords that are fields of `ModelSpec` edit the spec; all others are the predictor's options, whose defaults are
-    the spec's ``predictors[task]``. Raises what `build` raises, and SpecError for an option that is not the predictor's.
+    the spec's ``predictors[task]``. Raises what `build` raises, and SpecError for an option the predictor lacks.
     """
     offered = current().components
     offered.get("predictor", task)

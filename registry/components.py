@@ -113,7 +113,7 @@ def call(label: str, target: Callable[..., Any], options: Mapping[str, Any], **g
 def check(
     label: str, target: Callable[..., Any], options: Mapping[str, Any], given: Iterable[str], also: Iterable[str] = ()
 ) -> None:
-    """Raise SpecError unless `target` takes what the registry passes (`given`) and these options, and needs no others."""
+    """Raise SpecError unless `target` takes what the registry passes (`given`) and these options, and needs no more."""
     parameters = dict(inspect.signature(target).parameters)
     anything = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
     parameters = {n: e for n, e in parameters.items() if e.kind not in (e.VAR_KEYWORD, e.VAR_POSITIONAL)}

@@ -70,7 +70,7 @@ class ModelSpec:
     dim           width of the maps and tokens; `memory_dim` that of a memory
     backbone ...  the parts: {type: name, **options}
     predictors    per task, the defaults of the predictor's options
-    parameters    how many a freshly built model has, as recorded; None when nobody recorded it
+    parameters    how many numbers the state dict holds, as recorded; None when nobody recorded it
     """
 
     name: str
@@ -264,7 +264,7 @@ def looks_like_path(name: str) -> bool:
 def find(name: str | os.PathLike[str] | Mapping[str, Any] | ModelSpec, zoo: Zoo) -> Source:
     """The spec that `name` means: a name or alias, a .yaml or .safetensors file, a mapping, a loaded spec.
 
-    Raises UnknownName, SpecError, and whatever reading a file raises.
+    Raises UnknownName, SpecError, WeightsError (a .safetensors file), OSError.
     """
     if isinstance(name, ModelSpec):
         tree = plain(dataclasses.asdict(name), name.name)
@@ -308,16 +308,15 @@ def _from_file(file: Path) -> Source:
 
 
 def _from_hub(name: str, *, cache_dir: Any, offline: bool | None, revision: str | None) -> Path:
-    """The native file of a hub repository. Raises SpecError, and what the network raises."""
-    from sam2core.checkpoints import hub
+    """The native file of a hub repository. Raises SpecError, WeightsError."""
+    from registry.weights import locate_repository
 
     repo, _, pinned = name.removeprefix("hub:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or name.endswith("@"):
         raise SpecError(f"a hub repository is written hub:organisation/name, or with @revision; got {name!r}")
     if pinned and revision is not None and pinned != revision:
         raise SpecError(f"{name!r} names the revision {pinned!r}, the argument {revision!r}")
-    wanted = hub.Source("model.safetensors", repo=repo, revision=pinned or revision)
-    return hub.locate(wanted, cache_dir=cache_dir, offline=offline)
+    return locate_repository(repo, cache_dir=cache_dir, offline=offline, revision=pinned or revision)
 
 
 def _neither(text: str, file: Path, zoo: Zoo) -> str:
