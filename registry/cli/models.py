@@ -68,22 +68,17 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
 
 def whereabouts(spec: ModelSpec) -> tuple[str, Path | None]:
     """Find weights without asking the network: embedded, cached, remote, local, missing or none; and their path."""
-    from sam2core.checkpoints.hub import NotFoundError, Source, locate
+    from registry.errors import WeightsError
+    from registry.weights import locate
 
-    weights = spec.weights
-    if weights is None:
+    if spec.weights is None:
         return "none", None
-    if weights.package:
-        path = Path(__file__).parents[1] / "weights" / weights.file
-        return ("embedded", path) if path.is_file() else ("missing", None)
-    if not weights.repo and not weights.url:
-        path = Path(weights.file)
-        return ("local", path) if path.is_file() else ("missing", None)
-    source = Source(weights.file, weights.repo, weights.revision, weights.url, weights.size, weights.sha256)
+    remote = not spec.weights.package and bool(spec.weights.repo or spec.weights.url)
     try:
-        return "cached", locate(source, offline=True)
-    except NotFoundError:
-        return "remote", None
+        path = locate(spec, offline=True)
+    except WeightsError:
+        return "remote" if remote else "missing", None
+    return "embedded" if spec.weights.package else "cached" if remote else "local", path
 
 
 def _count(parameters: int | None) -> str:

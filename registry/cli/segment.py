@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from registry.spec import ModelSpec
+
 HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not beyond what the encoder saw in training
 
 
@@ -105,6 +107,8 @@ def command(
     name = options["model"] or DEFAULT_MODEL
     if options["model"] is None:
         say(f"{name} is a small model for trying things out; an official one: --model sam2.1_hiera_l (sam2core models)")
+    if options["weights"] is None:
+        fetch(registry.spec(name, *changes), quiet)
     started = time.perf_counter()
     predictor = registry.predictor(name, "image", *changes, **build_arguments(options))
     built = time.perf_counter()
@@ -146,6 +150,19 @@ def command(
         click.echo("\n".join(lines))
 
 
+def fetch(spec: ModelSpec, quiet: bool) -> None:
+    """Download the model's weights with a bar on stderr, unless they are here."""
+    from contextlib import nullcontext
+
+    from registry.cli.download import progress
+    from registry.cli.models import whereabouts
+    from registry.weights import locate
+
+    if whereabouts(spec)[0] == "remote":
+        with nullcontext() if quiet else progress(f"downloading {spec.name}") as report:
+            locate(spec, progress=report)
+
+
 def read(image: str) -> Image:
     """Open a photograph from a path or, with ``-``, from stdin, and turn it the way viewers show it.
 
@@ -161,6 +178,8 @@ def read(image: str) -> Image:
         raise OSError(f"{image}: {'is a folder, not a picture' if Path(image).is_dir() else 'no such file'}")
     try:
         return ImageOps.exif_transpose(Image.open(source))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{image}: {error}") from error
     except UnidentifiedImageError:
         raise OSError(f"{'stdin' if image == '-' else image}: not a picture that Pillow can read") from None
 

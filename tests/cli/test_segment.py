@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from registry.errors import WeightsError
 from sam2core.ops import rle
 
 WIDTH, HEIGHT = 40, 30
@@ -141,6 +142,31 @@ def test_options_reach_the_registry(run, predictor, photo, tmp_path):
     assert predictor().arguments == {"weights": False, "device": "cpu", "dtype": "bfloat16", "image_size": (64, 96)}
 
 
+def test_weights_that_are_not_here_are_fetched_first(run, predictor, photo, monkeypatch):
+    asked = []
+
+    def locate(spec, *, offline=None, progress=None):
+        asked.append((spec.name, offline))
+        if offline:
+            raise WeightsError("not here")
+        progress(10, 100)
+        progress(100, 100)
+
+    monkeypatch.setattr("registry.weights.locate", locate)
+    ended = run("segment", photo, "-p", "5,4", "-m", "sam2.1_hiera_t", "--json")
+    assert ended.code == 0 and asked == [("sam2.1_hiera_t", True), ("sam2.1_hiera_t", None)]
+    assert "downloading sam2.1_hiera_t" in ended.err and "downloading" not in ended.out
+
+
+def test_weights_that_cannot_be_had_are_exit_code_1(run, photo, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("SAM2CORE_CACHE", str(tmp_path))
+    monkeypatch.setattr("sam2core.checkpoints.hub._hub_cached", lambda source, folder, tried: (None, False))
+    ended = run("segment", photo, "-p", "5,4", "-m", "sam2.1_hiera_t")
+    assert ended.code == 1 and "sam2.1_hiera_tiny.pt" in ended.err and str(tmp_path) in ended.err
+    assert "Traceback" not in ended.err and not ended.out
+
+
 def test_threads_are_set(run, predictor, photo):
     before = torch.get_num_threads()
     try:
@@ -218,3 +244,22 @@ def test_a_file_that_is_no_picture_is_exit_code_1(run, predictor, tmp_path):
     ended = run("segment", tmp_path / "text.jpg", "-p", "1,1")
     assert ended.code == 1 and "not a picture" in ended.err and "Traceback" not in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_from_photograph_to_files_with_a_real_model(run, photo, tmp_path):
+    ended = run(
+        "segment", photo, "--point", "5,4", "--box", "2,2,20,20", "-m", "test_tiny", "--weights", "none", "-o", tmp_path
+    )
+    assert ended.code == 0, ended.err
+    (found,) = json.loads((tmp_path / "photo.json").read_text())["masks"]
+    mask = np.asarray(Image.open(tmp_path / "photo.mask0.png"))
+    assert mask.shape == (HEIGHT, WIDTH) and found["area"] == (mask > 0).sum()
+    np.testing.assert_array_equal(rle.decode(found["segmentation"]), mask > 0)
+    assert (
+        run(
+            "segment", photo, "--mask", tmp_path / "photo.mask0.png", "-m", "test_tiny", "--weights", "none", "--json"
+        ).code
+        == 0
+    )
+    ended = run("segment", photo, "--point", "5,4", "-m", "test_tiny")
+    assert ended.code == 1 and "test_tiny" in ended.err and "Traceback" not in ended.err
