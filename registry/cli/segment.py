@@ -122,13 +122,12 @@ def command(
         prompt["box"] = np.array(boxes if len(boxes) > 1 else boxes[0], dtype=np.float32)
     if inside is not None:
         prompt["mask"] = as_hint(inside, predictor.model.image_size)
-    result = handle.predict(**prompt, several=several)
+    result = handle.predict(**prompt, several=True if several else None)  # None: the model's own rule
     masks, scores = _best_first(result.masks.cpu().numpy(), result.iou.float().cpu().numpy())
     say(f"model {built - started:.2f} s, image {encoded - built:.2f} s, masks {time.perf_counter() - encoded:.2f} s")
 
-    document = describe(masks, scores)
     spec = predictor.model.spec
-    document = {
+    document: dict[str, Any] = {
         "sam2core": _version(),
         "model": {"name": spec.name, "image_size": list(predictor.model.image_size), "weights": options["weights"]},
         "image": {"path": image, "width": photograph.width, "height": photograph.height},
@@ -138,7 +137,7 @@ def command(
             "boxes": [list(box) for box in boxes],
             "mask": hint,
         },
-        "masks": document,
+        "masks": describe(masks, scores),
     }
     folder = output or (None if as_json else Path("out"))
     lines = []

@@ -24,7 +24,7 @@ _POSITIVE, _NEGATIVE, _WHITE, _DARK = (46, 190, 80), (225, 45, 45), (255, 255, 2
 
 def palette(count: int) -> np.ndarray:
     """Return `count` colours easy to tell apart, (count, 3) uint8; the first ones are the same for every `count`."""
-    colors = list(_COLORS[:count])
+    colors: list[tuple[int, ...]] = list(_COLORS[:count])
     for index in range(len(colors), count):
         hue = (0.61803398875 * index) % 1.0
         colors.append(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (index % 2), 1.0)))

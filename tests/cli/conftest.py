@@ -7,6 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """The program as it starts: no plugin was asked for its verbs yet."""
+    from registry.cli import main
+
+    monkeypatch.setattr(main, "commands", {})
+    monkeypatch.setattr(main, "_joined", False)
+
+
 @pytest.fixture
 def run(capsys):
     """Call `sam2core` with words; returns code, out and err."""

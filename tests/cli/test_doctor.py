@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import sys
 
 import pytest
 import torch
 import torchvision
 
 from registry.cli import doctor
-from registry.plugins import PROJECT, discover
 
 
 @pytest.fixture
@@ -58,11 +56,10 @@ def test_torchvision_that_does_not_fit_is_explained(examine, monkeypatch):
     )
 
 
-def test_a_failed_plugin_is_a_problem(examine, monkeypatch):
-    point = importlib.metadata.EntryPoint("gone", "no_such_module_anywhere", PROJECT)
-    monkeypatch.setattr(sys.modules["registry.plugins"], "_zoo", discover([point], {}))
+def test_a_failed_plugin_is_a_problem(examine, installed):
+    installed("gone", {"gone.py": "import no_such_module_anywhere\n"})
     facts, problems = examine()
-    assert "gone (gone): failed" in facts["plugins"]
+    assert "gone (gone 0.3): failed" in facts["plugins"]
     assert "no_such_module_anywhere" in problems
 
 

@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import sys
-import types
 
-import click
 import pytest
 import yaml
 
-from registry import cli
-from registry.plugins import PROJECT, discover
-from sam2core import hookimpl
 
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Pretend that plugins are installed: name -> hooks of the module, or an exception its import raises."""
-
-    def install(**modules):
-        points = []
-        for name, hooks in modules.items():
-            module = types.ModuleType(f"pretend_{name}")
-            if isinstance(hooks, Exception):
-                module.__getattr__ = lambda attribute, error=hooks: (_ for _ in ()).throw(error)
-            else:
-                for hook in hooks:
-                    setattr(module, hook.__name__, hookimpl(hook))
-            monkeypatch.setitem(sys.modules, module.__name__, module)
-            value = f"{module.__name__}:missing" if isinstance(hooks, Exception) else module.__name__
-            points.append(importlib.metadata.EntryPoint(name, value, PROJECT))
-        monkeypatch.setattr(sys.modules["registry.plugins"], "_zoo", discover(points, {}))
-        monkeypatch.setattr(cli.main, "commands", {})
-        monkeypatch.setattr(cli.main, "_joined", False)
-
-    return install
+BROKEN = {"bad.py": "import filterpy_that_is_not_here\n"}
 
 
 def test_models_lists_every_model_with_its_size(run):
@@ -101,44 +73,62 @@ def test_show_says_what_is_wrong(run, words, code, complaint):
 
 
 def test_plugins_shows_good_and_broken_ones(run, installed):
-    def register_components(register):
-        register("memory_policy", "good.policy", "good:Policy")
-
-    installed(good=[register_components], bad=ModuleNotFoundError("No module named 'filterpy'"))
+    installed(
+        "good",
+        {
+            "good.py": "from sam2core import hookimpl\n"
+            "@hookimpl\n"
+            "def register_components(register):\n"
+            "    register('memory_policy', 'good.policy', 'good:Policy')\n"
+        },
+    )
+    installed("bad", BROKEN, version="0.7")
     ended = run("plugins")
     assert ended.code == 0
     good, bad = (next(line for line in ended.out.splitlines() if line.startswith(name)) for name in ("good", "bad"))
-    assert "ok" in good and "memory_policy:good.policy" in good and "failed" in bad
-    assert "No module named 'filterpy'" in ended.out
+    assert "ok" in good and "memory_policy:good.policy" in good and "failed" in bad and "0.7" in bad
+    assert "No module named 'filterpy_that_is_not_here'" in ended.out
     records = {record["name"]: record for record in json.loads(run("plugins", "--json").out)}
     assert records["good"]["status"] == "ok" and records["sam2core"]["status"] == "ok"
     assert records["bad"]["status"] == "failed" and "filterpy" in records["bad"]["error"]
 
 
 def test_a_plugin_adds_a_verb(run, installed):
-    def register_commands(commands):
-        @commands.command()
-        @click.argument("name")
-        def greet(name):
-            """Say hello."""
-            click.echo(f"hello {name}")
-
-    installed(friendly=[register_commands])
+    installed(
+        "friendly",
+        {
+            "friendly.py": "import click\n"
+            "from sam2core import hookimpl\n"
+            "@hookimpl\n"
+            "def register_commands(commands):\n"
+            "    @commands.command()\n"
+            "    @click.argument('name')\n"
+            "    def greet(name):\n"
+            "        'Say hello.'\n"
+            "        click.echo(f'hello {name}')\n"
+        },
+    )
     assert run("greet", "you").out == "hello you\n"
     assert "Say hello." in run("--help").out
 
 
 def test_a_plugin_that_takes_a_verb_fails_alone(run, installed):
-    def register_commands(commands):
-        commands.add_command(click.Command("doctor"))
-
-    installed(greedy=[register_commands])
+    installed(
+        "greedy",
+        {
+            "greedy.py": "import click\n"
+            "from sam2core import hookimpl\n"
+            "@hookimpl\n"
+            "def register_commands(commands):\n"
+            "    commands.add_command(click.Command('doctor'))\n"
+        },
+    )
     assert run("--help").code == 0
     records = {record["name"]: record for record in json.loads(run("plugins", "--json").out)}
     assert records["greedy"]["status"] == "failed" and "'doctor' exists already" in records["greedy"]["error"]
 
 
 def test_a_broken_plugin_is_named_when_a_name_is_unknown(run, installed):
-    installed(bad=ModuleNotFoundError("No module named 'filterpy'"))
+    installed("bad", BROKEN)
     ended = run("show", "bad.model")
     assert ended.code == 1 and "filterpy" in ended.err

@@ -29,7 +29,7 @@ class StandIn:
         self.image = image
         return self
 
-    def predict(self, *, several=False, **prompt):
+    def predict(self, *, several=None, **prompt):
         self.prompt = prompt
         objects = len(prompt["box"]) if np.ndim(prompt.get("box")) == 2 else 1
         count = 3 if several else 1
