@@ -1,0 +1,126 @@
+"""Every model on offer: it builds, it is as large as recorded, and the small one runs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+import registry
+from registry.assemble import assemble
+from registry.plugins import current
+from sam2core import FrameMemory, Prompt, Sam2
+from sam2core.memory.bank import MemoryBank
+from sam2core.types import Shelf
+
+EIGHT = [f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
+
+
+def on_meta(name: str) -> Sam2:
+    with torch.device("meta"):
+        return assemble(registry.spec(name), current().components)
+
+
+def test_the_models_are_these() -> None:
+    assert {*EIGHT, "sam2core_nano", "test_tiny"} <= set(registry.models())
+    assert not {"sam2", "sam2.1"} & set(registry.models())
+    assert {"sam2", "sam2.1"} <= set(registry.models(abstract=True))
+
+
+@pytest.mark.parametrize("name", registry.models())
+def test_builds_on_meta_with_the_recorded_size(name: str) -> None:
+    spec = registry.spec(name)
+    state = on_meta(name).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == spec.parameters
+    assert all(tensor.is_meta for tensor in state.values())
+
+
+@pytest.mark.parametrize("name", registry.models())
+def test_holds_nothing_that_a_file_could_not_fill(name: str) -> None:
+    model = on_meta(name)
+    saved = set(model.state_dict())
+    assert {key for key, _ in (*model.named_parameters(), *model.named_buffers())} == saved
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_official_weights_are_pinned(name: str) -> None:
+    weights = registry.spec(name).weights
+    assert weights is not None and weights.layout == "facebook" and not weights.package
+    assert weights.repo is not None and weights.repo.startswith("facebook/")
+    assert registry.spec(weights.repo).name == name  # the repository's name is an alias
+    assert weights.url is not None and weights.url.endswith("/" + weights.file)
+    assert weights.size is not None and weights.size > 150_000_000
+    assert weights.sha256 is not None and len(bytes.fromhex(weights.sha256)) == 32
+
+
+def test_no_two_models_share_weights() -> None:
+    seen = [weights.sha256 for name in EIGHT if (weights := registry.spec(name).weights) is not None]
+    assert len(set(seen)) == 8
+
+
+def test_families_differ_in_two_parts() -> None:
+    old, new = registry.spec("sam2_hiera_t"), registry.spec("sam2.1_hiera_t")
+    assert new.memory_encoder == {**old.memory_encoder, "occlusion_embed": True}
+    assert new.memory_readout == {**old.memory_readout, "pointer_time": "signed"}
+    for part in ("backbone", "neck", "mask_decoder", "memory_attention", "memory_policy", "multimask", "predictors"):
+        assert getattr(old, part) == getattr(new, part), part
+
+
+def test_building_large_without_weights_is_quick() -> None:
+    on_meta("sam2.1_hiera_l")
+    started = time.perf_counter()
+    on_meta("sam2.1_hiera_l")
+    assert time.perf_counter() - started < 3  # 0.05 s where it was measured
+
+
+def track(model: Sam2, size: tuple[int, int]) -> list[FrameMemory]:
+    """Three frames of one object, clicked on the first."""
+    # an untrained model may hold the object absent, and absent objects all have one mask
+    torch.nn.init.constant_(list(model.mask_decoder.presence_head.parameters())[-1], 10.0)
+    bank, memories = MemoryBank(), []
+    policy = model.memory_policy
+    for frame in range(3):
+        features = model.encode(torch.randn(1, 3, *size))
+        recall = policy.recall(bank, frame, backwards=False, length=None, state=None) if frame else None
+        prompt = Prompt.nothing(1)
+        if frame == 0:
+            prompt = Prompt(torch.tensor([[[size[1] / 2, size[0] / 2]]]), torch.tensor([[1]]))
+        candidates = model.segment(features, model.condition(features, recall), prompt, several=True)
+        answer = candidates.take(policy.choose(candidates, None))
+        memory = model.memorize(features, answer, frame=frame, hard=frame == 0)
+        bank.put(memory, Shelf.ANCHOR if frame == 0 else Shelf.TRAIL)
+        memories.append(memory)
+    return memories
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 64), (64, 128)], ids=str)
+def test_the_tiny_model_runs_and_tracks(size: tuple[int, int]) -> None:
+    model = registry.build("test_tiny", weights=False, image_size=size)
+    assert model.image_size == size
+    with torch.no_grad():
+        memories = track(model, size)
+    for memory in memories:
+        assert memory.logits.shape == (1, 1, size[0] // 4, size[1] // 4)
+        assert memory.blocks is not None
+        assert memory.blocks[0].tokens.shape == (1, size[0] // 16 * size[1] // 16, 16)
+        assert memory.logits.isfinite().all() and memory.pointer.isfinite().all()
+    assert not torch.equal(memories[1].logits, memories[2].logits)
+
+
+def test_the_tiny_model_takes_a_training_step() -> None:
+    model = registry.build("test_tiny", weights=False, memory_policy={"future_pointers": True}).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    sum(memory.logits.mean() + memory.iou.mean() for memory in track(model, (128, 128))).backward()
+    optimizer.step()
+    after = dict(model.named_parameters())
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name, _ in model.named_children()}
+
+
+def test_nano_is_the_training_documents_model() -> None:
+    spec = registry.spec("sam2core_nano")
+    assert (spec.image_size, spec.dim, spec.memory_dim) == ([512, 512], 128, 32)
+    assert spec.memory_readout["slots"] == spec.memory_policy["frames"] + 1
+    assert spec.weights is not None and spec.weights.package
