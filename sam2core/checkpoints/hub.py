@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -121,9 +122,8 @@ def locate(
 
     for name in sources:
         if name == "hub" and source.repo is not None:
-            place = f"https://huggingface.co/{source.repo}" if endpoint is None else f"{endpoint}/{source.repo}"
             if offline:
-                tried.append((place, "not asked: offline"))
+                tried.append((_hub_address(source, endpoint), "not asked: offline"))
                 continue
             path = _from_hub(source, cache_dir, endpoint, damaged, tried)
             if path is not None:
@@ -296,12 +296,14 @@ def _hub_cached(source: Source, cache_dir: str | Path | None, tried: list[tuple[
 def _from_hub(
     source: Source, cache_dir: str | Path | None, endpoint: str | None, damaged: bool, tried: list[tuple[str, str]]
 ) -> Path | None:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     assert source.repo is not None
-    address = (endpoint or constants.ENDPOINT).rstrip("/")
-    place = f"{address}/{source.repo}/resolve/{source.revision or 'main'}/{source.file}"
+    place = _hub_address(source, endpoint)
+    if (reason := _unreachable(place)) is not None:
+        tried.append((place, reason))
+        return None
     try:
         path = Path(
             hf_hub_download(
@@ -314,7 +316,8 @@ def _from_hub(
                 library_name="sam2core",
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    # The bases of its own error are those of the HTTP library it uses, whichever that is; its other errors share them.
+    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
         tried.append((place, _reason(error)))
         return None
     wrong = _wrong_size(path, source)
@@ -330,6 +333,26 @@ def _from_hub(
         tried.append((place, wrong + "; removed from the cache"))
         return None
     return path
+
+
+def _hub_address(source: Source, endpoint: str | None) -> str:
+    from huggingface_hub import constants
+
+    address = (endpoint or constants.ENDPOINT).rstrip("/")
+    return f"{address}/{source.repo}/resolve/{source.revision or 'main'}/{source.file}"
+
+
+def _unreachable(url: str) -> str | None:
+    """Why the host of `url` cannot be reached, or None. The hub's client would try for half a minute to find out."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    if urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host):
+        return None
+    try:
+        socket.create_connection((host, parts.port or {"http": 80}.get(parts.scheme, 443)), timeout=_TIMEOUT).close()
+    except OSError as error:
+        return _reason(error)
+    return None
 
 
 def _wrong_size(path: Path, source: Source) -> str | None:
