@@ -200,9 +200,7 @@ def test_the_hub_is_asked_once_and_its_cache_serves_offline(server, tmp_path):
 
 def test_a_revision_is_asked_of_the_hub(server, tmp_path):
     server.files["/acme/model/resolve/v2/w.pt"] = b"another"
-    path = in_a_process(
-        "print(json.dumps(find(revision='v2', size=None, sha256=None)))", tmp_path, server.address
-    )
+    path = in_a_process("print(json.dumps(find(revision='v2', size=None, sha256=None)))", tmp_path, server.address)
     assert Path(path).read_bytes() == b"another"
 
 
@@ -211,7 +209,7 @@ def test_a_wrong_file_of_the_hub_is_not_kept_and_the_direct_address_is_tried(ser
     server.files["/direct/w.pt"] = CONTENT
     path = in_a_process("print(json.dumps(find(url=ADDRESS + '/direct/w.pt')))", tmp_path, server.address)
     assert path == str(tmp_path / "direct" / "w.pt") and Path(path).read_bytes() == CONTENT
-    assert not [file for file in (tmp_path / "hf").rglob("w.pt")]
+    assert not list((tmp_path / "hf").rglob("w.pt"))
 
 
 def test_a_damaged_file_in_the_hub_cache_is_fetched_again(server, tmp_path):
