@@ -7,7 +7,6 @@ import json
 import pytest
 import yaml
 
-
 BROKEN = {"bad.py": "import filterpy_that_is_not_here\n"}
 
 

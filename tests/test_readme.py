@@ -1,0 +1,74 @@
+"""The README's examples, run as they are printed, on the smallest model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FILES = {block.partition("\n")[0].removeprefix("# "): block for block in BLOCKS if block.startswith("# ")}
+SCRIPTS = [block for block in BLOCKS if block.startswith("from sam2core import registry\n")]
+
+
+def small(script: str) -> str:
+    """The script with the smallest model, untrained, in the place of a real one."""
+    changed = re.sub(r'"(sam2core_nano|sam2\.1_hiera_l)"', '"test_tiny", weights=False', script)
+    assert changed != script
+    return changed
+
+
+def test_there_are_three_examples():
+    assert len(SCRIPTS) == 2 and len(FILES) == 3
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_image_examples_run(script, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(compile(small(script), "README.md", "exec"), names)
+    if "parts" in names:
+        assert names["cup"].masks.shape == (1, 1, 400, 600) and names["parts"].iou.shape == (1, 3)
+    else:
+        assert names["coffee"].masks.shape == (2, 1, 400, 600) and names["cat"].masks.shape == (1, 1, 300, 451)
+
+
+def test_the_plugin_example_works(installed):
+    import registry
+
+    (entry,) = re.findall(
+        r"^(\S+) = \"(\w+)\"$", FILES["acme_sure/pyproject.toml"].split("entry-points.sam2core]")[1], re.M
+    )
+    sources = {name.partition("/")[2]: text for name, text in FILES.items() if name.endswith(".py")}
+    installed("acme-sure", sources, dict([entry]), version="0.1")
+    (call,) = (block for block in BLOCKS if block.startswith("model = registry.build"))
+    names = {"registry": registry}
+    exec(compile(small(call), "README.md", "exec"), names)
+    assert type(names["model"].memory_policy).__name__ == "SureFrames" and names["model"].memory_policy.min_iou == 0.8
+    assert registry.build("test_tiny", "memory_policy.type=acme.sure", weights=False).memory_policy.min_iou == 0.7
+
+
+def test_the_table_of_models_is_true():
+    import registry
+
+    table = "\n".join(line for line in README.splitlines() if re.match(r"\| `sam2", line) and " px " in line)
+    for name in registry.models():
+        if name == "test_tiny":
+            continue
+        spec = registry.spec(name)
+        (row,) = (line for line in table.splitlines() if f"`{name}`" in line)
+        assert f"{spec.parameters / 1e6:.2f} M" in row, name
+        assert f"{spec.image_size[0]} px" in row
+        if spec.weights.size:
+            (megabytes,) = re.findall(r"(\d+) MB", row)
+            assert abs(spec.weights.size / 1e6 - int(megabytes)) < 1, name
+
+
+def test_every_verb_is_in_the_table():
+    from registry.cli import VERBS
+
+    for verb in VERBS:
+        assert f"`sam2core {verb}" in README, verb
