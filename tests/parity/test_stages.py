@@ -234,3 +234,41 @@ def test_large_once():
         compare(
             answers.decode(ours, embedding, skips, points, None), stages.decode(theirs, embedding, skips, points, None)
         )
+
+
+def test_images_that_are_not_square():
+    """Upstream's parts take them once told the sizes; only its constructor insists on a square."""
+    shape = oracle.SHAPES["mini"]
+    height, width = 96, 160
+    grid = (height // 16, width // 16)
+    theirs = oracle.upstream(shape)
+    oracle.randomise(theirs, 11)
+    oracle.force_presence(theirs, 5.0)
+    ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
+    encoder = theirs.sam_prompt_encoder
+    encoder.input_image_size, encoder.image_embedding_size = (height, width), grid
+    encoder.mask_input_size = (4 * grid[0], 4 * grid[1])
+    for layer in theirs.memory_attention.layers:
+        for part in (layer.self_attn, layer.cross_attn_image):
+            part.freqs_cis = part.compute_cis(end_x=grid[1], end_y=grid[0])
+    ours.image_size = ours.prompt_encoder.image_size = (height, width)
+
+    pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(11))
+    encoded = stages.encode(theirs, pixels)
+    compare(answers.encode(ours, pixels), encoded)
+    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    points = (torch.tensor([[[150.0, 20.0], [30.0, 90.0]]]), torch.tensor([[1, 0]], dtype=torch.int32))
+    hint = torch.randn(1, 1, height // 4, width // 4, generator=torch.Generator().manual_seed(12))
+    for mask in (None, hint):
+        compare(answers.prompt(ours, points, mask, grid), stages.prompt(theirs, points, mask))
+        expected = stages.decode(theirs, embedding, skips, points, mask)
+        compare(answers.decode(ours, embedding, skips, points, mask), expected)
+    full = torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(13))
+    memory = stages.memorize(theirs, encoded["embedding"], full, torch.ones(1, 1), False)
+    compare(answers.memory_encoder(ours, encoded["embedding"], full, torch.ones(1, 1), False), memory)
+    generator = torch.Generator().manual_seed(14)
+    memories = torch.randn(stages.FRAMES, 1, grid[0] * grid[1], shape.memory_dim, generator=generator)
+    pointers = torch.randn(stages.FRAMES, 1, shape.dim, generator=generator)
+    for name in ("gaps", "two_anchors", "backwards"):
+        given = (name, encoded["embedding"], encoded["position"], memories, pointers, memory["position"])
+        compare(answers.past(ours, *given), stages.past(theirs, *given))

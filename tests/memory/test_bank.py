@@ -1,0 +1,45 @@
+"""The memory bank: shelves, forks that share, trimming."""
+
+from __future__ import annotations
+
+import torch
+
+from sam2core.memory.bank import MemoryBank
+from sam2core.types import FrameMemory, Shelf, TokenBlock
+
+
+def memory(frame):
+    block = TokenBlock(torch.randn(1, 4, 2), torch.zeros(1, 4, 2), (2, 2))
+    nothing = torch.zeros(1, 1)
+    return FrameMemory(frame, (block,), nothing, nothing, nothing, nothing[:, 0])
+
+
+def test_a_frame_lies_on_one_shelf():
+    bank = MemoryBank()
+    bank.put(memory(3), Shelf.TRAIL)
+    newer = memory(3)
+    bank.put(newer, Shelf.ANCHOR)
+    assert list(bank.anchors) == [3] and not bank.trail and bank.get(3) is newer and len(bank) == 1
+    bank.demote(3)
+    assert list(bank.trail) == [3] and not bank.anchors
+    bank.demote(3), bank.drop(3), bank.drop(3)
+    assert bank.get(3) is None and len(bank) == 0
+
+
+def test_a_fork_shares_every_tensor_and_goes_its_own_way():
+    bank = MemoryBank()
+    for frame in range(4):
+        bank.put(memory(frame), Shelf.ANCHOR if frame == 0 else Shelf.TRAIL)
+    fork = bank.fork()
+    assert [a is b for a, b in zip(bank, fork)] == [True] * 4
+    fork.put(memory(4), Shelf.TRAIL)
+    fork.drop(0)
+    assert len(bank) == 4 and bank.get(4) is None and bank.get(0) is not None
+
+
+def test_trimming_keeps_both_ends_and_every_anchor():
+    bank = MemoryBank()
+    for frame in range(10):
+        bank.put(memory(frame), Shelf.ANCHOR if frame == 0 else Shelf.TRAIL)
+    bank.trim(3, 6)
+    assert list(bank.trail) == [3, 4, 5, 6] and list(bank.anchors) == [0]

@@ -1,0 +1,80 @@
+"""The readout: which code each recalled token gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sam2core.memory.readout import MemoryReadout
+from sam2core.ops.position import sine_time
+from sam2core.types import FrameMemory, Recall, TokenBlock
+
+
+def memory(frame, batch=2):
+    generator = torch.Generator().manual_seed(frame)
+    block = TokenBlock(torch.randn(batch, 6, 4, generator=generator), torch.randn(1, 6, 4, generator=generator), (2, 3))
+    pointer = torch.randn(batch, 16, generator=generator)
+    return FrameMemory(frame, (block,), pointer, torch.zeros(batch, 1), torch.zeros(batch, 1), torch.zeros(batch))
+
+
+def recall():
+    anchor, recent = memory(0), memory(8)
+    return Recall(slots=((6, anchor), (1, recent)), pointers=((10, anchor), (2, recent)), horizon=15)
+
+
+def test_slots_add_their_code_to_positions_and_keep_tokens():
+    readout, given = MemoryReadout(16, 4), recall()
+    blocks = readout(given)
+    assert [block.grid for block in blocks] == [(2, 3), (2, 3), None]
+    for block, (slot, kept) in zip(blocks, given.slots):
+        assert torch.equal(block.tokens, kept.blocks[0].tokens)
+        torch.testing.assert_close(block.position, kept.blocks[0].position + readout.slot_embed[slot, 0])
+
+
+def test_pointers_are_cut_into_consecutive_tokens_that_share_an_age():
+    readout, given = MemoryReadout(16, 4), recall()
+    block = readout(given)[-1]
+    assert block.tokens.shape == (2, 8, 4)
+    assert torch.equal(block.tokens[:, 5], given.pointers[1][1].pointer[:, 4:8])
+    for row, (distance, _) in enumerate(given.pointers):
+        age = readout.pointer_time(sine_time(torch.tensor([distance / 15]), 16))
+        torch.testing.assert_close(block.position[0, 4 * row : 4 * row + 4], age.expand(4, -1))
+
+
+def test_without_a_time_code_pointers_have_no_position():
+    readout = MemoryReadout(16, 4, pointer_time="none")
+    assert not readout(recall())[-1].position.any()
+    assert not any("pointer_time" in name for name in readout.state_dict())
+
+
+def test_no_pointer_is_no_block():
+    given = recall()
+    assert len(MemoryReadout(16, 4)(Recall(given.slots, (), 15))) == 2
+
+
+def test_a_video_of_one_frame_gives_no_nan():
+    given = recall()
+    block = MemoryReadout(16, 4)(Recall((), ((0, given.slots[0][1]),), horizon=0))[-1]
+    assert block.position.isfinite().all()
+
+
+def test_memories_kept_in_half_precision_are_read_in_the_models_own():
+    half = memory(0)
+    block = TokenBlock(half.blocks[0].tokens.bfloat16(), half.blocks[0].position.bfloat16(), (2, 3))
+    kept = FrameMemory(0, (block,), half.pointer.bfloat16(), half.logits, half.presence, half.iou)
+    for block in MemoryReadout(16, 4)(Recall(((6, kept),), ((1, kept),), 15)):
+        assert block.tokens.dtype == block.position.dtype == torch.float32
+
+
+def test_every_parameter_but_no_memory_gets_a_gradient():
+    readout = MemoryReadout(16, 4)
+    sum(block.position.square().sum() for block in readout(recall())).backward()
+    assert [name for name, p in readout.named_parameters() if p.grad is None] == ["no_memory"]
+    assert readout.slot_embed.grad[[1, 6]].abs().sum() > 0 and not readout.slot_embed.grad[[0, 2, 3, 4, 5]].any()
+
+
+def test_widths_and_words_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="16.*5"):
+        MemoryReadout(16, 5)
+    with pytest.raises(ValueError, match="signed.*none.*unsigned"):
+        MemoryReadout(16, 4, pointer_time="unsigned")
