@@ -59,7 +59,7 @@ def device_of(device: str | torch.device | None) -> torch.device:
 
 def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype:
     """A floating type by name: None is float32. Raises ValueError."""
-    chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
-        raise ValueError(f"no dtype is called {dtype!r} here; the choices are {', '.join(DTYPES)}")
-    return chosen
+    for name, known in DTYPES.items():
+        if dtype in (name, known) or (dtype is None and known is torch.float32):
+            return known
+    raise ValueError(f"no dtype is called {dtype!r} here; the choices are {', '.join(DTYPES)}")

@@ -192,7 +192,7 @@ for _tag, _pattern, _first in (
     ("bool", r"true|True|false|False", "tTfF"),
     ("null", r"~|null|Null|", "~nN"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("$"), [""])
@@ -471,6 +471,9 @@ def validate(name: str, tree: Mapping[str, Any], where: str) -> ModelSpec:
     values["multimask"] = _structured(MultimaskSpec, values.get("multimask") or {}, f"{where}: multimask")
     if values.get("weights") is not None:
         values["weights"] = _structured(WeightsSpec, values["weights"], f"{where}: weights")
+    for task, options in values.get("predictors", {}).items() if isinstance(values.get("predictors"), dict) else ():
+        if not isinstance(options, dict):
+            raise SpecError(f"{where}: predictors.{task} is a mapping of options; got {options!r}")
     for key in ("dim", "memory_dim"):
         if isinstance(values[key], int) and values[key] <= 0:
             raise SpecError(f"{where}: {key} is a positive number; got {values[key]}")
