@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sam2core.model import Sam2
 
 FOLDERS = ("huggingface", "huggingface-image")  # layouts written as a folder with JSON beside the tensors
+TRANSFORMERS_MEMORY_DIM = 64  # a constant of its memory attention, up to 5.23 at least
 
 
 @click.command()
@@ -100,6 +101,12 @@ def command(
         state = {name: tensor.to(to) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     click.echo(f"{source.name}: {found.name}, {spec.name}, {len(state)} tensors", err=True)
 
+    if layout == "huggingface" and not spec.dim > spec.memory_dim == TRANSFORMERS_MEMORY_DIM:
+        raise WeightsError(
+            f"transformers' Sam2VideoModel has memories {TRANSFORMERS_MEMORY_DIM} wide, narrower than its features, "
+            f"whatever its config says;\n  {spec.name}'s are {spec.memory_dim} wide, its features {spec.dim}. "
+            "Its image half can be written: --to huggingface-image"
+        )
     written = into.inverse(state)
     if layout in FOLDERS:
         target.mkdir(parents=True, exist_ok=True)

@@ -261,12 +261,13 @@ def check(
     problem = _differences(wanted, state)
     if not problem:
         return
-    others = [name for name in fitting(state, layout) if name != spec.name]
-    advice = (
-        f"the file fits {others[0]}: build that, or pass other weights"
-        if others
-        else "pass weights=False, or give the spec weights of its own"
-    )
+    others = fitting(state, layout)
+    if spec.name in others:
+        advice = f"the file fits {spec.name} without the overrides"
+    elif others:
+        advice = f"the file fits {others[0]}: build that, or pass other weights"
+    else:
+        advice = "pass weights=False, or give the spec weights of its own"
     raise WeightsError(f"{file} does not fit {spec.name}.\n{problem}\n  {advice}")
 
 
