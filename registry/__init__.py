@@ -161,9 +161,7 @@ def _build(
     dtype: str | torch.dtype | None,
     **hub: Any,
 ) -> Sam2:
-    import torch
-
-    from registry.assemble import assemble, device_of, dtype_of
+    from registry.assemble import assemble, device_of, dtype_of, hollow
 
     if not isinstance(weights, bool | str | os.PathLike):
         raise WeightsError(f"weights is True, False or a path; got {weights!r}")
@@ -179,7 +177,7 @@ def _build(
     else:
         from registry.weights import load as load_weights
 
-        with torch.device("meta"):
+        with hollow():
             model = assemble(value, zoo.components)
         load_weights(model, value, Path(weights) if isinstance(weights, os.PathLike) else weights, **hub)
         _all_there(model)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from registry.components import Components, call
 from registry.spec import ModelSpec
@@ -36,6 +41,34 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
         image_size=size,
         multimask=Multimask(**dataclasses.asdict(spec.multimask)),
     )
+
+
+class _WithoutRandom(TorchFunctionMode):
+    """Leaves hollow tensors unfilled. To fill one with random numbers torch imports its compiler, seconds of work."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        if func in _RANDOM:
+            func, kwargs = torch.empty, {key: value for key, value in kwargs.items() if key != "generator"}
+        return func(*args, **kwargs)
+
+
+_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_}
+_FILLS |= {init.normal_, init.uniform_, init.kaiming_uniform_}  # what reaches this mode before Tensor's methods do
+_RANDOM = {torch.randn, torch.rand}
+
+
+@contextmanager
+def hollow() -> Iterator[None]:
+    """Within it, models are built without storage: in milliseconds, to be filled from a file or to be counted."""
+    with torch.device("meta"), _WithoutRandom():
+        yield
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
