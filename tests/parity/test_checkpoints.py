@@ -211,6 +211,20 @@ def test_transformers_loads_the_written_folder_and_gives_the_same_masks(layout, 
             torch.testing.assert_close(features.embedding, top, rtol=1e-4, atol=1e-4)
             tokens = torch.randn(2, 128, generator=generator)
             torch.testing.assert_close(ours.object_pointer.proj(tokens), theirs.object_pointer_proj(tokens))
+            mask = torch.rand(1, 1, 128, 128, generator=generator)
+            (block,) = ours.memory_encoder(features.embedding, mask, torch.ones(1, 1))
+            config = theirs.config
+            scaled = mask * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+            written, where = (each.flatten(2).permute(2, 0, 1) for each in theirs.memory_encoder(top, scaled))
+            torch.testing.assert_close(block.tokens.transpose(0, 1), written, rtol=1e-4, atol=1e-4)
+            attended = theirs.memory_attention(
+                current_vision_features=maps[-1],
+                current_vision_position_embeddings=features.position.flatten(2).permute(2, 0, 1),
+                memory=written,
+                memory_posision_embeddings=where,
+            )
+            mine = ours.memory_attention(features.embedding, features.position, [block]).flatten(2).permute(2, 0, 1)
+            torch.testing.assert_close(mine, attended.reshape(mine.shape), rtol=1e-4, atol=1e-4)
 
 
 def test_what_transformers_saves_is_read(tiny, tmp_path):
