@@ -21,9 +21,10 @@ class Mlp(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
-        return self.layers[-1](x)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):  # no slice: torch 2.5's export cannot guard one
+            x = layer(x) if index == last else self.activation(layer(x))
+        return x
 
 
 class LayerNorm2d(nn.Module):
