@@ -317,7 +317,7 @@ def _from_hub(
             )
         )
     # The bases of its own error are those of the HTTP library it uses, whichever that is; its other errors share them.
-    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
+    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:  # type: ignore[misc]
         tried.append((place, _reason(error)))
         return None
     wrong = _wrong_size(path, source)

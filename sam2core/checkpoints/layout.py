@@ -297,11 +297,11 @@ def _write(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> di
         _put(out, origin, new, tensor, name, layout)
     if unmatched:
         raise _no_rule(layout, unmatched)
-    for rule in table:
-        if isinstance(rule, Copy) and rule.of in out:
-            _put(out, origin, rule.theirs, out[rule.of].clone(), rule.of, layout)
-        elif isinstance(rule, Unused) and rule.like in state:
-            _put(out, origin, rule.theirs, torch.zeros_like(state[rule.like]), rule.like, layout)
+    for entry in table:
+        if isinstance(entry, Copy) and entry.of in out:
+            _put(out, origin, entry.theirs, out[entry.of].clone(), entry.of, layout)
+        elif isinstance(entry, Unused) and entry.like in state:
+            _put(out, origin, entry.theirs, torch.zeros_like(state[entry.like]), entry.like, layout)
     return out
 
 
