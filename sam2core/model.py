@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,8 +99,11 @@ class Sam2(nn.Module):
             skips=self.mask_decoder.project_skips(maps),
         )
 
-    def condition(self, features: ImageFeatures, recall: Recall | None) -> Tensor:
-        """The embedding (B, C, H, W) that masks are read from: the image as seen with this past, or with none."""
+    def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
+        """The embedding (B, C, H, W) that masks are read from: the image as seen with this past, or with none.
+
+        A sequence holds one past per object, all of one `layout` (memory.readout), for objects that share the image.
+        """
         if recall is None:
             return features.embedding + self.memory_readout.no_memory.view(1, -1, 1, 1)
         self._needs_memory()

@@ -36,10 +36,11 @@ class MemoryBank:
         if frame in self.anchors:
             self.trail[frame] = self.anchors.pop(frame)
 
-    def trim(self, first: int, last: int) -> None:
-        """Forget the trail outside the frames `first` to `last`, both kept; anchors stay."""
-        for frame in [frame for frame in self.trail if not first <= frame <= last]:
-            del self.trail[frame]
+    def trim(self, frame: int, horizon: int) -> None:
+        """Forget the trail further than `horizon` frames from `frame` and from every anchor, where a pass may start."""
+        near = (frame, *self.anchors)
+        for at in [at for at in self.trail if all(abs(at - one) > horizon for one in near)]:
+            del self.trail[at]
 
     def fork(self) -> MemoryBank:
         """An independent bank that shares every memory."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2core.ops.layers import ConvNextBlock, LayerNorm2d
-from sam2core.ops.position import sine_grid
+from sam2core.ops.position import sine_tokens
 from sam2core.types import TokenBlock
 
 
@@ -62,7 +62,5 @@ class ConvMemoryEncoder(nn.Module):
             absent = (presence <= 0).to(x.dtype)[..., None, None]
             x = x + absent * self.occlusion_embed[..., None, None]
         grid = (x.shape[-2], x.shape[-1])
-        position = sine_grid(grid, self.memory_dim, x.device).to(x.dtype)
-        return (
-            TokenBlock(tokens=x.flatten(2).transpose(1, 2), position=position.flatten(2).transpose(1, 2), grid=grid),
-        )
+        position = sine_tokens(grid, self.memory_dim, x.dtype, x.device)
+        return (TokenBlock(tokens=x.flatten(2).transpose(1, 2), position=position, grid=grid),)

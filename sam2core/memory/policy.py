@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -20,10 +21,16 @@ class MemoryPolicy:
 
     horizon: int
     """How far back, in frames, `recall` may ever look on the trail; the session trims beyond it."""
+    clearing: int
+    """How far around a prompt, in frames, the trail is forgotten when a session is asked to."""
 
     def start(self) -> Any:
         """The state of a new object."""
         return None
+
+    def copy(self, state: Any) -> Any:
+        """An independent copy of an object's state, for forks and undo."""
+        return copy.deepcopy(state)
 
     def choose(self, candidates: MaskCandidates, state: Any) -> Tensor:
         """The index (B,) of the candidate to believe: the one with the best predicted IoU, the first on ties."""
@@ -66,6 +73,7 @@ class RecentFrames(MemoryPolicy):
         self.pointers = pointers
         self.anchors = anchors
         self.future_pointers = future_pointers
+        self.clearing = (frames + 1) * stride
         self.horizon = max((frames - 1) * stride + 1 if frames else 0, pointers - 1)
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:

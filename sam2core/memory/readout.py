@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sam2core.ops.position import sine_time
-from sam2core.types import Recall, TokenBlock
+from sam2core.types import FrameMemory, Recall, TokenBlock
 
 
 class MemoryReadout(nn.Module):
@@ -33,29 +35,60 @@ class MemoryReadout(nn.Module):
         nn.init.trunc_normal_(self.no_memory, std=0.02)
         self.pointer_time = nn.Linear(dim, memory_dim) if pointer_time == "signed" else None
 
-    def forward(self, recall: Recall) -> list[TokenBlock]:
-        """The blocks to attend to, in upstream's order: the slots as recalled, then all pointers as one block."""
-        slot_embed = self.slot_embed[:, 0]
-        dtype = slot_embed.dtype
+    def forward(self, recall: Recall | Sequence[Recall]) -> list[TokenBlock]:
+        """The blocks to attend to, in upstream's order: the slots as recalled, then all pointers as one block.
+
+        One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
+        """
+        recalls = [recall] if isinstance(recall, Recall) else list(recall)
+        assert len({layout(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
+        dtype = self.slot_embed.dtype
         blocks = []
-        for slot, memory in recall.slots:
-            assert memory.blocks is not None, f"frame {memory.frame} was trimmed but is recalled"
-            for block in memory.blocks:
-                position = block.position.to(dtype) + slot_embed[slot]
-                blocks.append(TokenBlock(block.tokens.to(dtype), position, block.grid, block.key_scale))
-        if recall.pointers:
-            blocks.append(self._pointers(recall))
+        for place in range(len(recalls[0].slots)):
+            slots = [one.slots[place][0] for one in recalls]
+            memories = [_blocks(one.slots[place][1]) for one in recalls]
+            for parts in zip(*memories, strict=True):
+                first = parts[0]
+                same = all(part.position is first.position for part in parts) and len(set(slots)) == 1
+                positions = [
+                    part.position.to(dtype) + self.slot_embed[slot, 0]
+                    for part, slot in (((first, slots[0]),) if same else zip(parts, slots, strict=True))
+                ]
+                tokens = _stack([part.tokens.to(dtype) for part in parts])
+                blocks.append(TokenBlock(tokens, _stack(positions), first.grid, first.key_scale))
+        if recalls[0].pointers:
+            blocks.append(self._pointers(recalls))
         return blocks
 
-    def _pointers(self, recall: Recall) -> TokenBlock:
+    def _pointers(self, recalls: Sequence[Recall]) -> TokenBlock:
         dtype, device = self.slot_embed.dtype, self.slot_embed.device
-        pointers = torch.stack([memory.pointer for _, memory in recall.pointers], dim=1).to(dtype)
+        pointers = _stack([torch.stack([memory.pointer for _, memory in recall.pointers], dim=1) for recall in recalls])
         pieces = self.dim // self.memory_dim
-        tokens = pointers.unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
+        tokens = pointers.to(dtype).unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
         position: Tensor = tokens.new_zeros(1, 1, self.memory_dim).expand(1, tokens.shape[1], -1)
         if self.pointer_time is not None:
-            age = torch.tensor([distance for distance, _ in recall.pointers], dtype=torch.float32, device=device)
             # a video of one frame has a horizon of 0: its only pointer has age 0 then, whatever the scale
-            code = sine_time(age / max(recall.horizon, 1), self.dim).to(dtype)
-            position = self.pointer_time(code).repeat_interleave(pieces, dim=0).unsqueeze(0)
+            ages = [[age / max(recall.horizon, 1) for age, _ in recall.pointers] for recall in recalls]
+            if all(row == ages[0] for row in ages):
+                ages = ages[:1]
+            age = torch.tensor(ages, dtype=torch.float32, device=device)
+            code = sine_time(age.flatten(), self.dim).to(dtype)
+            position = self.pointer_time(code).repeat_interleave(pieces, dim=0).unflatten(0, (len(ages), -1))
         return TokenBlock(tokens, position, grid=None)
+
+
+def layout(recall: Recall) -> tuple[object, ...]:
+    """What two recalls must share to be read in one batch: the blocks in their order, and the number of pointers."""
+    blocks = tuple(
+        (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
+    )
+    return blocks, len(recall.slots), len(recall.pointers), recall.horizon
+
+
+def _blocks(memory: FrameMemory) -> tuple[TokenBlock, ...]:
+    assert memory.blocks is not None, f"frame {memory.frame} was trimmed but is recalled"
+    return memory.blocks
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -47,6 +47,21 @@ def sine_grid(
     return _sine_grid(*grid, dim, temperature, str(torch.device(device or "cpu")))
 
 
+@functools.lru_cache(maxsize=32)
+def _sine_tokens(height: int, width: int, dim: int, dtype: torch.dtype, device: str) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return _sine_grid(height, width, dim, 10000.0, device).flatten(2).transpose(1, 2).to(dtype).contiguous()
+
+
+def sine_tokens(
+    grid: tuple[int, int], dim: int, dtype: torch.dtype, device: torch.device | str | None = None
+) -> Tensor:
+    """`sine_grid` as tokens (1, H * W, dim) of a type: one tensor for all who ask for the same."""
+    if dim % 4:
+        raise ValueError(f"a sine grid needs a width divisible by 4, not {dim}")
+    return _sine_tokens(*grid, dim, dtype, str(torch.device(device or "cpu")))
+
+
 def sine_time(time: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """The code (N, dim), fp32, of points in time (N,): all sines, then all cosines (upstream: ``get_1d_sine_pe``)."""
     angle = time.float()[:, None] / _pairwise_frequencies(dim // 2, temperature, time.device)

@@ -207,6 +207,21 @@ def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
     return logits.unsqueeze(1)
 
 
+def read_mask(mask: Any, size: tuple[int, int]) -> Tensor:
+    """A mask drawn by a user, (H, W) of any size, as zeros and ones (H, W) at model size, fp32, on the CPU.
+
+    Resized with antialiasing and cut at one half (upstream: ``add_new_mask``). Raises ValueError for other shapes.
+    """
+    drawn = mask.detach().cpu() if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask))
+    if drawn.ndim != 2 or drawn.numel() == 0:
+        raise ValueError(f"a mask is (H, W), non-zero on the object, not {tuple(drawn.shape)}")
+    values = (drawn != 0).float()
+    if values.shape == torch.Size(size):
+        return values
+    resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
+    return (resized[0, 0] >= 0.5).float()
+
+
 def to_model_points(points: Tensor, size: tuple[int, int], model_size: tuple[int, int]) -> Tensor:
     """Points (..., 2) in pixels of an image of (H, W) to model pixels."""
     scale = points.new_tensor([model_size[1] / size[1], model_size[0] / size[0]])

@@ -37,9 +37,9 @@ def test_a_fork_shares_every_tensor_and_goes_its_own_way():
     assert len(bank) == 4 and bank.get(4) is None and bank.get(0) is not None
 
 
-def test_trimming_keeps_both_ends_and_every_anchor():
+def test_trimming_keeps_what_lies_near_the_frame_or_an_anchor():
     bank = MemoryBank()
-    for frame in range(10):
-        bank.put(memory(frame), Shelf.ANCHOR if frame == 0 else Shelf.TRAIL)
-    bank.trim(3, 6)
-    assert list(bank.trail) == [3, 4, 5, 6] and list(bank.anchors) == [0]
+    for frame in range(30):
+        bank.put(memory(frame), Shelf.ANCHOR if frame == 10 else Shelf.TRAIL)
+    bank.trim(25, 2)
+    assert list(bank.trail) == [8, 9, 11, 12, 23, 24, 25, 26, 27] and list(bank.anchors) == [10]

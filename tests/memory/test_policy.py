@@ -113,7 +113,7 @@ def test_never_beyond_the_horizon_and_bounded(seed):
 
     # what lies beyond the horizon can be dropped without changing anything
     trimmed = given.fork()
-    trimmed.trim(frame - policy.horizon, frame + policy.horizon)
+    trimmed.trim(frame, policy.horizon)
     again = policy.recall(trimmed, frame, backwards=backwards, length=length, state=None)
     full = policy.recall(given, frame, backwards=backwards, length=length, state=None)
     assert slots(again) == slots(full) and pointers(again) == pointers(full)
