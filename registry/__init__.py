@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,8 @@ def _build(
     zoo = current()
     zoo.ask_once("register_kernels")
     if weights is False:
-        model = assemble(value, zoo.components)
+        with hollow() if place.type == "meta" else nullcontext():
+            model = assemble(value, zoo.components)
     else:
         from registry.weights import load as load_weights
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 
@@ -16,6 +15,8 @@ def distance_transform(mask: Tensor) -> Tensor:
     pixels around it. This kernel computes on the CPU and serves every device; a plugin attaches a faster one with
     ``distance_transform.register_kernel(device)``.
     """
+    from scipy import ndimage  # a third of a second, spent only by those who ask for distances
+
     flat = mask.reshape(-1, *mask.shape[-2:]).bool().cpu().numpy()
     out = np.zeros(flat.shape, dtype=np.float32)
     for index, one in enumerate(flat):

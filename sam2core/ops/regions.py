@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 # neighbours within a mask, diagonals included; none across the masks of a batch
@@ -20,6 +19,8 @@ def connected_components(mask: Tensor) -> tuple[Tensor, Tensor]:
     pixels of the pixel's region, 0 outside. This kernel computes on the CPU and serves every device; a plugin attaches
     a faster one with ``connected_components.register_kernel(device)``. Source: upstream ``get_connected_components``.
     """
+    from scipy import ndimage  # a third of a second, spent only by those who clean masks
+
     flat = mask.reshape(-1, *mask.shape[-2:]).bool().cpu().numpy()
     labels, _ = ndimage.label(flat, structure=_EIGHT)
     areas = np.bincount(labels.ravel())
