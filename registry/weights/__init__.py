@@ -292,8 +292,10 @@ def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[s
     found: list[tuple[bool, str]] = []
     for name in zoo.specs.names():
         try:
+            spec = load_spec(name, zoo=zoo)
+            if any(shapes.get(key, (wide,))[-1:] != (wide,) for key, wide in _widths(spec).items()):
+                continue  # told apart without building
             with torch.device("meta"):
-                spec = load_spec(name, zoo=zoo)
                 model = assemble(spec, zoo.components)
         except (UnknownName, SpecError) as error:
             logger.debug("passing over %s: %s", name, error)
@@ -344,6 +346,11 @@ def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
 
 def _tensors(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _widths(spec: ModelSpec) -> dict[str, int]:
+    """The last dimension of two tensors that every model has."""
+    return {"memory_readout.no_memory": spec.dim, "memory_readout.slot_embed": spec.memory_dim}
 
 
 def _left_out(layout: Layout, state: Mapping[str, Tensor], spec: ModelSpec) -> set[str]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -198,7 +199,9 @@ def _existing(path: str | Path) -> Path:
     if not path.exists():
         raise FileError(f"{path}: no such file")
     if path.is_dir():
-        raise FileError(f"{path} is a folder; wanted a .pt or .safetensors file")
+        inside = path / "model.safetensors"
+        hint = f": did you mean {inside}?" if inside.is_file() else ""
+        raise FileError(f"{path} is a folder; wanted a .pt or .safetensors file{hint}")
     return path
 
 
@@ -228,9 +231,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     import torch
 
+    zipped = zipfile.is_zipfile(path)
+    if not zipped and tarfile.is_tarfile(path):
+        # torch's oldest form; before 2.6 it ran code from it even with weights_only (CVE-2025-32434).
+        raise FileError(f"{path.name} is a tar archive, a form of torch file that is not read: save it again")
     try:
         # Only the zip form can be mapped; torch's form of before 1.6 is read into memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else "not a pickle"
         raise FileError(

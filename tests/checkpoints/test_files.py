@@ -112,6 +112,16 @@ def test_a_plain_pickle_is_not_run_either(tmp_path, monkeypatch):
     assert not (tmp_path / "harm").exists()
 
 
+def test_torchs_tar_files_are_not_opened(tmp_path):
+    import tarfile
+
+    (tmp_path / "pickle").write_bytes(b"x")
+    with tarfile.open(tmp_path / "m.pt", "w") as archive:
+        archive.add(tmp_path / "pickle", "pickle")
+    with pytest.raises(FileError, match="tar archive"):
+        files.read(tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 @pytest.mark.parametrize("keep", [0, 5, 60, -10])
 def test_a_file_cut_short_says_so(tmp_path, state, kind, keep):
@@ -142,6 +152,9 @@ def test_no_such_file_and_a_folder(tmp_path):
     with pytest.raises(FileError, match="no such file"):
         files.read(tmp_path / "m.pt")
     with pytest.raises(FileError, match="is a folder"):
+        files.read(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileError, match="did you mean .*model.safetensors"):
         files.read(tmp_path)
 
 
