@@ -297,7 +297,7 @@ def _from_hub(
     source: Source, cache_dir: str | Path | None, endpoint: str | None, damaged: bool, tried: list[tuple[str, str]]
 ) -> Path | None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
 
     assert source.repo is not None
     place = _hub_address(source, endpoint)
