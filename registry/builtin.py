@@ -21,6 +21,7 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("memory_attention", "rope", "sam2core.memory.attention:RopeMemoryAttention"),
     ("memory_policy", "recent", "sam2core.memory.policy:RecentFrames"),
     ("predictor", "image", "sam2core.predictors.image:ImagePredictor"),
+    ("predictor", "video", "sam2core.predictors.video:VideoPredictor"),
     ("layout", "native", "sam2core.checkpoints.layout:NATIVE"),
     ("layout", "facebook", "sam2core.checkpoints.facebook:FACEBOOK"),
     ("layout", "huggingface", "sam2core.checkpoints.huggingface:HUGGINGFACE"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -204,6 +204,16 @@ class Sam2(nn.Module):
             presence=answer.presence,
             iou=answer.iou,
         )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What two models must share for one to use what the other computed: sizes, type, and a sample of the weights."""
+        sample = [p.detach().flatten()[:4] for name, p in self.named_parameters() if name.startswith("mask_decoder.")]
+        return {
+            "image_size": list(self.image_size),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "parameters": sum(parameter.numel() for parameter in self.parameters()),
+            "weights": f"{torch.cat(sample).double().abs().sum().item():.9g}",
+        }
 
     def _needs_memory(self) -> None:
         if self.image_only:

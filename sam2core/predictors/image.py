@@ -130,7 +130,7 @@ class ImagePredictor:
             if "sam2core.handle" not in metadata:
                 raise ValueError(f"{str(path)!r} is not a saved image handle")
             about = json.loads(metadata["sam2core.handle"])
-            if about["model"] != (mine := self._fingerprint()):
+            if about["model"] != (mine := self.model.fingerprint()):
                 raise ValueError(f"{str(path)!r} was encoded by another model: {about['model']}, this one is {mine}")
             features = ImageFeatures(
                 embedding=file.get_tensor("embedding"),
@@ -147,7 +147,7 @@ class ImagePredictor:
     ) -> None:
         tensors = {"embedding": features.embedding, "position": features.position}
         tensors |= {f"skip.{index}": skip for index, skip in enumerate(features.skips)}
-        about = {"model": self._fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
+        about = {"model": self.model.fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
         unfinished = Path(f"{os.fspath(path)}.part")
         save_file(
             {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
@@ -155,17 +155,6 @@ class ImagePredictor:
             metadata={"format": "pt", "sam2core.handle": json.dumps(about)},
         )
         os.replace(unfinished, path)
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """What two models must share for one to use the other's features: sizes, type, and a sample of the weights."""
-        model = self.model
-        sample = [p.detach().flatten()[:4] for name, p in model.named_parameters() if name.startswith("mask_decoder.")]
-        return {
-            "image_size": list(model.image_size),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "weights": f"{torch.cat(sample).double().abs().sum().item():.9g}",
-        }
 
     def _request(
         self,

@@ -1,0 +1,258 @@
+"""Sessions on disk: one safetensors file, tensors by number and everything else as JSON in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sam2core.memory.bank import MemoryBank
+from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
+from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Shelf, TokenBlock
+
+if TYPE_CHECKING:
+    from sam2core.predictors.frames import FrameSource
+    from sam2core.predictors.video import VideoPredictor
+
+KEY = "sam2core.session"
+SCHEMA = 1
+
+
+class _Writer:
+    """Turns values into JSON, with each tensor replaced by its number; a tensor that is shared is written once."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._numbers: dict[int, int] = {}
+        self._held: list[Tensor] = []
+
+    def tensor(self, value: Tensor | None) -> int | None:
+        if value is None:
+            return None
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._numbers)
+            self._held.append(value)
+            self.tensors[str(self._numbers[id(value)])] = (
+                value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            )
+        return self._numbers[id(value)]
+
+    def id(self, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"only sessions whose object ids are strings or integers can be saved, not {value!r}")
+        return value
+
+    def state(self, value: Any) -> Any:
+        """A policy's state: None, numbers, strings, tensors, and lists and dicts of them."""
+        if isinstance(value, Tensor):
+            return {"tensor": self.tensor(value)}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list):
+            return [self.state(item) for item in value]
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {"dict": {key: self.state(item) for key, item in value.items()}}
+        raise ValueError(
+            f"a memory policy's state is saved when it is made of numbers, strings, tensors, lists and dicts; "
+            f"this one holds a {type(value).__qualname__}"
+        )
+
+    def memory(self, memory: FrameMemory) -> dict[str, Any]:
+        return {
+            "frame": memory.frame,
+            "blocks": None if memory.blocks is None else [self.block(block) for block in memory.blocks],
+            "pointer": self.tensor(memory.pointer),
+            "logits": self.tensor(memory.logits),
+            "presence": self.tensor(memory.presence),
+            "iou": self.tensor(memory.iou),
+            "notes": dict(memory.notes),
+        }
+
+    def block(self, block: TokenBlock) -> dict[str, Any]:
+        return {
+            "tokens": self.tensor(block.tokens),
+            "position": self.tensor(block.position),
+            "grid": block.grid,
+            "key_scale": block.key_scale,
+        }
+
+    def answer(self, answer: MaskPrediction) -> dict[str, Any]:
+        return {
+            "logits": self.tensor(answer.logits),
+            "iou": self.tensor(answer.iou),
+            "pointer": self.tensor(answer.pointer),
+            "presence": self.tensor(answer.presence),
+            "candidates": {
+                name: self.tensor(getattr(answer.candidates, name))
+                for name in ("logits", "iou", "pointers", "presence")
+            },
+        }
+
+    def track(self, track: ObjectTrack) -> dict[str, Any]:
+        return {
+            "id": self.id(track.id),
+            "anchors": [self.memory(memory) for memory in track.bank.anchors.values()],
+            "trail": [self.memory(memory) for memory in track.bank.trail.values()],
+            "prompts": [
+                [frame, self.tensor(said.points), self.tensor(said.labels), self.tensor(said.mask)]
+                for frame, said in track.prompts.items()
+            ],
+            "pending": [
+                [frame, pending.shelf.value, self.answer(pending.answer)] for frame, pending in track.pending.items()
+            ],
+            "passes": track.passes.runs,
+            "state": self.state(track.policy_state),
+            "shown": None if track.shown is None else self.memory(track.shown),
+        }
+
+
+class _Reader:
+    """The inverse of `_Writer`: tensors that were one stay one."""
+
+    def __init__(self, tensors: dict[int, Tensor]) -> None:
+        self.tensors = tensors
+
+    def tensor(self, number: int) -> Tensor:
+        return self.tensors[number]
+
+    def optional(self, number: int | None) -> Tensor | None:
+        return None if number is None else self.tensors[number]
+
+    def state(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.state(item) for item in value]
+        if isinstance(value, dict):
+            if "tensor" in value:
+                return self.tensor(value["tensor"])
+            return {key: self.state(item) for key, item in value["dict"].items()}
+        return value
+
+    def memory(self, value: dict[str, Any]) -> FrameMemory:
+        return FrameMemory(
+            frame=value["frame"],
+            blocks=None if value["blocks"] is None else tuple(self.block(block) for block in value["blocks"]),
+            pointer=self.tensor(value["pointer"]),
+            logits=self.tensor(value["logits"]),
+            presence=self.tensor(value["presence"]),
+            iou=self.tensor(value["iou"]),
+            notes=value["notes"],
+        )
+
+    def block(self, value: dict[str, Any]) -> TokenBlock:
+        grid = value["grid"]
+        return TokenBlock(
+            tokens=self.tensor(value["tokens"]),
+            position=self.tensor(value["position"]),
+            grid=None if grid is None else (grid[0], grid[1]),
+            key_scale=value["key_scale"],
+        )
+
+    def answer(self, value: dict[str, Any]) -> MaskPrediction:
+        return MaskPrediction(
+            logits=self.tensor(value["logits"]),
+            iou=self.tensor(value["iou"]),
+            pointer=self.tensor(value["pointer"]),
+            presence=self.tensor(value["presence"]),
+            candidates=MaskCandidates(**{name: self.tensor(number) for name, number in value["candidates"].items()}),
+        )
+
+    def track(self, value: dict[str, Any]) -> ObjectTrack:
+        bank = MemoryBank()
+        bank.anchors.update({memory["frame"]: self.memory(memory) for memory in value["anchors"]})
+        bank.trail.update({memory["frame"]: self.memory(memory) for memory in value["trail"]})
+        return ObjectTrack(
+            id=value["id"],
+            bank=bank,
+            prompts={
+                frame: FramePrompt(self.tensor(points).cpu(), self.tensor(labels).cpu(), self.optional(mask))
+                for frame, points, labels, mask in value["prompts"]
+            },
+            pending={frame: Pending(self.answer(answer), Shelf(shelf)) for frame, shelf, answer in value["pending"]},
+            passes=Passes([(first, last, backwards) for first, last, backwards in value["passes"]]),
+            policy_state=self.state(value["state"]),
+            shown=None if value["shown"] is None else self.memory(value["shown"]),
+        )
+
+
+def write(session: VideoSession, path: Path) -> None:
+    """Write a session; a file that is there already is replaced when the new one is whole."""
+    writer = _Writer()
+    features = {}
+    if session.source is None:  # a live session cannot see its frames again: those it remembers go along
+        features = {
+            frame: [writer.tensor(kept.embedding), writer.tensor(kept.position), [writer.tensor(s) for s in kept.skips]]
+            for frame, kept in session._features.items()
+        }
+    about = {
+        "schema": SCHEMA,
+        "model": session.predictor.model.fingerprint(),
+        "options": session.predictor.options,
+        "keep": session.keep,
+        "position": session.position,
+        "size": session._size if session.source is None else session.size,
+        "length": session.length,
+        "tracks": [writer.track(track) for track in session.tracks.values()],
+        "features": [[frame, *kept] for frame, kept in features.items()],
+    }
+    unfinished = path.with_name(path.name + ".part")
+    save_file(writer.tensors, unfinished, metadata={"format": "pt", KEY: json.dumps(about)})
+    os.replace(unfinished, path)
+
+
+def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:
+    """The session that was written, over `source`. Raises ValueError when it cannot go on with this predictor."""
+    device = str(predictor.model.device)
+    try:
+        with safe_open(str(path), framework="pt", device=device) as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ValueError(f"{str(path)!r} is not a saved session")
+            about = json.loads(metadata[KEY])
+            tensors = {int(name): file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"{str(path)!r} has session schema {about['schema']}; this version reads {SCHEMA}")
+    for what, saved, mine in (
+        ("by another model", about["model"], predictor.model.fingerprint()),
+        ("with other options", about["options"], json.loads(json.dumps(predictor.options))),
+    ):
+        if saved != mine:
+            told = ", ".join(
+                f"{key}: {saved.get(key)!r} there, {mine.get(key)!r} here"
+                for key in sorted({*saved, *mine})
+                if saved.get(key) != mine.get(key)
+            )
+            raise ValueError(f"{str(path)!r} was saved {what} ({told})")
+    live = bool(about["features"]) or about["length"] is None and source is None
+    if source is None and not live:
+        raise ValueError(f"{str(path)!r} is a session over {about['length']} frames: give the source to go on with")
+    if source is not None:
+        if list(source.size) != list(about["size"]) or source.length != about["length"]:
+            raise ValueError(
+                f"{str(path)!r} was saved over {about['length']} frames of {about['size']}; "
+                f"this source has {source.length} of {list(source.size)}"
+            )
+    reader = _Reader(tensors)
+    session = VideoSession(predictor, source, keep=about["keep"])
+    session.position = about["position"]
+    session._size = None if about["size"] is None else (about["size"][0], about["size"][1])
+    tracks = [reader.track(track) for track in about["tracks"]]
+    session.tracks = {track.id: track for track in tracks}
+    session._features = OrderedDict(
+        (
+            frame,
+            ImageFeatures(
+                reader.tensor(embedding), reader.tensor(position), tuple(reader.tensor(skip) for skip in skips)
+            ),
+        )
+        for frame, embedding, position, skips in about["features"]
+    )
+    return session

@@ -1,0 +1,241 @@
+"""VideoPredictor: opens sessions; batches the objects of a frame; holds options, no state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam2core.memory.policy import MemoryPolicy
+from sam2core.memory.readout import layout
+from sam2core.model import Sam2
+from sam2core.ops import regions
+from sam2core.predictors.frames import open_source
+from sam2core.predictors.session import ObjectTrack, VideoSession
+from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
+
+FILLED = 0.1
+"""The logit that a filled hole gets (upstream: ``fill_holes_in_mask_scores``)."""
+MEMORY_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+CPU_OBJECTS = 4
+
+
+class VideoPredictor:
+    """Segments objects along videos and streams.
+
+    `open` gives a session, which holds everything that changes; any number of sessions share one predictor.
+
+    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `hard_prompt_masks` memorizes prompted
+    frames with thresholded masks; `exclusive` gives every pixel to one object in the results; `keep_corrections` makes
+    a corrected frame an anchor (upstream's default loses corrections on tracked frames); `forget_around_prompts` clears
+    an object's trail near a prompt; `memory_dtype` is the type memories are stored in; `objects_per_call` caps how many
+    objects one call of the model takes (None: 4 on a CPU, all elsewhere); `policy` replaces the model's memory policy.
+    Source: upstream ``SAM2VideoPredictor``.
+    """
+
+    def __init__(
+        self,
+        model: Sam2,
+        *,
+        fill_holes: int = 8,
+        hard_prompt_masks: bool = True,
+        exclusive: bool = False,
+        keep_corrections: bool = True,
+        forget_around_prompts: bool = False,
+        memory_dtype: str = "bfloat16",
+        mask_threshold: float = 0.0,
+        objects_per_call: int | None = None,
+        policy: MemoryPolicy | None = None,
+    ) -> None:
+        if memory_dtype not in MEMORY_DTYPES:
+            raise ValueError(f"memory_dtype is one of {', '.join(MEMORY_DTYPES)}, not {memory_dtype!r}")
+        if objects_per_call is not None and objects_per_call < 1:
+            raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
+        if fill_holes < 0:
+            raise ValueError(f"fill_holes is an area in low-resolution pixels, 0 or more, not {fill_holes}")
+        self.model = model.eval()
+        self.fill_holes = fill_holes
+        self.hard_prompt_masks = hard_prompt_masks
+        self.exclusive = exclusive
+        self.keep_corrections = keep_corrections
+        self.forget_around_prompts = forget_around_prompts
+        self.memory_dtype = MEMORY_DTYPES[memory_dtype]
+        self.mask_threshold = mask_threshold
+        self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
+        self._objects_per_call = objects_per_call
+
+    def open(
+        self,
+        source: Any = None,
+        *,
+        keep: str = "horizon",
+        start: int = 0,
+        stop: int | None = None,
+        stride: int = 1,
+    ) -> VideoSession:
+        """A session over a video, or a live one when there is no source.
+
+        `source` is anything `open_source` takes: a video file, a folder of images, arrays, an iterator, a callable; of
+        its frames `start` to `stop` are seen, every `stride`-th. `keep` is ``"horizon"`` (memory stays constant) or
+        ``"all"``. Raises ValueError when the source cannot be read.
+        """
+        frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
+        return VideoSession(self, frames, keep=keep)
+
+    def load(self, path: str | os.PathLike[str], source: Any = None) -> VideoSession:
+        """A session saved before, to go on with over the same frames. Raises ValueError when it fits another model."""
+        from sam2core.predictors.session_file import read
+
+        return read(self, Path(path), None if source is None else open_source(source))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that change what is computed: with the same, one predictor can go on with another's session."""
+        return {
+            "fill_holes": self.fill_holes,
+            "hard_prompt_masks": self.hard_prompt_masks,
+            "exclusive": self.exclusive,
+            "keep_corrections": self.keep_corrections,
+            "forget_around_prompts": self.forget_around_prompts,
+            "memory_dtype": str(self.memory_dtype).removeprefix("torch."),
+            "mask_threshold": self.mask_threshold,
+            "policy": type(self.policy).__qualname__,
+        }
+
+    @property
+    def objects_per_call(self) -> int:
+        """How many objects one call of the model takes."""
+        if self._objects_per_call is not None:
+            return self._objects_per_call
+        return CPU_OBJECTS if self.model.device.type == "cpu" else 2**31
+
+    # what a session computes
+
+    def answer(
+        self, features: ImageFeatures, prompt: Prompt, recall: Recall | None, *, state: Any = None
+    ) -> MaskPrediction:
+        """The answer to one object's points on a frame, seen with its past or without one."""
+        model = self.model
+        several = model.multimask.several(prompt.points.shape[1], tracking=recall is not None)
+        candidates = model.segment(features, model.condition(features, recall), prompt, several=several)
+        return self._filled(candidates.take(self.policy.choose(candidates, state)))
+
+    def adopt(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
+        """The answer to one object's mask (H, W) at model size: the mask itself."""
+        candidates = self.model.adopt(features, mask.to(self.model.device)[None, None])
+        return self._filled(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
+
+    def memorize(self, features: ImageFeatures, answers: Sequence[MaskPrediction], *, frame: int) -> list[FrameMemory]:
+        """The memories that prompted answers of several objects on one frame leave behind."""
+        memories = []
+        for start in range(0, len(answers), self.objects_per_call):
+            part = answers[start : start + self.objects_per_call]
+            together = self.model.memorize(features, _join(part), frame=frame, hard=self.hard_prompt_masks)
+            memories += self._split(together, [answer.logits for answer in part])
+        return memories
+
+    def follow(
+        self,
+        features: ImageFeatures,
+        tracks: Sequence[ObjectTrack],
+        frame: int,
+        *,
+        backwards: bool,
+        length: int | None,
+    ) -> None:
+        """Track objects onto a frame and put what they leave behind into their banks.
+
+        Objects whose recalls have the same layout go through the model together.
+        """
+        groups: dict[tuple[object, ...], list[tuple[ObjectTrack, Recall]]] = {}
+        for track in tracks:
+            recall = self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
+            groups.setdefault(layout(recall), []).append((track, recall))
+        for group in groups.values():
+            for start in range(0, len(group), self.objects_per_call):
+                self._follow(features, group[start : start + self.objects_per_call], frame)
+
+    def _follow(self, features: ImageFeatures, group: Sequence[tuple[ObjectTrack, Recall]], frame: int) -> None:
+        model = self.model
+        embedding = model.condition(features, [recall for _, recall in group])
+        several = model.multimask.several(0, tracking=True)
+        nothing = Prompt.nothing(len(group), embedding.device)
+        candidates = model.segment(features, embedding, nothing, several=several)
+        index = torch.cat(
+            [self.policy.choose(_row(candidates, row), track.policy_state) for row, (track, _) in enumerate(group)]
+        )
+        answer = candidates.take(index)
+        memory = model.memorize(features, answer, frame=frame, hard=False)
+        filled = self._filled(answer)
+        rows = [filled.logits[row : row + 1] for row in range(len(group))]
+        for row, ((track, _), one) in enumerate(zip(group, self._split(memory, rows), strict=True)):
+            track.shown = replace(one, blocks=None)
+            shelf = self.policy.keep(_answer_row(answer, row), one, track.bank, track.policy_state)
+            if shelf is not None:
+                track.bank.put(one, shelf)
+
+    def _filled(self, answer: MaskPrediction) -> MaskPrediction:
+        if not self.fill_holes:
+            return answer
+        return replace(answer, logits=torch.where(regions.holes(answer.logits, self.fill_holes), FILLED, answer.logits))
+
+    def _split(self, memory: FrameMemory, logits: Sequence[Tensor]) -> list[FrameMemory]:
+        """One memory per object, each with storage of its own, tokens in the storage type."""
+        assert memory.blocks is not None
+        rows = []
+        for row, mask in enumerate(logits):
+            one = slice(row, row + 1)
+            blocks = tuple(
+                replace(
+                    block,
+                    tokens=block.tokens[one].to(self.memory_dtype, copy=True),
+                    position=block.position if block.position.shape[0] == 1 else block.position[one].clone(),
+                )
+                for block in memory.blocks
+            )
+            rows.append(
+                FrameMemory(
+                    frame=memory.frame,
+                    blocks=blocks,
+                    pointer=memory.pointer[one].clone(),
+                    logits=mask.clone(),
+                    presence=memory.presence[one].clone(),
+                    iou=memory.iou[one].clone(),
+                )
+            )
+        return rows
+
+
+def _join(answers: Sequence[MaskPrediction]) -> MaskPrediction:
+    if len(answers) == 1:
+        return answers[0]
+    return MaskPrediction(
+        logits=torch.cat([answer.logits for answer in answers]),
+        iou=torch.cat([answer.iou for answer in answers]),
+        pointer=torch.cat([answer.pointer for answer in answers]),
+        presence=torch.cat([answer.presence for answer in answers]),
+        candidates=answers[0].candidates,
+    )
+
+
+def _row(candidates: MaskCandidates, row: int) -> MaskCandidates:
+    one = slice(row, row + 1)
+    return MaskCandidates(
+        candidates.logits[one], candidates.iou[one], candidates.pointers[one], candidates.presence[one]
+    )
+
+
+def _answer_row(answer: MaskPrediction, row: int) -> MaskPrediction:
+    one = slice(row, row + 1)
+    return MaskPrediction(
+        answer.logits[one],
+        answer.iou[one],
+        answer.pointer[one],
+        answer.presence[one],
+        _row(answer.candidates, row),
+    )

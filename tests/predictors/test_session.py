@@ -1,0 +1,457 @@
+"""Sessions: the equalities that users rely on, bit for bit, and clear errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import registry
+from sam2core.predictors.session import Passes
+from sam2core.predictors.video import VideoPredictor
+
+SIZE = (48, 80)
+LENGTH = 20
+
+
+def shaken_model():
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False, image_size=64)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # default initialisation hides bugs
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        model.mask_decoder.presence_head.layers[-1].bias.fill_(1.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def predictor() -> VideoPredictor:
+    return VideoPredictor(shaken_model())
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (LENGTH, *SIZE, 3), dtype=np.uint8)
+
+
+def same(a, b) -> bool:
+    return (
+        a.frame == b.frame
+        and a.objects == b.objects
+        and torch.equal(a.logits, b.logits)
+        and torch.equal(a.iou, b.iou)
+        and torch.equal(a.presence, b.presence)
+    )
+
+
+def all_same(first, second) -> bool:
+    first, second = list(first), list(second)
+    return len(first) == len(second) and all(map(same, first, second))
+
+
+def row(result, object):
+    index = result.objects.index(object)
+    return result.logits[index], result.iou[index], result.presence[index]
+
+
+def prompted(predictor, frames, **options):
+    session = predictor.open(frames, **options)
+    session.prompt(0, "a", [[10, 20]])
+    session.prompt(0, "b", box=[30, 5, 60, 40])
+    return session
+
+
+# equalities
+
+
+def test_a_stream_equals_a_file(predictor, frames):
+    offline = list(prompted(predictor, frames).propagate())
+    live = predictor.open()
+    said = {"a": {"points": [[10, 20]]}, "b": {"box": [30, 5, 60, 40]}}
+    streamed = [live.step(frame, said if index == 0 else None) for index, frame in enumerate(frames)]
+    assert all_same(offline, streamed)
+
+
+def test_bounded_equals_unbounded(predictor, frames):
+    bounded, unbounded = prompted(predictor, frames), prompted(predictor, frames, keep="all")
+    assert all_same(bounded.propagate(), unbounded.propagate())
+    horizon = predictor.policy.horizon
+    assert all(len(track.bank.trail) <= 2 * horizon + 1 for track in bounded.tracks.values())
+    assert all(len(track.bank) == LENGTH for track in unbounded.tracks.values())
+
+
+def test_going_back_from_an_anchor_needs_nothing_that_was_forgotten(predictor, frames):
+    runs = []
+    for keep in ("horizon", "all"):
+        session = predictor.open(frames, keep=keep)
+        session.prompt(4, "a", [[10, 20]])
+        runs.append(list(session.propagate(direction="both")))
+    assert all_same(*runs)
+    assert [result.frame for result in runs[0]] == [*range(4, LENGTH), 3, 2, 1, 0]
+
+
+def test_closing_and_going_on_equals_an_uninterrupted_run(predictor, frames):
+    whole = list(prompted(predictor, frames).propagate())
+    session = prompted(predictor, frames)
+    run = session.propagate()
+    parts = [next(run) for _ in range(7)]
+    run.close()
+    parts += session.propagate(start=session.position + 1)
+    assert all_same(whole, parts)
+
+
+def test_objects_together_equal_one_by_one(predictor, frames):
+    together = list(prompted(predictor, frames).propagate())
+    for object, said in (("a", {"points": [[10, 20]]}), ("b", {"box": [30, 5, 60, 40]})):
+        alone = predictor.open(frames)
+        alone.prompt(0, object, **said)
+        for one, both in zip(alone.propagate(), together, strict=True):
+            for mine, theirs in zip(row(one, object), row(both, object), strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 3])
+def test_a_cap_on_objects_per_call_changes_nothing(frames, cap):
+    runs = []
+    for objects_per_call in (None, cap):
+        predictor = VideoPredictor(shaken_model(), objects_per_call=objects_per_call)
+        session = predictor.open(frames)
+        for index in range(5):
+            session.prompt(index % 3, index, [[5 + 10 * index, 20]])  # ragged: three groups at first
+        runs.append(list(session.propagate(stop=9)))
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_adding_and_removing_objects_touches_no_other(predictor, frames):
+    def alone(object, start, stop):
+        session = predictor.open(frames)
+        session.prompt(start, object, [[10, 20] if object == "a" else [60, 30]])
+        return {result.frame: row(result, object) for result in session.propagate(stop=stop)}
+
+    session = predictor.open(frames)
+    session.prompt(0, "a", [[10, 20]])
+    seen = list(session.propagate(stop=8))
+    session.prompt(8, "b", [[60, 30]])
+    seen += session.propagate(start=8, stop=14)
+    session.remove("a")
+    seen += session.propagate(start=14)
+    a, b = alone("a", 0, 14), alone("b", 8, None)
+    for result in seen:
+        for object, expected in (("a", a), ("b", b)):
+            if object in result.objects:
+                for mine, theirs in zip(row(result, object), expected[result.frame], strict=True):
+                    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    session.remove("b")
+    assert session.objects == ()
+    session.prompt(3, "c", [[1, 2]])
+    assert [result.objects for result in session.propagate(start=3, stop=5)] == [("c",), ("c",)]
+
+
+# corrections
+
+
+def test_a_correction_on_a_tracked_frame_survives(predictor, frames):
+    session = prompted(predictor, frames, keep="all")
+    first = list(session.propagate())
+    corrected = session.prompt(10, "a", [[12, 22]], [0])
+    assert not torch.equal(corrected.logits[0], first[10].logits[0])
+    assert torch.equal(corrected.logits[1], first[10].logits[1])
+    again = list(session.propagate())
+    assert torch.equal(again[10].logits[0], corrected.logits[0])
+    for k in range(LENGTH):  # the other object is alone in its batch on the corrected frame
+        torch.testing.assert_close(again[k].logits[1], first[k].logits[1], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(again[11].logits[0], first[11].logits[0])
+
+
+def test_an_earlier_answer_is_a_hint(predictor, frames):
+    fresh, hinted = predictor.open(frames), predictor.open(frames)
+    expected = fresh.prompt(0, "a", [[40, 30]])
+    hinted.prompt(0, "a", [[10, 20]])
+    assert not torch.equal(hinted.prompt(0, "a", [[40, 30]]).logits, expected.logits)
+
+
+def test_points_are_replaced_or_added(predictor, frames):
+    session = predictor.open(frames)
+    session.prompt(0, "a", [[10, 20]])
+    session.prompt(0, "a", [[30, 20]], [0], add=True)
+    assert session.tracks["a"].prompts[0].labels.tolist() == [1, 0]
+    session.prompt(0, "a", [[11, 20]])
+    assert session.tracks["a"].prompts[0].labels.tolist() == [1]
+    with pytest.raises(ValueError, match="box comes before"):
+        session.prompt(0, "a", box=[1, 2, 30, 30], add=True)
+
+
+def test_undo_takes_a_prompt_back_with_all_it_did(predictor, frames):
+    session, plain = prompted(predictor, frames, keep="all"), prompted(predictor, frames, keep="all")
+    session.prompt(0, "a", [[40, 30]], [0])
+    session.prompt(5, "c", [[3, 3]])
+    assert session.undo() == "c" and session.objects == ("a", "b")
+    assert session.undo() == "a"
+    assert all_same(session.propagate(), plain.propagate())
+    assert predictor.open(frames).undo() is None
+
+
+def test_clear_takes_back_what_was_said_on_a_frame(predictor, frames):
+    session = prompted(predictor, frames, keep="all")
+    session.prompt(9, "a", [[40, 30]])
+    list(session.propagate())
+    session.clear(9, "a")
+    track = session.tracks["a"]
+    assert 9 not in track.bank.anchors and 9 in track.bank.trail and 9 not in track.prompts
+    assert track.passes.direction(9) is None and track.passes.direction(10) is False
+    session.clear(0, "a")
+    with pytest.raises(ValueError, match="'a' has no prompt"):
+        session.propagate()
+
+
+def test_the_trail_around_a_prompt_can_be_forgotten(frames):
+    predictor = VideoPredictor(shaken_model(), forget_around_prompts=True)
+    session = prompted(predictor, frames, keep="all")
+    list(session.propagate())
+    session.prompt(10, "a", [[12, 22]], [0])
+    list(session.propagate(start=10, stop=11))
+    reach = predictor.policy.clearing
+    assert all(abs(at - 10) > reach for at in session.tracks["a"].bank.trail)
+    assert any(abs(at - 10) <= reach for at in session.tracks["b"].bank.trail)
+    session.clear_memory(around=10, object="b")
+    assert all(abs(at - 10) > reach for at in session.tracks["b"].bank.trail)
+
+
+# save, load, fork
+
+
+def test_a_fork_goes_its_own_way(predictor, frames):
+    session = prompted(predictor, frames)
+    list(session.propagate(stop=5))
+    other = session.fork()
+    other.remove("b")
+    other.prompt(5, "a", [[40, 30]], [0])
+    list(other.propagate(start=5, stop=9))
+    plain = prompted(predictor, frames)
+    whole = list(plain.propagate())
+    assert all_same(session.propagate(start=5), whole[5:])
+
+
+def test_saved_and_loaded_equals_uninterrupted(predictor, frames, tmp_path):
+    whole = list(prompted(predictor, frames).propagate())
+    session = prompted(predictor, frames)
+    session.save(tmp_path / "fresh.safetensors")  # with prompts that wait to be memorized
+    assert all_same(predictor.load(tmp_path / "fresh.safetensors", frames).propagate(), whole)
+    list(session.propagate(stop=9))
+    session.save(tmp_path / "half.safetensors")
+    loaded = predictor.load(tmp_path / "half.safetensors", frames)
+    assert loaded.position == 8
+    assert all_same(loaded.propagate(start=9), whole[9:])
+
+
+def test_a_new_process_goes_on_bit_for_bit(predictor, frames, tmp_path):
+    whole = list(prompted(predictor, frames).propagate())
+    session = prompted(predictor, frames)
+    list(session.propagate(stop=9))
+    session.save(tmp_path / "half.safetensors")
+    np.save(tmp_path / "frames.npy", frames)
+    torch.save(predictor.model.state_dict(), tmp_path / "model.pt")
+    script = (
+        "import sys, numpy as np, torch, registry\n"
+        "from sam2core.predictors.video import VideoPredictor\n"
+        "model = registry.build('test_tiny', weights=False, image_size=64)\n"
+        "model.load_state_dict(torch.load(sys.argv[1] + '/model.pt', weights_only=True))\n"
+        "frames = np.load(sys.argv[1] + '/frames.npy')\n"
+        "session = VideoPredictor(model).load(sys.argv[1] + '/half.safetensors', frames)\n"
+        "torch.save([r.logits for r in session.propagate(start=9)], sys.argv[1] + '/rest.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    rest = torch.load(tmp_path / "rest.pt", weights_only=True)
+    assert all(torch.equal(mine, result.logits) for mine, result in zip(rest, whole[9:], strict=True))
+
+
+def test_a_live_session_is_saved_with_the_frames_it_remembers(predictor, frames, tmp_path):
+    def go_on(live):
+        said = {2: {"c": {"points": [[5, 5]]}}}
+        return [live.step(frame, said.get(index)) for index, frame in enumerate(frames[6:])]
+
+    live = predictor.open()
+    for index, frame in enumerate(frames[:6]):
+        live.step(frame, {1: {"points": [[10, 20]]}} if index == 0 else None)
+    live.prompt(5, 1, [[40, 30]], [0])  # waits, on the current frame
+    live.save(tmp_path / "live.safetensors")
+    loaded = predictor.load(tmp_path / "live.safetensors")
+    assert all_same(go_on(loaded), go_on(live))
+
+
+def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
+    session = prompted(predictor, frames)
+    session.save(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="give the source"):
+        predictor.load(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="20 frames.*19"):
+        predictor.load(tmp_path / "s.safetensors", frames[1:])
+    with pytest.raises(ValueError, match="other options.*fill_holes: 8 there, 0 here"):
+        VideoPredictor(predictor.model, fill_holes=0).load(tmp_path / "s.safetensors", frames)
+    other = registry.build("test_tiny", weights=False, image_size=64)
+    with pytest.raises(ValueError, match="another model"):
+        VideoPredictor(other).load(tmp_path / "s.safetensors", frames)
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a saved session"):
+        predictor.load(tmp_path / "x.safetensors", frames)
+    session.prompt(0, (1, 2), [[3, 3]])
+    with pytest.raises(ValueError, match="strings or integers"):
+        session.save(tmp_path / "t.safetensors")
+
+
+# ranges, progress, results
+
+
+def test_ranges_are_exact(predictor, frames):
+    session = predictor.open(frames)
+    session.prompt(5, "a", [[10, 20]])
+
+    def visited(*args, **options):
+        return [result.frame for result in session.propagate(*args, **options)]
+
+    assert visited() == list(range(5, 20))
+    assert visited(2, 6) == [2, 3, 4, 5]
+    assert visited(18, 40) == [18, 19]
+    assert visited(7, 3, direction="backward") == [7, 6, 5, 4]
+    assert visited(direction="backward") == [5, 4, 3, 2, 1, 0]
+    for start, stop, direction in ((5, 5, "forward"), (5, 2, "forward"), (5, 9, "backward")):
+        with pytest.raises(ValueError, match="no frame lies between"):
+            session.propagate(start, stop, direction=direction)
+    with pytest.raises(ValueError, match="before frame 0"):
+        session.propagate(0, direction="backward")
+    with pytest.raises(ValueError, match="sideways"):
+        session.propagate(direction="sideways")
+
+
+def test_progress_is_told_after_every_frame(predictor, frames):
+    for options, total in (({}, 20), ({"stop": 4}, 4), ({"start": 3, "direction": "both"}, 20)):
+        told: list[tuple[int, int]] = []
+        session = prompted(predictor, frames)
+        list(session.propagate(**options, progress=lambda done, total, told=told: told.append((done, total))))
+        assert told == [(k + 1, total) for k in range(total)]
+
+
+def test_results_carry_everything_at_the_videos_size(predictor, frames):
+    session = prompted(predictor, frames)
+    result = next(session.propagate())
+    assert result.video_logits.shape == (2, *SIZE) and result.logits.dtype == torch.float32
+    assert result.masks["b"].shape == SIZE and result.masks["b"].dtype == torch.bool
+    assert ((result.iou >= 0) & (result.iou <= 1)).all() and (result.presence > -1024).all()
+    late = session.prompt(3, "late", [[4, 4]])
+    assert late.presence.tolist()[:2] == [-1024.0, -1024.0] and not late.masks["a"].any()
+
+
+def test_exclusive_gives_every_pixel_to_one_object(frames):
+    session = prompted(VideoPredictor(shaken_model(), exclusive=True), frames)
+    for result in session.propagate(stop=4):
+        assert sum(mask.int() for mask in result.masks.values()).max() <= 1
+
+
+def test_hashable_ids_and_their_order(predictor, frames):
+    session = predictor.open(frames)
+    for object in ("z", 3, (1, "x"), None):
+        session.prompt(0, object, [[10, 20]])
+    assert session.objects == ("z", 3, (1, "x"), None)
+
+
+# a video of one frame, and half precision
+
+
+def test_a_video_of_one_frame(predictor, frames):
+    session = predictor.open(frames[:1])
+    session.prompt(0, "a", [[10, 20]])
+    (first,) = session.propagate()
+    again = session.prompt(0, "a", [[40, 30]], [0])
+    assert first.logits.isfinite().all() and again.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_in_every_direction(frames, dtype):
+    predictor = VideoPredictor(shaken_model().to(getattr(torch, dtype)))
+    session = predictor.open(frames[:8])
+    for frame in (2, 4, 6):
+        session.prompt(frame, "m", mask=np.arange(SIZE[1])[None] > np.full((SIZE[0], 1), 40 + frame))
+    session.prompt(3, "p", [[10, 20]])
+    results = list(session.propagate(start=3, direction="both"))
+    assert len(results) == 8 and all(result.logits.isfinite().all() for result in results)
+
+
+# errors
+
+
+def test_prompts_that_make_no_sense_change_nothing(predictor, frames):
+    session = prompted(predictor, frames)
+    before = session.tracks["a"]
+    for options, message in (
+        ({"frame": 20, "object": "a", "points": [[1, 1]]}, "20 frames, 0 to 19"),
+        ({"frame": -1, "object": "a", "points": [[1, 1]]}, "from 0 on"),
+        ({"frame": 0, "object": "a"}, "needs points, a box or a mask"),
+        ({"frame": 0, "object": "a", "points": [[90, 1]]}, "outside the image of 80x48"),
+        ({"frame": 0, "object": "a", "points": [[[1, 1]], [[2, 2]]]}, "one object"),
+        ({"frame": 0, "object": "a", "points": [[1, 1]], "labels": [-1]}, "no prompt"),
+        ({"frame": 0, "object": "a", "points": [[1, 1]], "mask": np.ones(SIZE)}, "stands alone"),
+        ({"frame": 0, "object": "a", "mask": np.ones((2, 3, 4))}, "(H, W)"),
+        ({"frame": 0, "object": "a", "labels": [1]}, "without points"),
+    ):
+        with pytest.raises(ValueError) as error:
+            session.prompt(**options)
+        assert message in str(error.value)
+        assert session.tracks["a"] is before
+
+
+def test_nothing_prompted_nothing_to_propagate(predictor, frames):
+    with pytest.raises(ValueError, match="no object to track"):
+        predictor.open(frames).propagate()
+    with pytest.raises(ValueError, match="no object 'x'; known objects: 'a', 'b'"):
+        prompted(predictor, frames).remove("x")
+
+
+def test_live_sessions_have_their_own_rules(predictor, frames):
+    live = predictor.open()
+    with pytest.raises(ValueError, match="before its first step"):
+        _ = live.size
+    with pytest.raises(ValueError, match="has not come yet"):
+        live.prompt(0, "a", [[1, 1]])
+    assert live.step(frames[0]).objects == ()
+    with pytest.raises(ValueError, match="one size"):
+        live.step(frames[1][:, :40])
+    with pytest.raises(ValueError, match="outside the image"):
+        live.step(frames[1], {"a": {"points": [[500, 1]]}})
+    assert live.position == 0 and live.objects == ()
+    live.step(frames[1], {"a": {"points": [[5, 1]]}})
+    with pytest.raises(ValueError, match="no frames to propagate over"):
+        live.propagate()
+    for frame in frames[2:10]:
+        live.step(frame)
+    with pytest.raises(ValueError, match="has passed"):
+        live.prompt(2, "b", [[1, 1]])
+    with pytest.raises(ValueError, match="without a source"):
+        predictor.open(frames).step(frames[0])
+
+
+def test_options_are_checked(predictor, frames):
+    for options, message in (
+        ({"memory_dtype": "int8"}, "bfloat16, float16, float32"),
+        ({"objects_per_call": 0}, "at least 1"),
+        ({"fill_holes": -1}, "0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VideoPredictor(predictor.model, **options)
+    with pytest.raises(ValueError, match="horizon, all"):
+        predictor.open(frames, keep="some")
+
+
+def test_passes_stay_few():
+    passes = Passes()
+    for frame in range(5000):
+        passes.add(frame, backwards=False)
+    for frame in range(3000, 1999, -1):
+        passes.add(frame, backwards=True)
+    assert passes.runs == [(0, 1999, False), (3001, 4999, False), (2000, 3000, True)]
+    passes.drop(2500)
+    assert passes.direction(2500) is None and passes.direction(2499) is True and passes.direction(4000) is False
