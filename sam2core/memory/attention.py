@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops import rope
-from sam2core.ops.attention import attend, merge_heads, split_heads
+from sam2core.ops.attention import attend_projected, split_heads
 from sam2core.types import TokenBlock
 
 
@@ -36,10 +36,9 @@ class RopeAttention(nn.Module):
     ) -> Tensor:
         q = rope.rotate(split_heads(self.q_proj(query), self.heads), *query_turn)
         k = rope.rotate(split_heads(self.k_proj(key), self.heads), *key_turn)
-        v = split_heads(self.v_proj(value), self.heads)
         if key_scale is not None:
             k = k * key_scale
-        return self.out_proj(merge_heads(attend(q, k, v, dropout=self.dropout if self.training else 0.0)))
+        return self.out_proj(attend_projected(q, k, value, self.v_proj, self.dropout if self.training else 0.0))
 
 
 class RopeMemoryLayer(nn.Module):

@@ -1,0 +1,40 @@
+"""Averaging narrow tokens before projecting them equals projecting first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sam2core.ops import attention
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("batches", [(1, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize("block", [1, 700, 10**9])
+def test_averaging_first_equals_projecting_first(monkeypatch, heads, batches, block):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(batches[0], heads, 40, 16, generator=generator)
+    key = torch.randn(batches[1], heads, 90, 16, generator=generator)
+    tokens = torch.randn(batches[1], 90, 8, generator=generator)
+    project = nn.Linear(8, 16 * heads)
+    value = attention.split_heads(project(tokens), heads)
+    expected = attention.merge_heads(attention.attend(query, key, value))
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(attention, "BLOCK_BYTES", block)
+    with torch.inference_mode():
+        assert attention._averages_first(query, key, project)
+        got = attention.attend_projected(query, key, tokens, project)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_and_small_attention_take_one_call():
+    project = nn.Linear(8, 16)
+    query, key = torch.randn(1, 1, 40, 16), torch.randn(1, 1, 90, 16)
+    with torch.inference_mode():
+        assert not attention._averages_first(query, key, project)
+    large = torch.empty(1, 1, 4096, 16)
+    assert not attention._averages_first(large, large, project)  # gradients are wanted
+    with torch.inference_mode():
+        assert attention._averages_first(large, large, project)
+        assert not attention._averages_first(large, large, nn.Linear(16, 16))
