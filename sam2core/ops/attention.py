@@ -33,7 +33,7 @@ def merge_heads(tokens: Tensor) -> Tensor:
 
 
 def attend_projected(query: Tensor, key: Tensor, tokens: Tensor, project: nn.Linear, dropout: float = 0.0) -> Tensor:
-    """Attention whose values are a linear projection of narrow tokens: (B, heads, Nq, d) twice, (B, Nk, C) -> (B, Nq, C').
+    """Attention whose values are a linear projection of narrow tokens (B, Nk, C); gives (B, Nq, C').
 
     Softmax rows sum to one, so the projection can wait until the tokens have been averaged. On a CPU, where long
     attention is bound by arithmetic, that is what happens: the second product then is C wide instead of d. Equal to
