@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import itertools
 import os
 import re
+import sys
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -26,6 +28,16 @@ AHEAD = 3
 """Frames decoded in advance when frames are read in order."""
 WINDOW = 8
 """Frames that an iterator or a live source can still give back after they have passed."""
+
+ADDRESSES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
+CAMERAS = {
+    "linux": ("v4l2", "/dev/video{}", "{}"),
+    "darwin": ("avfoundation", "{}", "{}"),
+    "win32": ("dshow", "video={}", "video={}"),
+}
+"""How FFmpeg reaches cameras: its name for the system's interface, a camera by number, and one by name."""
+TIMEOUT = 10.0
+"""Seconds without data after which a camera or a stream has ended."""
 
 Frame: TypeAlias = "np.ndarray | Tensor"
 
@@ -370,8 +382,309 @@ class Stream(Reader):
                 return _frame(item)
 
     def close(self) -> None:
-        if hasattr(self._frames, "close"):
-            self._frames.close()
+        self._frames = iter(())
+
+
+class Video(Reader):
+    """A video file, decoded with PyAV.
+
+    Frames are numbered by their times, which are taken once from the file's packets: a number means the same frame
+    however it is reached, and at a variable frame rate too. Where the packets have no times the pictures are counted
+    instead, and the length is not known. Pictures are turned as the file says, by multiples of 90 degrees.
+    """
+
+    KEPT = 4
+    """Decoded pictures kept for small steps back."""
+    KEPT_BACKWARDS = 32
+    """The same when reading backwards, where one seek decodes a whole run of them; fewer when they are large."""
+    KEPT_BYTES = 128 * 2**20
+
+    decodes = True
+    _container: Any = None
+    _pictures: Iterator[Any]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
+        self.where = repr(str(path))
+        if not path.is_file():
+            raise ValueError(f"there is no file or folder {str(path)!r}{_did_you_mean(path)}")
+        self._path = path
+        self._packets: Packets | None = None
+        self._indexing = threading.Lock()
+        self._asked = 0
+        self._start(None)
+        try:
+            first = next(self._pictures, None)
+        except Damage as error:
+            raise ValueError(f"no picture of {self.where} can be decoded: {error}") from error
+        if first is None:
+            raise ValueError(f"{self.where} is empty: it has no frame")
+        self._first = first.pts
+        self._position: int | None = 0  # the number of the picture that came last; None: the decoder must start anew
+        self._kept: OrderedDict[int, Any] = OrderedDict({0: first})
+        self._keep = self.KEPT
+        self.fps = _rate(self._stream)
+
+    @property
+    def count(self) -> int | None:  # type: ignore[override]
+        """The number of frames, one more where the file breaks off: asking for that one raises Damage."""
+        packets = self._index()
+        return None if packets is None else len(packets.times) + (packets.cut is not None)
+
+    def _index(self) -> Packets | None:
+        """The times of the packets, or None if they have none; made when first asked for, by whichever thread."""
+        with self._indexing:
+            if self._packets is None:
+                self._packets = Packets(self._path, self._first)
+            return self._packets if self._packets.timed else None
+
+    def read(self, index: int) -> Frame:
+        before, self._asked = self._asked, index
+        if index not in self._kept:
+            packets = self._index()
+            if packets is None:
+                self._count_to(index)
+            else:
+                self._find(index, packets, backwards=0 < before - index <= WINDOW)
+        return _rgb(self._kept[index])
+
+    def _count_to(self, index: int) -> None:
+        if self._position is None or index <= self._position:
+            self._start(None)
+            self._position = -1
+        if not self._reach(index, None):
+            raise IndexError(index)
+
+    def _find(self, index: int, packets: Packets, *, backwards: bool) -> None:
+        """Decode on to a frame if that is the shortest way, otherwise from the key frame before it."""
+        if index >= len(packets.times):
+            if packets.cut is not None and index == len(packets.times):
+                raise Damage(packets.cut)
+            raise IndexError(index)
+        damage = Damage("the decoder gives no picture for it")
+        keys = packets.keys(index)
+        self._keep = self.KEPT
+        if self._position is not None and packets.rank(keys[0]) <= self._position + 1 <= index:
+            if not self._reach(index, packets):
+                raise damage
+            return
+        if backwards:
+            size = self._stream.codec_context.width * self._stream.codec_context.height * 3 // 2
+            self._keep = max(self.KEPT, min(self.KEPT_BACKWARDS, self.KEPT_BYTES // max(size, 1)))
+        for key in keys:  # pictures may need what lies before their key frame: then the one before it serves
+            self._seek(key, packets)
+            try:
+                if self._reach(index, packets):
+                    return
+            except Damage as error:
+                damage = error
+        raise damage
+
+    def _reach(self, index: int, packets: Packets | None) -> bool:
+        """Decode forward to a frame, keeping the last ones on the way; False when it does not come."""
+        number = self._position
+        self._position = None
+        for picture in self._pictures:
+            if packets is None:
+                assert number is not None
+                number += 1
+            else:
+                number = packets.number(picture.pts)
+                if number is None:
+                    continue
+            self._kept[number] = picture
+            self._kept.move_to_end(number)
+            while len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+            if number >= index:
+                self._position = number
+                return number == index
+        return False
+
+    def _seek(self, key: int, packets: Packets) -> None:
+        """Put the decoder before a key frame; where the demuxer landed is checked, as its times are not those shown."""
+        for landmark in packets.landmarks(key):
+            try:
+                self._container.seek(landmark, stream=self._stream)
+                arrived = self._container.demux(self._stream)
+                first = next((packet for packet in arrived if packets.order(packet.pts) is not None), None)
+            except _av().FFmpegError:  # a file that cannot be sought in
+                break
+            if first is not None and packets.before(first.pts, key):
+                self._pictures = _decoded(itertools.chain([first], arrived), self._stream, packets.time(key))
+                return
+        self._start(packets.time(key))
+
+    def _start(self, time: int | None) -> None:
+        """Open the file, again if it was open; decoding begins with the packet of that time."""
+        self.close()
+        self._container, self._stream = _open_video(str(self._path), self.where)
+        self._pictures = _decoded(self._container.demux(self._stream), self._stream, time)
+
+    def close(self) -> None:
+        self._pictures = iter(())
+        if self._container is not None:
+            self._container.close()
+
+
+class Packets:
+    """What the packets of a video file say of its frames, without decoding one.
+
+    `times` are those of the frames, sorted; `timed` is False when they do not tell the frames apart; `cut` says where
+    the file breaks off, if it does.
+    """
+
+    def __init__(self, path: Path, first: int | None) -> None:
+        container, stream = _open_video(str(path), repr(str(path)))
+        times: list[int | None] = []
+        keys, unseen = [], []
+        self.cut: str | None = None
+        with container:
+            vp8 = stream.codec_context.name == "vp8"
+            try:
+                for packet in container.demux(stream):
+                    if packet.size == 0 and packet.pts is None:
+                        continue
+                    if packet.is_keyframe:
+                        keys.append(len(times))
+                    hidden = vp8 and packet.size > 0 and not memoryview(packet)[0] & 0x10  # RFC 6386, 9.1: show_frame
+                    if hidden or packet.is_discard:
+                        unseen.append(len(times))
+                    times.append(packet.pts)
+            except _av().FFmpegError as error:
+                self.cut = f"the file cannot be read on: {error.strerror}"
+        missing = _missing_bytes(path)
+        if missing:
+            self.cut = f"the file is cut off: {missing} bytes are missing at its end"
+        self.timed = first is not None and None not in times and len(set(times)) == len(times)
+        self._order_times = np.array(times if self.timed else [], dtype=np.int64)
+        shown = np.delete(self._order_times, unseen if self.timed else [])
+        self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first picture cannot be decoded
+        self._sorted = np.argsort(self._order_times)
+        self._keys = np.array(keys, dtype=np.int64)
+
+    def number(self, time: int | None) -> int | None:
+        """The frame that is shown at a time."""
+        return _place(self.times, time)
+
+    def order(self, time: int | None) -> int | None:
+        """The place in the file of the packet with a time."""
+        at = _place(self._order_times, time, self._sorted)
+        return None if at is None else int(self._sorted[at])
+
+    def before(self, time: int, key: int) -> bool:
+        """Whether the packet with a time is that key frame, or lies before it in the file."""
+        order = self.order(time)
+        return order is not None and order <= key
+
+    def time(self, packet: int) -> int:
+        return int(self._order_times[packet])
+
+    def rank(self, packet: int) -> int:
+        """The number of frames shown before a packet's."""
+        return int(np.searchsorted(self.times, self._order_times[packet]))
+
+    def keys(self, frame: int) -> list[int]:
+        """The packets of the key frames to decode a frame from, best first; they precede it in the file and in time."""
+        order = self.order(int(self.times[frame]))
+        assert order is not None
+        near = self._keys[: np.searchsorted(self._keys, order, side="right")][-8:]
+        return near[self._order_times[near] <= self.times[frame]][::-1][:3].tolist() or [0]
+
+    def landmarks(self, key: int) -> list[int]:
+        """Times to seek to for a key frame: its own, and earlier ones in case that leads behind it."""
+        near = self._keys[: np.searchsorted(self._keys, key, side="right")]
+        return self._order_times[near[::-1][:3]].tolist()
+
+
+class Live(Stream):
+    """Frames that come at their own pace: the newest one is given, those that nobody was in time for are dropped."""
+
+    live = True
+
+    def __init__(self, frames: Iterator[Any], where: str, fps: float | None = None) -> None:
+        self._latest = Latest(frames)
+        super().__init__(self._latest, where)
+        self.fps = fps
+        weakref.finalize(self, self._latest.end).atexit = False
+        threading.Thread(target=self._latest.pump, name="frames", daemon=True).start()
+
+    def close(self) -> None:
+        self._latest.close()
+        super().close()
+
+
+class Latest:
+    """One slot between the thread that receives frames and the one that asks for them."""
+
+    def __init__(self, frames: Iterator[Any]) -> None:
+        self._frames = frames
+        self._changed = threading.Condition()
+        self._item: Any = None
+        self._ended = False
+        self._gone = threading.Event()
+
+    def pump(self) -> None:
+        """Receive frames until they end, or nobody wants them any more."""
+        try:
+            for item in self._frames:
+                if self._ended:
+                    return
+                with self._changed:
+                    self._item = item
+                    self._changed.notify_all()
+        except Damage:
+            return  # a camera that was unplugged, a stream that broke off: the video ends here
+        finally:
+            self._frames = iter(())  # closes what they come from
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            self._gone.set()
+
+    def __iter__(self) -> Latest:
+        return self
+
+    def __next__(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: self._item is not None or self._ended)
+            item, self._item = self._item, None
+        if item is None:
+            raise StopIteration
+        return item
+
+    def end(self) -> None:
+        """Let the thread end after the frame it waits for; takes no lock, as garbage collection calls it anywhere."""
+        self._ended = True
+
+    def close(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._item = None
+            self._changed.notify_all()
+        self._gone.wait(TIMEOUT)
+
+
+def network(address: str) -> Reader:
+    """A network address: live, unless it says how long it is, in which case no frame is dropped."""
+    options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
+    container, stream = _open_video(address, repr(address), options=options, timeout=TIMEOUT)
+    if container.duration is None:
+        return Live(_received(container, stream), repr(address), _rate(stream))
+    reader = Stream(_received(container, stream), repr(address))
+    reader.fps = _rate(stream)
+    return reader
+
+
+def camera(name: str) -> Reader:
+    """``"camera:0"``: a camera by its number, or by what the system calls it."""
+    device = name.removeprefix("camera:")
+    if sys.platform not in CAMERAS:
+        raise ValueError(f"cameras are known on {', '.join(CAMERAS)}, not on {sys.platform}")
+    system, numbered, named = CAMERAS[sys.platform]
+    path = (numbered if device.isdigit() else named).format(device)
+    container, stream = _open_video(path, repr(name), format=system, timeout=TIMEOUT)
+    return Live(_received(container, stream), repr(name), _rate(stream))
 
 
 class Function(Reader):
@@ -396,16 +709,28 @@ def _is_folder(source: Any) -> bool:
     return _is_text(source) and os.path.isdir(source)
 
 
+def _is_address(source: Any) -> bool:
+    return isinstance(source, str) and source.lower().startswith(ADDRESSES)
+
+
+def _is_camera(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith("camera:")
+
+
 def _is_pattern(source: Any) -> bool:
     return _is_text(source) and glob.has_magic(os.fspath(source)) and not os.path.exists(source)
 
 
 READERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Reader]], ...] = (
+    (_is_address, network),
+    (_is_camera, camera),
     (_is_folder, Folder),
     (_is_pattern, Glob),
+    (lambda source: _is_text(source) and _is_picture(Path(source)), lambda source: Items([source])),
+    (_is_text, Video),
     (lambda source: isinstance(source, np.ndarray | Tensor), Stack),
-    (lambda source: not _is_text(source) and hasattr(source, "__len__") and hasattr(source, "__getitem__"), Items),
-    (lambda source: not _is_text(source) and hasattr(source, "__iter__"), Stream),
+    (lambda source: hasattr(source, "__len__") and hasattr(source, "__getitem__"), Items),
+    (lambda source: hasattr(source, "__iter__"), Stream),
     (callable, Function),
 )
 """Which reader takes which source: the first whose test holds."""
@@ -441,6 +766,149 @@ class _Ahead:
             self._thread.shutdown(wait=True, cancel_futures=True)
 
 
+def _av() -> Any:
+    """PyAV, which only videos need."""
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'video files, addresses and cameras need PyAV, which is not installed: pip install "sam2core[video]" '
+            "(folders of pictures, arrays and iterators go without)",
+            name=error.name,
+        ) from None
+    return av
+
+
+def _open_video(path: str, where: str, **options: Any) -> tuple[Any, Any]:
+    """A container and its video stream."""
+    av = _av()
+    try:
+        container = av.open(path, **options)
+    except av.FFmpegError as error:
+        missing = _missing_bytes(Path(path)) if os.path.isfile(path) else 0
+        cut = f"; it is cut off, {missing} bytes are missing at its end" if missing else ""
+        raise ValueError(f"{where} is no video that can be opened: {error.strerror}{cut}") from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(
+            f"{where} has no video in it, only {', '.join({one.type for one in container.streams}) or 'data'}"
+        )
+    return container, container.streams.video[0]
+
+
+def _rate(stream: Any) -> float | None:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else None
+
+
+def _decoded(packets: Iterator[Any], stream: Any, time: int | None = None) -> Iterator[Any]:
+    """The pictures of packets, in the order they are shown, from the packet with that time on.
+
+    Raises Damage at the first packet that cannot be decoded, after the pictures shown before it and decoded already.
+    """
+    errors = _av().FFmpegError
+    sent: deque[int | None] = deque(maxlen=64)
+    packet = None
+    try:
+        for packet in packets:
+            if time is not None:
+                if packet.pts != time:
+                    continue
+                time = None
+            for picture in packet.decode():
+                if picture.is_corrupt:
+                    raise Damage("its data are damaged")
+                yield picture
+            sent.append(packet.pts)
+    except errors as error:
+        try:
+            waiting = stream.codec_context.decode(None)
+        except errors:
+            waiting = []
+        end = None if packet is None else packet.pts
+        for picture in waiting:
+            if picture.is_corrupt or picture.pts not in sent or (end is not None and picture.pts > end):
+                break
+            yield picture
+        raise Damage(f"the file is damaged here ({error.strerror})") from error
+
+
+def _received(container: Any, stream: Any) -> Iterator[Any]:
+    with container:
+        yield from _decoded(container.demux(stream), stream)
+
+
+def _rgb(picture: Any) -> np.ndarray:
+    """A decoded picture as (H, W, 3) uint8, turned the way it is to be seen."""
+    pixels = picture.to_ndarray(format="rgb24")
+    turns = round(picture.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _place(ordered: np.ndarray, value: int | None, sorter: np.ndarray | None = None) -> int | None:
+    """Where a value lies in a sorted array, if it does."""
+    if value is None:
+        return None
+    at = int(np.searchsorted(ordered, value, sorter=sorter))
+    if at == len(ordered):
+        return None
+    return at if ordered[at if sorter is None else sorter[at]] == value else None
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes a file lacks by what its own headers say: ISO boxes (mp4, mov), RIFF (avi), EBML (mkv, webm)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return max(0, _boxes_end(file, size) - size)
+        if head[:4] == b"RIFF":
+            return max(0, 8 + int.from_bytes(head[4:8], "little") - size)
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return max(0, _segment_end(head) - size)
+    return 0
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the last top-level box of an ISO file ends (ISO/IEC 14496-12, 4.2)."""
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8 or not head[4:8].isalnum():  # up to the end, or no box at all
+            return size
+        at += length
+    return at
+
+
+def _segment_end(head: bytes) -> int:
+    """Where the segment of a Matroska file ends, 0 if it does not say (RFC 8794: elements are an id, a size, a body)."""
+    size, at = _ebml_size(head, 4)
+    at += size or 0
+    if size is None or head[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    size, at = _ebml_size(head, at + 4)
+    return 0 if size is None else at + size
+
+
+def _ebml_size(head: bytes, at: int) -> tuple[int | None, int]:
+    """The size written at a place, None if it is left open, and where the body begins (RFC 8794, 4)."""
+    width = 9 - head[at].bit_length() if at < len(head) else 9
+    value = int.from_bytes(head[at : at + width], "big") & ((1 << 7 * width) - 1)
+    at += width
+    known = width <= 8 and at <= len(head) and value != (1 << 7 * width) - 1
+    return (value if known else None), at
+
+
+def _did_you_mean(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 1)
+    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+
+
 def _natural(path: Path) -> tuple[Any, ...]:
     """Sorts numbers in names by their value; ties by the name itself, so that the order never depends on the disk's."""
     parts = re.split(r"(\d+)", str(path))
@@ -460,6 +928,8 @@ def _frame(item: Any) -> Frame:
             item = _unpack(item)
     except ValueError as error:
         raise Damage(str(error)) from error
+    if type(item).__module__.startswith("av.video"):
+        item = _rgb(item)
     if isinstance(item, np.ndarray):
         if item.ndim == 2:
             item = item[:, :, None]
