@@ -6,11 +6,12 @@ inference mode, so that a table first needed by a prediction can serve a trainin
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
+
+from sam2core.ops.tables import remembered
 
 
 def _pairwise_frequencies(count: int, temperature: float, device: torch.device | str | None) -> Tensor:
@@ -19,20 +20,19 @@ def _pairwise_frequencies(count: int, temperature: float, device: torch.device |
     return temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / count)
 
 
-@functools.lru_cache(maxsize=32)
+@remembered(32)
 def _sine_grid(height: int, width: int, dim: int, temperature: float, device: str) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        rows = torch.arange(1, height + 1, dtype=torch.float32, device=device) / (height + 1e-6) * (2 * math.pi)
-        columns = torch.arange(1, width + 1, dtype=torch.float32, device=device) / (width + 1e-6) * (2 * math.pi)
-        wavelength = _pairwise_frequencies(dim // 2, temperature, device)
+    rows = torch.arange(1, height + 1, dtype=torch.float32, device=device) / (height + 1e-6) * (2 * math.pi)
+    columns = torch.arange(1, width + 1, dtype=torch.float32, device=device) / (width + 1e-6) * (2 * math.pi)
+    wavelength = _pairwise_frequencies(dim // 2, temperature, device)
 
-        def code(along: Tensor) -> Tensor:  # (n,) -> (dim / 2, n), sine and cosine interleaved
-            angle = along[:, None] / wavelength
-            return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1).T
+    def code(along: Tensor) -> Tensor:  # (n,) -> (dim / 2, n), sine and cosine interleaved
+        angle = along[:, None] / wavelength
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1).T
 
-        y = code(rows)[:, :, None].expand(-1, -1, width)
-        x = code(columns)[:, None, :].expand(-1, height, -1)
-        return torch.cat((y, x)).unsqueeze(0).contiguous()
+    y = code(rows)[:, :, None].expand(-1, -1, width)
+    x = code(columns)[:, None, :].expand(-1, height, -1)
+    return torch.cat((y, x)).unsqueeze(0).contiguous()
 
 
 def sine_grid(
@@ -47,10 +47,9 @@ def sine_grid(
     return _sine_grid(*grid, dim, temperature, str(torch.device(device or "cpu")))
 
 
-@functools.lru_cache(maxsize=32)
+@remembered(32)
 def _sine_tokens(height: int, width: int, dim: int, dtype: torch.dtype, device: str) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return _sine_grid(height, width, dim, 10000.0, device).flatten(2).transpose(1, 2).to(dtype).contiguous()
+    return _sine_grid(height, width, dim, 10000.0, device).flatten(2).transpose(1, 2).to(dtype).contiguous()
 
 
 def sine_tokens(
@@ -78,12 +77,11 @@ def fourier(coordinates: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-@functools.lru_cache(maxsize=32)
+@remembered(32)
 def _cell_centres(height: int, width: int, device: str) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        return torch.stack((x[None, :].expand(height, -1), y[:, None].expand(-1, width)), dim=-1)
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    return torch.stack((x[None, :].expand(height, -1), y[:, None].expand(-1, width)), dim=-1)
 
 
 def cell_centres(grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:

@@ -6,21 +6,20 @@ Same result as upstream's complex form, but it exports and runs in any floating 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
+from sam2core.ops.tables import remembered
 
-@functools.lru_cache(maxsize=32)
+
+@remembered(32)
 def _table(height: int, width: int, dim: int, theta: float, device: str) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), torch.no_grad():
-        frequency = theta ** (-torch.arange(0, dim, 4, dtype=torch.float32, device=device)[: dim // 4] / dim)
-        cell = torch.arange(height * width, dtype=torch.float32, device=device)
-        x = cell % width
-        y = torch.div(cell, width, rounding_mode="floor")
-        angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), dim=1)
-        return angle.cos(), angle.sin()
+    frequency = theta ** (-torch.arange(0, dim, 4, dtype=torch.float32, device=device)[: dim // 4] / dim)
+    cell = torch.arange(height * width, dtype=torch.float32, device=device)
+    x = cell % width
+    y = torch.div(cell, width, rounding_mode="floor")
+    angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), dim=1)
+    return angle.cos(), angle.sin()
 
 
 def table(grid: tuple[int, int], dim: int, theta: float, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -30,20 +29,19 @@ def table(grid: tuple[int, int], dim: int, theta: float, device: torch.device | 
     return _table(*grid, dim, theta, str(torch.device(device)))
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(4)  # a long past is some 30 MB, and every step of a track asks for the same
 def _sequence(
     runs: tuple[tuple[tuple[int, int] | None, int], ...], dim: int, theta: float, device: str
 ) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), torch.no_grad():
-        parts = []
-        for grid, length in runs:
-            if grid is None:
-                still = torch.ones(length, dim // 2, device=device)
-                parts.append((still, torch.zeros_like(still)))
-            else:
-                assert grid[0] * grid[1] == length, f"a block of {length} tokens cannot lie on a {grid} grid"
-                parts.append(table(grid, dim, theta, device))
-        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+    parts = []
+    for grid, length in runs:
+        if grid is None:
+            still = torch.ones(length, dim // 2, device=device)
+            parts.append((still, torch.zeros_like(still)))
+        else:
+            assert grid[0] * grid[1] == length, f"a block of {length} tokens cannot lie on a {grid} grid"
+            parts.append(table(grid, dim, theta, device))
+    return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
 
 def sequence(

@@ -1,0 +1,46 @@
+"""Tables that depend on sizes alone: made once, outside inference mode, and never kept from a trace."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Table = TypeVar("Table", Tensor, "tuple[Tensor, Tensor]")
+
+
+def remembered(count: int) -> Callable[[Callable[..., Table]], Callable[..., Table]]:
+    """Remember the last `count` tables that a function makes, by its (positional, hashable) arguments.
+
+    A table first needed by a prediction can serve a training step later, since it is made outside inference mode.
+    While a model is exported or fake tensors are in use, what is made is not real: it is used there and not kept.
+    Any number of threads may ask at once.
+    """
+
+    def wrap(make: Callable[..., Table]) -> Callable[..., Table]:
+        kept: dict[Any, Table] = {}
+        lock = threading.Lock()
+
+        @functools.wraps(make)
+        def get(*key: Any) -> Table:
+            if torch.compiler.is_dynamo_compiling():
+                return make(*key)
+            found = kept.get(key)
+            if found is not None:
+                return found
+            with torch.inference_mode(False), torch.no_grad():
+                made = make(*key)
+            if all(type(tensor) is Tensor for tensor in ((made,) if isinstance(made, Tensor) else made)):
+                with lock:
+                    kept[key] = made
+                    while len(kept) > count:
+                        del kept[next(iter(kept))]
+            return made
+
+        return get
+
+    return wrap
