@@ -83,12 +83,15 @@ class FrameSource:
         self._ahead = _Ahead(reader) if reader.decodes else None
         self._closed = False
         try:
-            first = self._fetch(0)
+            self.size = _size(self._fetch(0))
         except IndexError:
             count = reader.count
-            what = "is empty: it has no frame" if not start else f"has no frame {start} to start with"
-            raise ValueError(f"{reader.where} {what}" + (f", but {count}" if start and count else "")) from None
-        self.size = _size(first)
+            self.close()
+            what = "is empty: it has no frame" if not count else f"has {count} frames, none from {start} on"
+            raise ValueError(f"{reader.where} {what}") from None
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def length(self) -> int | None:
@@ -538,6 +541,7 @@ class Packets:
         container, stream = _open_video(str(path), repr(str(path)))
         times: list[int | None] = []
         keys, unseen = [], []
+        begun: int | None = None  # the latest time at which decoding began: whatever comes later is shown later
         self.cut: str | None = None
         with container:
             vp8 = stream.codec_context.name == "vp8"
@@ -550,9 +554,11 @@ class Packets:
                     hidden = vp8 and packet.size > 0 and not memoryview(packet)[0] & 0x10  # RFC 6386, 9.1: show_frame
                     if hidden or packet.is_discard:
                         unseen.append(len(times))
+                    begun = begun if packet.dts is None else packet.dts
                     times.append(packet.pts)
             except _av().FFmpegError as error:
                 self.cut = f"the file cannot be read on: {error.strerror}"
+            declared, end = stream.frames, _end(container, stream)
         missing = _missing_bytes(path)
         if missing:
             self.cut = f"the file is cut off: {missing} bytes are missing at its end"
@@ -562,6 +568,20 @@ class Packets:
         self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first picture cannot be decoded
         self._sorted = np.argsort(self._order_times)
         self._keys = np.array(keys, dtype=np.int64)
+        if self.cut is not None and len(self.times) > 1:
+            shortest = int(np.diff(self.times).min())
+            if 0 < declared <= len(shown) or (end is not None and self.times[-1] + 2 * shortest > end):
+                self.cut = None  # what is missing is no frame
+            else:
+                self._drop_after_a_gap(begun, shortest)
+
+    def _drop_after_a_gap(self, begun: int | None, shortest: int) -> None:
+        """Leave out the frames at the end of a cut file whose predecessors on screen came later in it, and are lost."""
+        sure = int(np.searchsorted(self.times, self.times[0] if begun is None else begun, side="right"))
+        gaps = np.flatnonzero(np.diff(self.times) >= 2 * shortest)
+        gaps = gaps[gaps + 1 >= sure]
+        if len(gaps):
+            self.times = self.times[: gaps[0] + 1]
 
     def number(self, time: int | None) -> int | None:
         """The frame that is shown at a time."""
@@ -782,18 +802,26 @@ def _av() -> Any:
 def _open_video(path: str, where: str, **options: Any) -> tuple[Any, Any]:
     """A container and its video stream."""
     av = _av()
+    missing = _missing_bytes(Path(path)) if os.path.isfile(path) else 0
+    cut = f"; it is cut off, {missing} bytes are missing at its end" if missing else ""
     try:
         container = av.open(path, **options)
     except av.FFmpegError as error:
-        missing = _missing_bytes(Path(path)) if os.path.isfile(path) else 0
-        cut = f"; it is cut off, {missing} bytes are missing at its end" if missing else ""
         raise ValueError(f"{where} is no video that can be opened: {error.strerror}{cut}") from error
     if not container.streams.video:
+        found = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
         container.close()
-        raise ValueError(
-            f"{where} has no video in it, only {', '.join({one.type for one in container.streams}) or 'data'}"
-        )
+        raise ValueError(f"{where} has no video in it, only {found}{cut}")
     return container, container.streams.video[0]
+
+
+def _end(container: Any, stream: Any) -> int | None:
+    """When the last frame ends by what the file says, in the stream's unit of time."""
+    if stream.duration is not None:
+        return int(stream.duration + (stream.start_time or 0))
+    if container.duration is None:
+        return None
+    return int((container.duration + (container.start_time or 0)) / 1_000_000 / stream.time_base)
 
 
 def _rate(stream: Any) -> float | None:
@@ -885,7 +913,7 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 
 
 def _segment_end(head: bytes) -> int:
-    """Where the segment of a Matroska file ends, 0 if it does not say (RFC 8794: elements are an id, a size, a body)."""
+    """Where the segment of a Matroska file ends, 0 if it does not say (RFC 8794: an element is id, size, body)."""
     size, at = _ebml_size(head, 4)
     at += size or 0
     if size is None or head[at : at + 4] != b"\x18\x53\x80\x67":
@@ -937,6 +965,8 @@ def _frame(item: Any) -> Frame:
             return _three(item)
         raise Damage(f"a frame as an array is (H, W) or (H, W, 1 | 3 | 4), not {item.shape}")
     if isinstance(item, Tensor):
+        if item.ndim == 4 and item.shape[0] == 1:
+            item = item[0]
         if item.ndim == 3 and item.shape[0] in (1, 3, 4) and item.numel():
             return _three(item.detach())
         raise Damage(f"a frame as a tensor is (1 | 3 | 4, H, W), not {tuple(item.shape)}")
@@ -948,7 +978,7 @@ def _three(picture: Frame) -> Frame:
     if isinstance(picture, Tensor):
         return picture[:3].expand(3, -1, -1).clone() if picture.shape[0] != 3 else picture.clone()
     if picture.shape[2] == 1:
-        return np.repeat(picture, 3, axis=2)
+        return np.repeat(np.asarray(picture), 3, axis=2)
     return np.array(picture[:, :, :3], order="C", subok=False)
 
 
