@@ -1,0 +1,232 @@
+"""Simulated clicks on images: the model and simple baselines answer the same user.
+
+The first click is the point deepest inside the object, each next one the centre of the largest error (upstream's
+"center" clicks); an answer without error is kept and gets no further click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from sam2core.evaluation.metrics import iou
+
+
+@dataclass(frozen=True)
+class Click:
+    """A user's click in image pixels; `positive` is on the object."""
+
+    x: int
+    y: int
+    positive: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image and the masks of the objects that are asked for in it."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    masks: np.ndarray  # (N, H, W) bool
+    name: str
+
+
+class Segmenter(Protocol):
+    """Anything that answers clicks: `look` takes an image, the function it returns answers clicks on one object.
+
+    That function is given all clicks so far and whatever it returned beside its mask last time (None at first).
+    """
+
+    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]: ...
+
+
+def deepest(region: np.ndarray) -> tuple[int, int, float]:
+    """The x, y of the pixel farthest from the edge of a boolean region (the border counts as edge), and how far."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    place = int(depth.argmax())
+    return place % region.shape[1], place // region.shape[1], float(depth.flat[place])
+
+
+def first_click(truth: np.ndarray) -> Click:
+    """The click in the middle of an object. Raises ValueError for an empty one."""
+    x, y, depth = deepest(truth)
+    if depth == 0:
+        raise ValueError("an empty mask has no first click")
+    return Click(x, y)
+
+
+def next_click(answer: np.ndarray, truth: np.ndarray) -> Click | None:
+    """The centre of the largest error, positive where the object was missed; None when nothing is wrong."""
+    missed, extra = deepest(truth & ~answer), deepest(answer & ~truth)
+    if missed[2] == extra[2] == 0:
+        return None
+    x, y, _ = missed if missed[2] > extra[2] else extra
+    return Click(x, y, positive=missed[2] > extra[2])
+
+
+def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[list[float]]:
+    """IoU after each of `clicks` clicks, for every object of a sample: scores[object][click]."""
+    answer_clicks = segmenter.look(sample.image)
+    scores = []
+    for truth in sample.masks:
+        said = [first_click(truth)]
+        answer, state = answer_clicks(said, None)
+        own = [iou(answer, truth)]
+        while len(own) < clicks:
+            following = next_click(answer, truth)
+            if following is not None:
+                said.append(following)
+                answer, state = answer_clicks(said, state)
+            own.append(iou(answer, truth))
+        scores.append(own)
+    return scores
+
+
+# segmenters ----------------------------------------------------------------------------------------------------------
+
+
+class PredictorSegmenter:
+    """An image predictor as a segmenter: the best of three for the first click, then the single mask with a hint."""
+
+    def __init__(self, predictor: Any):
+        self.predictor = predictor
+
+    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
+        handle = self.predictor.encode(image)
+
+        def answer(clicks: Sequence[Click], hint: Any) -> tuple[np.ndarray, Any]:
+            result = handle.predict(
+                points=[[click.x, click.y] for click in clicks],
+                labels=[int(click.positive) for click in clicks],
+                mask=hint,
+                several=len(clicks) == 1,
+            )
+            best = int(result.iou[0].argmax())
+            return result.masks[0, best].cpu().numpy(), result.logits[0, best]
+
+        return answer
+
+
+@dataclass(frozen=True)
+class ConstantDisc:
+    """The baseline that ignores the picture: a disc around each positive click, cut out again at negative ones."""
+
+    radius: float = 0.1  # as a share of the image's shorter side; best on 50 training pictures
+
+    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
+        height, width = image.shape[:2]
+        ys, xs = np.mgrid[:height, :width]
+        reach = (self.radius * min(height, width)) ** 2
+
+        def answer(clicks: Sequence[Click], state: Any) -> tuple[np.ndarray, Any]:
+            mask = np.zeros((height, width), dtype=bool)
+            for click in clicks:
+                mask[(ys - click.y) ** 2 + (xs - click.x) ** 2 <= reach] = click.positive
+            return mask, None
+
+        return answer
+
+
+@dataclass(frozen=True)
+class FloodFill:
+    """The magic wand: connected pixels whose CIE Lab colour differs from the clicked one by at most `tolerance`."""
+
+    tolerance: float = 16.0  # best on 50 training pictures
+
+    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
+        lab = to_lab(image)
+
+        def filled(click: Click) -> np.ndarray:
+            near = np.linalg.norm(lab - lab[click.y, click.x], axis=-1) <= self.tolerance
+            pieces, _ = ndimage.label(near)
+            return pieces == pieces[click.y, click.x]
+
+        def answer(clicks: Sequence[Click], state: Any) -> tuple[np.ndarray, Any]:
+            mask = np.zeros(image.shape[:2], dtype=bool)
+            for click in clicks:
+                mask[filled(click)] = click.positive
+            return mask, None
+
+        return answer
+
+
+def to_lab(image: np.ndarray) -> np.ndarray:
+    """uint8 sRGB (H, W, 3) as CIE Lab (D65), slightly smoothed so that noise does not stop a fill."""
+    rgb = ndimage.gaussian_filter(image.astype(np.float64), (1, 1, 0)) / 255
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    matrix = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    )
+    xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883])
+    curve = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = np.moveaxis(curve, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+# data ----------------------------------------------------------------------------------------------------------------
+
+
+def regions_of(
+    labels: np.ndarray,
+    *,
+    smallest: float = 0.005,
+    largest: float = 0.6,
+    most: int = 10,
+    background: bool = True,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Masks (N, H, W) of up to `most` regions of a label map whose area is within the given shares of the image.
+
+    background: label 0 is a region like any other.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    usable = [
+        value
+        for value, count in zip(values, counts)
+        if smallest <= count / labels.size <= largest and (background or value != 0)
+    ]
+    picks = sorted(generator.permutation(len(usable))[:most])
+    return np.stack([labels == usable[pick] for pick in picks]) if picks else np.zeros((0, *labels.shape), dtype=bool)
+
+
+def folder_samples(
+    root: str | Path, *, last: int | None = None, background: bool = True, seed: int = 0, most: int = 10
+) -> Iterator[Sample]:
+    """Samples of a folder with `images/NAME.*` and `labels/NAME.png` or `labels/NAME_ANNOTATOR.png`.
+
+    Of several annotators one is drawn at random per image. last: only the last so many names in sorted order.
+    Raises ValueError for a folder of another shape, and for an image without labels.
+    """
+    root = Path(root)
+    if not (root / "images").is_dir() or not (root / "labels").is_dir():
+        raise ValueError(f"{root} must hold the folders images/ and labels/")
+    paths = sorted(path for path in (root / "images").iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    for number, path in enumerate(paths):
+        if last is not None and number < len(paths) - last:
+            continue
+        found = sorted((root / "labels").glob(f"{path.stem}.png")) or sorted(
+            (root / "labels").glob(f"{path.stem}_*.png")
+        )
+        if not found:
+            raise ValueError(f"{path} has no labels/{path.stem}.png")
+        generator = np.random.default_rng([seed, number])
+        labels = np.asarray(Image.open(found[int(generator.integers(len(found)))]))
+        image = np.asarray(Image.open(path).convert("RGB"))
+        if labels.shape != image.shape[:2]:
+            raise ValueError(f"{found[0]} is {labels.shape}, its image {image.shape[:2]}")
+        masks = regions_of(labels, background=background, most=most, generator=generator)
+        if len(masks):
+            yield Sample(image, masks, path.name)
+
+
+def evaluate(
+    segmenter: Segmenter, samples: Iterable[Sample], *, clicks: int = 1
+) -> Iterator[tuple[Sample, list[list[float]]]]:
+    """Each sample with its scores[object][click], as they are made."""
+    for sample in samples:
+        yield sample, follow(segmenter, sample, clicks=clicks)

@@ -1,0 +1,285 @@
+"""Clips to train on: what one sample is, how labelled pictures on disk become samples, how samples become a batch.
+
+A photograph is a clip of one frame. Readers decode lazily; `Pack` decodes everything once into flat files that are
+mapped into memory, so that a training step never waits for a JPEG.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class DataError(ValueError):
+    """A data set that cannot be read; the message names the file or folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """A photograph whose pixels are divided into regions, and the objects that can be made of them.
+
+    `objects` lists groups of region ids: a single region, all parts of a person, both shoes. Groups may overlap, which
+    is what makes a single click ambiguous.
+    """
+
+    image: np.ndarray  # (H, W, 3) uint8
+    regions: np.ndarray  # (H, W) uint16, 0 is unlabelled
+    objects: tuple[tuple[int, ...], ...]
+    things: tuple[bool, ...]  # per object: may it be cut out and pasted over another picture?
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One training sample: frames and the masks of the objects to segment in them."""
+
+    frames: np.ndarray  # (T, H, W, 3) uint8
+    masks: np.ndarray  # (T, N, H, W) bool
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """Clips of equal size stacked for one step."""
+
+    frames: Tensor  # (B, T, 3, H, W) uint8
+    masks: Tensor  # (B, T, N, H, W) bool
+    sources: tuple[str, ...] = field(default=())
+
+    @property
+    def objects(self) -> int:
+        return self.masks.shape[2]
+
+
+def collate(clips: Sequence[Clip]) -> ClipBatch:
+    """Stack clips of equal size and equal number of objects. Raises ValueError when they differ."""
+    shapes = {clip.masks.shape for clip in clips}
+    if len(shapes) != 1:
+        raise ValueError(f"clips of one batch must have equal (T, N, H, W), got {sorted(shapes)}")
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3).contiguous()
+    masks = torch.from_numpy(np.stack([clip.masks for clip in clips]))
+    return ClipBatch(frames, masks, tuple(clip.source for clip in clips))
+
+
+# readers -------------------------------------------------------------------------------------------------------------
+
+
+def label_folder(
+    root: str | Path, *, holdout: int = 0, split: str = "train", whole: bool = False, instances: bool = False
+) -> Iterator[LabelledImage]:
+    """Read `root/images/NAME.*` with `root/labels/NAME.png`, whose values are class or instance ids (8 or 16 bit).
+
+    holdout: the last `holdout` names in sorted order are the "val" split, all others the "train" split.
+    whole: everything labelled together is an object too (parts of a person and the person).
+    instances: ids are instances, each a thing by itself; otherwise they are classes, whose pieces are objects.
+    """
+    root = Path(root)
+    names = _pairs(root)
+    chosen = names[: len(names) - holdout] if split == "train" else names[len(names) - holdout :]
+    for image_path, label_path in chosen:
+        image = _rgb(image_path)
+        labels = _label_png(label_path)
+        if labels.shape != image.shape[:2]:
+            raise DataError(f"{label_path} is {labels.shape}, its image {image_path} is {image.shape[:2]}")
+        yield from_labels(image, labels, whole=whole, instances=instances, source=str(image_path))
+
+
+def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[LabelledImage]:
+    """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`."""
+    root = Path(root)
+    annotations = root / "panoptic_segmentation" / "annotations"
+    index = annotations / f"panoptic_{split}2017.json"
+    if not index.exists():
+        raise DataError(f"no panoptic annotations at {index}")
+    listing = json.loads(index.read_text())
+    is_thing = {category["id"]: bool(category["isthing"]) for category in listing["categories"]}
+    images = {image["id"]: image["file_name"] for image in listing["images"]}
+    for annotation in listing["annotations"]:
+        image_path = root / "images" / f"{split}2017" / images[annotation["image_id"]]
+        image = _rgb(image_path)
+        colour = np.asarray(Image.open(annotations / f"panoptic_{split}2017" / annotation["file_name"]).convert("RGB"))
+        ids = colour.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+        regions = np.zeros(ids.shape, dtype=np.uint16)
+        objects: list[tuple[int, ...]] = []
+        things: list[bool] = []
+        by_category: dict[int, list[int]] = {}
+        for segment in annotation["segments_info"]:
+            mask = ids == segment["id"]
+            thing = is_thing[segment["category_id"]] and not segment["iscrowd"]
+            added = _add_region(regions, mask, split_pieces=not thing, minimum=0.002)
+            if not added:
+                continue
+            objects += [(region,) for region in added]
+            things += [thing] * len(added)
+            if len(added) > 1:
+                objects.append(tuple(added))
+                things.append(False)
+            if thing:
+                by_category.setdefault(segment["category_id"], []).extend(added)
+        for group in by_category.values():
+            if 1 < len(group) < 5:
+                objects.append(tuple(group))
+                things.append(False)
+        yield LabelledImage(image, regions, tuple(objects), tuple(things), str(image_path))
+
+
+READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
+    "label_folder": label_folder,
+    "coco_panoptic": coco_panoptic,
+}
+
+
+def from_labels(
+    image: np.ndarray, labels: np.ndarray, *, whole: bool = False, instances: bool = False, source: str = ""
+) -> LabelledImage:
+    """Divide a picture by a map of class or instance ids; see `label_folder` for the options."""
+    regions = np.zeros(labels.shape, dtype=np.uint16)
+    objects: list[tuple[int, ...]] = []
+    things: list[bool] = []
+    everything: list[int] = []
+    for value in np.unique(labels):
+        background = value == 0
+        if background and instances:
+            continue
+        added = _add_region(regions, labels == value, split_pieces=not instances, minimum=0.0 if instances else 0.001)
+        objects += [(region,) for region in added]
+        things += [not background and (instances or whole)] * len(added)
+        if len(added) > 1:
+            objects.append(tuple(added))
+            things.append(False)
+        if not background:
+            everything += added
+    if whole and len(everything) > 1:
+        objects.append(tuple(everything))
+        things.append(True)
+    return LabelledImage(image, regions, tuple(objects), tuple(things), source)
+
+
+def _add_region(regions: np.ndarray, mask: np.ndarray, *, split_pieces: bool, minimum: float) -> list[int]:
+    """Write a mask into the region map as one region or as its connected pieces; returns the ids given to them."""
+    added: list[int] = []
+    if split_pieces:
+        pieces, count = ndimage.label(mask)
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    else:
+        pieces, count, sizes = mask.astype(np.int32), 1, np.array([0, int(mask.sum())])
+    for piece in range(1, count + 1):
+        if sizes[piece] > max(minimum * mask.size, 8):
+            region = int(regions.max()) + 1
+            regions[pieces == piece] = region
+            added.append(region)
+    return added
+
+
+def _pairs(root: Path) -> list[tuple[Path, Path]]:
+    if not (root / "images").is_dir() or not (root / "labels").is_dir():
+        raise DataError(f"{root} must hold the folders images/ and labels/")
+    labels = {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
+    images = [path for path in sorted((root / "images").iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    missing = [path.name for path in images if path.stem not in labels]
+    if missing:
+        raise DataError(f"{len(missing)} images of {root} have no labels/NAME.png, the first is {missing[0]}")
+    if not images:
+        raise DataError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return [(path, labels[path.stem]) for path in images]
+
+
+def _rgb(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"cannot read image {path}: {error}") from error
+
+
+def _label_png(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            labels = np.asarray(picture)
+    except OSError as error:
+        raise DataError(f"cannot read labels {path}: {error}") from error
+    if labels.ndim != 2:
+        raise DataError(f"{path} must be a single-channel label PNG (palette, 8 or 16 bit), got shape {labels.shape}")
+    return labels
+
+
+# pack ----------------------------------------------------------------------------------------------------------------
+
+
+class Pack(Sequence[LabelledImage]):
+    """Decoded labelled images in two flat files, mapped into memory: opening is free, reading costs a page fault.
+
+    `Pack.write(folder, images, side=640)` makes one; `Pack(folder)` opens it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        index = self.folder / "index.json"
+        if not index.exists():
+            raise DataError(f"no pack at {self.folder}: index.json is missing")
+        self.entries = json.loads(index.read_text())
+        self.pixels = np.memmap(self.folder / "pixels.bin", dtype=np.uint8, mode="r")
+        self.regions = np.memmap(self.folder / "regions.bin", dtype=np.uint16, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> LabelledImage:  # type: ignore[override]
+        entry = self.entries[index]
+        height, width = entry["size"]
+        start, count = entry["start"], height * width
+        return LabelledImage(
+            self.pixels[3 * start : 3 * (start + count)].reshape(height, width, 3),
+            self.regions[start : start + count].reshape(height, width),
+            tuple(tuple(group) for group in entry["objects"]),
+            tuple(entry["things"]),
+            entry["source"],
+        )
+
+    @staticmethod
+    def write(folder: str | Path, images: Iterator[LabelledImage], *, side: int = 640) -> Pack:
+        """Decode `images` into `folder`, longer sides reduced to `side` pixels; index.json is written last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        entries, start = [], 0
+        with open(folder / "pixels.bin", "wb") as pixels, open(folder / "regions.bin", "wb") as regions:
+            for sample in images:
+                sample = shrink(sample, side)
+                height, width = sample.regions.shape
+                pixels.write(np.ascontiguousarray(sample.image).tobytes())
+                regions.write(np.ascontiguousarray(sample.regions).tobytes())
+                entries.append(
+                    {
+                        "size": [height, width],
+                        "start": start,
+                        "objects": sample.objects,
+                        "things": sample.things,
+                        "source": Path(sample.source).name,
+                    }
+                )
+                start += height * width
+        (folder / "index.json").write_text(json.dumps(entries))
+        return Pack(folder)
+
+
+def shrink(sample: LabelledImage, side: int) -> LabelledImage:
+    """Reduce a labelled image so that its longer side is at most `side` pixels."""
+    height, width = sample.regions.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return sample
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = np.asarray(Image.fromarray(sample.image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.int64)
+    columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.int64)
+    return LabelledImage(image, sample.regions[rows[:, None], columns], sample.objects, sample.things, sample.source)

@@ -1,0 +1,81 @@
+"""Loss values on cases computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sam2core.training.losses import (
+    LossWeights,
+    bce_loss,
+    dice_loss,
+    focal_loss,
+    hard_iou,
+    mask_loss,
+    soft_target,
+    step_losses,
+)
+
+
+def test_bce_by_hand():
+    logits = torch.tensor([[[0.0, 0.0], [2.0, -2.0]]])
+    target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    wanted = (2 * math.log(2) + 2 * math.log(1 + math.exp(-2))) / 4
+    assert bce_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_dice_by_hand():
+    logits = torch.tensor([[[100.0, 100.0], [-100.0, -100.0]]])
+    target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    assert dice_loss(logits, target).item() == pytest.approx(1 - 3 / 5)  # (2 * 1 + 1) / (2 + 2 + 1)
+    assert dice_loss(logits, (logits > 0).float()).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_focal_by_hand_and_without_focus():
+    logits, target = torch.tensor([[[0.0, 3.0]]]), torch.tensor([[[1.0, 0.0]]])
+    p = 1 / (1 + math.exp(-3))
+    wanted = (0.25 * 0.5**2 * math.log(2) + 0.75 * p**2 * -math.log(1 - p)) / 2
+    assert focal_loss(logits, target).item() == pytest.approx(wanted, rel=1e-5)
+    half = focal_loss(logits, target, alpha=0.5, gamma=0.0)
+    assert torch.allclose(half, 0.5 * bce_loss(logits, target))
+
+
+def test_iou_of_an_empty_union_is_zero():
+    empty = torch.full((1, 2, 2), -1.0)
+    assert hard_iou(empty, torch.zeros(1, 2, 2)).item() == 0.0
+    assert hard_iou(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])).item() == 0.5
+
+
+def test_soft_target_is_covered_area():
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    masks[0, 1, :2, :4] = True
+    target = soft_target(masks, (2, 2))
+    assert target.shape == (1, 2, 2, 2)
+    assert target[0, 0].sum() == 0
+    assert target[0, 1].tolist() == [[0.5, 0.0], [0.0, 0.0]]
+
+
+def test_one_click_teaches_the_best_of_three_and_a_box_teaches_mask_zero():
+    target = torch.zeros(2, 4, 4)
+    target[:, :2] = 1
+    good, bad = 8 * (target[0] * 2 - 1), -8 * (target[0] * 2 - 1)
+    masks = torch.stack([torch.stack([bad, bad, good, bad]), torch.stack([good, bad, bad, bad])])
+    weights = LossWeights(single=0.0, spread=0.0)
+    losses = step_losses(
+        masks, torch.zeros(2, 4), torch.full((2, 1), 50.0), target, torch.tensor([True, False]), weights
+    )
+    assert losses["mask"].item() == pytest.approx(mask_loss(good, target[0], weights).item(), rel=1e-5)
+    assert losses["presence"].item() == pytest.approx(0.0, abs=1e-6)
+    assert losses["iou"].item() == pytest.approx(2 / 8)  # two of eight masks are right, all were given 0
+
+
+def test_every_mask_gets_a_gradient():
+    masks = torch.randn(3, 4, 8, 8, requires_grad=True)
+    target = torch.rand(3, 8, 8).round()
+    losses = step_losses(
+        masks, torch.rand(3, 4), torch.zeros(3, 1), target, torch.ones(3, dtype=torch.bool), LossWeights()
+    )
+    losses["total"].backward()
+    assert (masks.grad.abs().flatten(2).sum(-1) > 0).all()
