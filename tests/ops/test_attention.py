@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sam2core.ops.attention import Attention, attend, merge_heads, split_heads
+from sam2core.ops import attention
+from sam2core.ops.attention import Attention, attend, attend_projected, merge_heads, split_heads
 
 
 def naive(query, key, value, mask=None):
@@ -66,3 +67,40 @@ def test_narrow_inside_and_foreign_keys_have_the_right_widths():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="10.*3 heads"):
         Attention(10, heads=3)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("queries", "memories"), [(3, 3), (1, 3), (3, 1)])
+@torch.no_grad()
+def test_averaging_tokens_before_projecting_them_changes_nothing(monkeypatch, heads, bias, queries, memories):
+    project = torch.nn.Linear(6, 16, bias=bias)
+    query, key = torch.randn(queries, heads, 41, 16 // heads), torch.randn(memories, heads, 50, 16 // heads)
+    tokens = torch.randn(memories, 50, 6)
+    expected = merge_heads(naive(query, key, split_heads(project(tokens), heads)))
+    torch.testing.assert_close(attend_projected(query, key, tokens, project), expected)  # too short to bother
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    for size in (1, 50 * 4 * 20, 2**20):  # the last block is not full; one block
+        monkeypatch.setattr(attention, "BLOCK_BYTES", size)
+        assert attention._averages_first(query, key, project)
+        torch.testing.assert_close(attend_projected(query, key, tokens, project), expected)
+
+
+def test_training_keeps_to_sdpa_and_its_gradients(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    project = torch.nn.Linear(6, 16)
+    query, key = torch.randn(1, 1, 9, 16), torch.randn(1, 1, 10, 16)
+    attend_projected(query, key, torch.randn(1, 10, 6), project).sum().backward()
+    assert project.weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_averaging_in_half_precision_stays_close(monkeypatch, dtype):
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: False)
+    project = torch.nn.Linear(6, 16)
+    query, key, tokens = torch.randn(2, 1, 9, 16), torch.randn(2, 1, 10, 16), torch.randn(2, 10, 6)
+    exact = attend_projected(query, key, tokens, project)
+    found = attend_projected(query.to(dtype), key.to(dtype), tokens.to(dtype), project.to(dtype))
+    assert found.dtype == dtype and (found.float() - exact).abs().max() < 0.05

@@ -179,6 +179,7 @@ def condition(
 # Pasts to recall: which frames hold memories, where we are, and upstream's two options that matter for it.
 PASTS: dict[str, dict[str, Any]] = {
     "second_frame": {"anchors": [0], "trail": [], "frame": 1, "length": 20},
+    "third_frame": {"anchors": [0], "trail": [1], "frame": 2, "length": 20},
     "steady": {"anchors": [0], "trail": range(1, 10), "frame": 10, "length": 20},
     "gaps": {"anchors": [0], "trail": [2, 5, 6, 8], "frame": 10, "length": 20},
     "five_frames": {"anchors": [0], "trail": [1, 2, 3], "frame": 4, "length": 5},

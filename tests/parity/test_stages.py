@@ -219,6 +219,22 @@ def test_training_does_not_fall_back():
     compare(answers.segment(ours, *given), stages.segment(theirs, *given), skip=("full",))
 
 
+def test_memory_attention_at_full_size():
+    """1024 pixels, two frames and pointers: long enough for the way that a CPU takes through a long past."""
+    shape = oracle.SHAPES["t"].at(image=1024)
+    theirs = oracle.upstream(shape)
+    oracle.randomise(theirs, 15)
+    ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
+    generator = torch.Generator().manual_seed(15)
+    embedding = torch.randn(1, 256, 64, 64, generator=generator)
+    position = theirs.image_encoder.neck.position_encoding(embedding)
+    memories = torch.randn(stages.FRAMES, 1, 4096, 64, generator=generator)
+    pointers = torch.randn(stages.FRAMES, 1, 256, generator=generator)
+    where = torch.randn(1, 4096, 64, generator=generator)
+    given = ("third_frame", embedding, position, memories, pointers, where)
+    compare(answers.past(ours, *given), stages.past(theirs, *given))
+
+
 def test_large_once():
     shape = oracle.SHAPES["l"]
     theirs = oracle.upstream(shape)
