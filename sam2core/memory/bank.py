@@ -18,9 +18,13 @@ class MemoryBank:
         self.trail: dict[int, FrameMemory] = {}
 
     def put(self, memory: FrameMemory, shelf: Shelf) -> None:
-        """Keep a memory on a shelf; it replaces what either shelf held for that frame."""
-        self.drop(memory.frame)
-        (self.anchors if shelf is Shelf.ANCHOR else self.trail)[memory.frame] = memory
+        """Keep a memory on a shelf; it replaces what either shelf held for that frame.
+
+        A frame that is on the shelf already keeps its place: the order of anchors decides between equally near ones.
+        """
+        here, there = (self.anchors, self.trail) if shelf is Shelf.ANCHOR else (self.trail, self.anchors)
+        there.pop(memory.frame, None)
+        here[memory.frame] = memory
 
     def get(self, frame: int) -> FrameMemory | None:
         """The memory of a frame, from either shelf."""

@@ -482,18 +482,19 @@ class VideoSession:
 
     def _memorize_pending(self) -> None:
         """Memorize the answers to prompts, all objects of a frame together."""
-        frames = sorted({frame for track in self.tracks.values() for frame in track.pending})
-        for frame in frames:
+        ready: dict[tuple[Hashable, int], FrameMemory] = {}
+        for frame in sorted({frame for track in self.tracks.values() for frame in track.pending}):
             waiting = [track for track in self.tracks.values() if frame in track.pending]
-            memories = self.predictor.memorize(
-                self.features(frame), [track.pending[frame].answer for track in waiting], frame=frame
-            )
-            for track, memory in zip(waiting, memories, strict=True):
-                shelf = track.pending.pop(frame).shelf
-                if shelf is Shelf.ANCHOR or frame not in track.bank.anchors:
-                    track.bank.put(memory, shelf)
+            answers = [track.pending[frame].answer for track in waiting]
+            memories = self.predictor.memorize(self.features(frame), answers, frame=frame)
+            ready |= {(track.id, frame): memory for track, memory in zip(waiting, memories, strict=True)}
+        for track in self.tracks.values():
+            for frame, pending in track.pending.items():  # in the order of prompting, which anchors keep
+                if pending.shelf is Shelf.ANCHOR or frame not in track.bank.anchors:
+                    track.bank.put(ready[track.id, frame], pending.shelf)
                 if self.predictor.forget_around_prompts:
                     self._clear_around(track, frame)
+            track.pending.clear()
 
     # frames
 
