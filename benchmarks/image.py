@@ -6,7 +6,8 @@ Every implementation runs in processes of its own with the same weights, picture
 start-up matters each measurement is a fresh process; the rest runs in one long-lived process per implementation, asked
 in turn (A B C A B C ...), so that a slow minute of the machine hits all alike. Ratios are taken within a round; medians
 over rounds are printed. A measurement is kept with its CPU time: on a busy machine the ratio of CPU times is the
-steadier figure. Results go to ``benchmarks/results/`` as JSON, a table and a plot.
+steadier figure. Results go to ``benchmarks/results/`` as JSON, a table and a plot. Rounds are written as they are
+measured, to ``*.partial.json``: a run that was stopped goes on where it was, if it is called with the same options.
 """
 
 from __future__ import annotations
@@ -452,7 +453,19 @@ def main() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error", "SAM2CORE_PLUGINS": ""}
-    rows: list[dict[str, Any]] = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = options.out / f"image_{options.size.replace('+', '_plus')}"
+    partial = stem.with_suffix(".partial.json")
+    about = {"size": options.size, "threads": options.threads, "names": names, "versions": versions(names)}
+    earlier = json.loads(partial.read_text()) if partial.exists() else {}
+    rows: list[dict[str, Any]] = earlier["rows"] if earlier.get("about") == about else []
+
+    def done(task: str, number: int) -> bool:
+        return any(row["task"] == task and row["round"] == number for row in rows)
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        partial.write_text(json.dumps({"about": about, "rows": rows}))
 
     def say(text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
@@ -471,8 +484,10 @@ def main() -> None:
             if task not in options.tasks:
                 continue
             for number in range(options.startup_rounds or options.rounds):
+                if done(task, number):
+                    continue
                 say(f"{task}, round {number + 1}")
-                rows.append({"task": task, "round": number, **{name: fresh(task, name) for name in names}})
+                keep({"task": task, "round": number, **{name: fresh(task, name) for name in names}})
         meta = statistics.median(fresh("meta", "ours", "l")["wall"] for _ in range(3))
         imported = []
         for _ in range(3):
@@ -501,7 +516,6 @@ def main() -> None:
                 raise RuntimeError(f"the worker of {name} died with {worker.poll()}")
             return json.loads(line)
 
-        peaks: list[float] = []
         try:
             steady = [task for task in STEADY if task in options.tasks]
             if steady:
@@ -510,20 +524,24 @@ def main() -> None:
                     for task in ("encode", "one_point"):
                         ask(name, task)
             for number in range(options.rounds if steady else 0):
-                peaks.append(ask(names[number % len(names)], "gemm")["gflops"])
+                if not done("gemm", number):
+                    keep({"task": "gemm", "round": number, "ours": ask(names[number % len(names)], "gemm")})
                 for task in steady:
+                    if done(task, number):
+                        continue
                     say(f"{task}, round {number + 1}")
                     order = names[number % len(names) :] + names[: number % len(names)]
                     answers = {name: ask(name, task) for name in order}
-                    rows.append({"task": task, "round": number, **answers})
-            if steady:
-                rows.append({"task": "memory", "round": 0, **{name: ask(name, "memory") for name in names}})
+                    keep({"task": task, "round": number, **answers})
+            if steady and not done("memory", 0):
+                keep({"task": "memory", "round": 0, **{name: ask(name, "memory") for name in names}})
         finally:
             for worker in workers.values():
                 assert worker.stdin is not None
                 worker.stdin.close()
                 worker.wait()
 
+    peaks = [row["ours"]["gflops"] for row in rows if row["task"] == "gemm"]
     differences = [
         abs(a - b)
         for row in rows
@@ -556,11 +574,10 @@ def main() -> None:
         "peak_of_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "rows": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"image_{options.size.replace('+', '_plus')}"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1))
     stem.with_suffix(".md").write_text(report(result))
     plot(result, stem.with_suffix(".png"))
+    partial.unlink(missing_ok=True)
     print(report(result))
 
 
