@@ -393,7 +393,7 @@ class Video(Reader):
 
     Frames are numbered by their times, which are taken once from the file's packets: a number means the same frame
     however it is reached, and at a variable frame rate too. Where the packets have no times the pictures are counted
-    instead, and the length is not known. Pictures are turned as the file says, by multiples of 90 degrees.
+    instead, and the length is not known. Pictures are turned and mirrored as the file says, by right angles.
     """
 
     KEPT = 4
@@ -867,10 +867,15 @@ def _received(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _rgb(picture: Any) -> np.ndarray:
-    """A decoded picture as (H, W, 3) uint8, turned the way it is to be seen."""
+    """A decoded picture as (H, W, 3) uint8, turned and mirrored the way it is to be seen, by right angles."""
     pixels = picture.to_ndarray(format="rgb24")
-    turns = round(picture.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _place(ordered: np.ndarray, value: int | None, sorter: np.ndarray | None = None) -> int | None:
