@@ -396,7 +396,7 @@ class VideoSession:
             total = last
         else:
             backwards = direction == "backward"
-            if backwards and first == 0:
+            if backwards and first == 0 and stop is None:
                 raise ValueError("nothing lies before frame 0; give a later start, or propagate forward")
             if stop is not None and (stop >= first if backwards else stop <= first):
                 raise ValueError(f"no frame lies between start {first} and stop {stop} going {direction}")
