@@ -10,7 +10,6 @@ import json
 from functools import cache
 
 import pytest
-import torch
 from safetensors import safe_open
 
 from tests.golden.video import CASES, HERE, ONLY_NEWER, SHAPE, base
@@ -23,7 +22,7 @@ RECORDING = HERE / "video.safetensors"
 @cache
 def recording():
     with safe_open(RECORDING, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["order"])  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["order"])
 
 
 @cache

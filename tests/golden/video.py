@@ -119,9 +119,8 @@ def main() -> None:
         path,
         {"order": json.dumps(order), **versions},
     )
-    print(
-        f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {tally.frames} frames, {tally.absent} of {tally.masks} absent"
-    )
+    told = f"{tally.frames} frames, {tally.absent} of {tally.masks} absent"
+    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, {told}")
 
 
 if __name__ == "__main__":
