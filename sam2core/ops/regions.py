@@ -55,6 +55,22 @@ def islands(logits: Tensor, area: int, threshold: float = 0.0) -> Tensor:
     return small_regions(logits > threshold, area)
 
 
+def holding(mask: Tensor, places: Tensor, counts: Tensor) -> Tensor:
+    """Only the regions of boolean masks (B, M, H, W) that hold one of their row's `places`; a mask none hits stays.
+
+    `places` (B, P, 2) are x, y pixels, `counts` (B, P) says which of them are meant.
+    """
+    labels, _ = connected_components(mask)
+    height, width = mask.shape[-2:]
+    x = places[..., 0].long().clamp(0, width - 1)
+    y = places[..., 1].long().clamp(0, height - 1)
+    flat = labels.flatten(2)
+    hit = flat.gather(2, (y * width + x).unsqueeze(1).expand(-1, mask.shape[1], -1))  # (B, M, P)
+    hit = torch.where(counts.unsqueeze(1), hit, 0)
+    kept = ((flat.unsqueeze(-1) == hit.unsqueeze(2)) & (hit > 0).unsqueeze(2)).any(dim=-1).view(mask.shape)
+    return torch.where((hit > 0).any(dim=2)[..., None, None], kept, mask)
+
+
 def largest(mask: Tensor) -> Tensor:
     """Only the largest region of each boolean mask (..., H, W); the first in reading order on ties."""
     labels, areas = connected_components(mask)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sam2core.heads.select import candidates
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
+from sam2core.ops import regions
 from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.transforms import (
     ImageLike,
@@ -73,7 +74,8 @@ class ImagePredictor:
 
     `encode` runs the image encoder and returns a handle; the handle answers any number of prompts. Nothing is kept on
     the predictor, so any number of threads can share one. Options: `mask_threshold` on the logits (0.0 is even odds);
-    `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels; `keep_largest` keeps one region.
+    `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels; `keep_largest` keeps one region;
+    `keep_clicked` keeps the regions that hold a positive click, where there is one.
     Source: upstream ``SAM2ImagePredictor``, without its hidden state.
     """
 
@@ -85,9 +87,11 @@ class ImagePredictor:
         fill_holes: int = 0,
         drop_islands: int = 0,
         keep_largest: bool = False,
+        keep_clicked: bool = False,
     ) -> None:
         self.model = model.eval()
         self.mask_threshold = mask_threshold
+        self.keep_clicked = keep_clicked
         self.postprocess = Postprocess(
             fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
         )
@@ -260,11 +264,26 @@ class ImagePredictor:
         else:
             logits, iou, _ = candidates(output, several=request.several, stability=stability)
         clean = self.postprocess(logits.float())
+        if self.keep_clicked:
+            clean = self._clicked(clean, request)
         return ImageResult(
             masks=mask_ops.resize(clean, size) > self.mask_threshold,
             iou=iou.float(),
             logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
         )
+
+    def _clicked(self, logits: Tensor, request: _Request) -> Tensor:
+        """The logits (B, M, h, w) without the regions that no positive click lies in."""
+        scale = logits.new_tensor(
+            [logits.shape[-1] / self.model.image_size[1], logits.shape[-2] / self.model.image_size[0]]
+        )
+        inside = logits > self.mask_threshold
+        places, positive = (
+            request.points.to(logits.device) * scale,
+            (request.labels == Label.POSITIVE).to(logits.device),
+        )
+        rest = inside & ~regions.holding(inside, places, positive)
+        return torch.where(rest, self.mask_threshold - self.postprocess.margin, logits)
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
         """One mask per object by the model's own rule: the best of three for a lone click, else the single mask."""

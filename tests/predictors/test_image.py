@@ -302,3 +302,14 @@ def test_non_square_and_other_sizes(predictor):
         result = ImagePredictor(model).encode(picture((48, 80))).predict([[10, 20]])
         assert result.logits.shape == (1, 1, size[0] // 4, size[1] // 4)
         assert result.masks.shape == (1, 1, 48, 80)
+
+
+def test_keep_clicked_leaves_what_the_click_is_on(predictor):
+    image = picture((48, 80))
+    clicked = ImagePredictor(predictor.model, keep_clicked=True)
+    points = [[[10.0, 20.0], [60.0, 5.0]], [[30.0, 30.0], [5.0, 5.0]]]
+    plain, kept = (tool.encode(image).predict(points, [[1, 0], [1, 0]], several=True) for tool in (predictor, clicked))
+    assert torch.equal(plain.logits, kept.logits)  # what is fed back is what the model said
+    assert not (kept.masks & ~plain.masks).any() and (kept.masks != plain.masks).any()
+    box = {"box": [4, 5, 30, 25]}
+    assert torch.equal(predictor.encode(image).predict(**box).masks, clicked.encode(image).predict(**box).masks)

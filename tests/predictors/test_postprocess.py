@@ -70,3 +70,17 @@ def test_masks_of_a_batch_do_not_touch():
     labels, areas = regions.connected_components(mask)
     assert (areas == 16).all()
     assert len(labels.unique()) == 6
+
+
+def test_only_the_regions_that_were_clicked():
+    mask = drawing() > 0
+    both = mask.expand(2, 2, -1, -1).clone()
+    both[1, 1] = False
+    places = torch.tensor([[[5.6, 5.2], [0.0, 0.0]], [[19.0, 20.9], [5.0, 5.0]]])
+    kept = regions.holding(both, places, torch.tensor([[True, False], [True, False]]))
+    assert kept[0, 0, 5, 5] and not kept[0, 0, 20, 19]
+    assert not kept[1, 0, 5, 5] and kept[1, 0, 20, 19]
+    assert not kept[1, 1].any()
+    nobody = regions.holding(both, places, torch.tensor([[False, True], [False, False]]))  # a click on no region
+    assert torch.equal(nobody, both)
+    assert torch.equal(regions.holding(both, places[:, :0], torch.zeros(2, 0, dtype=torch.bool)), both)
