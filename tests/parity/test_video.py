@@ -79,7 +79,7 @@ def test_random_scripts(name):
             pytest.fail(f"script {seed}: {error}\n{settings}\nshortest script that differs:\n{told}")
     print(f"\n{name}: {tally}")
     assert tally.scripts == SCRIPTS and tally.masks >= 10 * SCRIPTS
-    assert 0.05 < tally.absent / tally.masks < 0.6, "objects should sometimes be there and sometimes not"
+    assert 0.03 < tally.absent / tally.masks < 0.75, "objects should sometimes be there and sometimes not"
 
 
 def click(frame, object="cup", point=(20.0, 12.0), label=1, **more):
@@ -91,3 +91,82 @@ def test_equally_near_anchors_are_taken_in_the_order_they_were_prompted(name):
     settings = replace(MODELS[name], length=9, anchors=3)
     steps = [click(frame, point=(5.0 * frame, 12.0)) for frame in (8, 2, 4, 6)]
     run(name, settings, [*steps, Propagate(5, 1), click(8, point=(9.0, 9.0)), Propagate(5, 1)])
+
+
+# where upstream has no answer, ours has
+
+
+@pytest.fixture
+def both():
+    """Both sides on one clip, by model and settings."""
+
+    def make(name="2.1-96", **changes):
+        settings = replace(MODELS[name], **changes)
+        theirs, ours = pair(name)
+        frames, values, known = encoded(name, settings.length, settings.size)
+        return Ours(ours, frames, settings), Theirs(theirs, values, settings, dict(known)), theirs
+
+    return make
+
+
+def test_a_lost_correction_is_kept_by_default(both):
+    """Upstream, as it comes, forgets a correction of a tracked frame when tracking goes on; ours does not."""
+    kept, _, _ = both("2.0-96", keep_corrections=True)
+    lost, theirs, model = both("2.0-96")
+    with driven(model):
+        for side in (kept, lost, theirs):
+            side.prompt(click(0))
+            before = [shown.logits for shown in side.propagate(Propagate())]
+            side.prompt(click(4, point=(40.0, 25.0)))
+            (after,) = side.propagate(Propagate(4, 1))
+            assert (oracle.error(after.logits, before[4]) < 1e-3) == (side is not kept)
+
+
+def test_one_frame_that_was_tracked_can_be_clicked_again(both):
+    """Upstream divides an age of 0 by a horizon of 0."""
+    ours, theirs, model = both(length=1)
+    with driven(model):
+        for side in (ours, theirs):
+            side.prompt(click(0))
+            list(side.propagate(Propagate()))
+            side.prompt(click(0, point=(30.0, 20.0)))
+    (waiting,) = theirs.state["temp_output_dict_per_obj"][0]["non_cond_frame_outputs"].values()
+    assert torch.isnan(waiting["object_score_logits"]).all()
+    result = ours.session.result(0)
+    assert torch.isfinite(result.presence).all() and torch.isfinite(result.logits).all()
+
+
+def test_a_past_without_pointers_can_be_read(both):
+    """Upstream mixes bfloat16 and float32 when the only prompt lies ahead."""
+    ours, theirs, _ = both()
+    for side in (ours, theirs):
+        side.prompt(click(5))
+    with pytest.raises(RuntimeError):
+        list(theirs.propagate(Propagate(2, 1)))
+    (shown,) = ours.propagate(Propagate(2, 1))
+    assert torch.isfinite(shown.logits).all()
+
+
+def test_backwards_from_frame_0_is_an_error(both):
+    """Upstream yields nothing."""
+    ours, theirs, model = both()
+    for side in (ours, theirs):
+        side.prompt(click(0))
+    with driven(model):
+        assert list(theirs.propagate(Propagate(0, backwards=True))) == []
+    with pytest.raises(ValueError, match="nothing lies before frame 0"):
+        list(ours.propagate(Propagate(0, backwards=True)))
+
+
+def test_a_correction_without_a_prompted_frame_is_answered(both):
+    """Upstream fails an assertion: it was tracked, but every prompt was taken back."""
+    ours, theirs, model = both(keep_corrections=True)
+    with driven(model):
+        for side in (ours, theirs):
+            side.prompt(click(0))
+            list(side.propagate(Propagate()))
+            side.clear(scripts.Clear(0, "cup"))
+        with pytest.raises(AssertionError):
+            theirs.prompt(click(3))
+    assert torch.isfinite(ours.prompt(click(3)).logits).all()
+    assert len(list(ours.propagate(Propagate()))) == 5
