@@ -21,17 +21,20 @@ def small(script: str) -> str:
     return changed
 
 
-def test_there_are_three_examples():
-    assert len(SCRIPTS) == 2 and len(FILES) == 3
+def test_there_are_four_examples():
+    assert len(SCRIPTS) == 3 and len(FILES) == 3
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_image_examples_run(script, monkeypatch, capsys):
+def test_examples_run(script, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names: dict = {}
     exec(compile(small(script), "README.md", "exec"), names)
     if "parts" in names:
         assert names["cup"].masks.shape == (1, 1, 400, 600) and names["parts"].iou.shape == (1, 3)
+    elif "session" in names:
+        assert names["chair"].shape == (360, 540) and len(names["again"]) == 4
+        assert names["session"].position == 11 and names["session"].objects == ("chair",)
     else:
         assert names["coffee"].masks.shape == (2, 1, 400, 600) and names["cat"].masks.shape == (1, 1, 300, 451)
 

@@ -18,7 +18,7 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 
-VERBS = ("segment", "models", "show", "convert", "download", "plugins", "doctor")
+VERBS = ("segment", "track", "train", "evaluate", "models", "show", "convert", "download", "plugins", "doctor")
 EXTRAS = {"video": ("av",)}  # extra -> the modules it brings
 
 
@@ -132,10 +132,11 @@ def _with_verbose(command: click.Command) -> click.Command:
 )
 @click.version_option(sam2core.__version__, message="%(version)s")
 def main() -> None:
-    """Segment what you point at, in photographs, with SAM 2.
+    """Segment what you point at, in photographs and videos, with SAM 2.
 
     \b
     sam2core segment photo.jpg --point 300,130        one click, one object
+    sam2core track clip.mp4 --point 0:300,130         the same, followed through a video
     sam2core models                                   what can be used
 
     Results are written to stdout, all else to stderr. Exit codes: 0 done, 1 error, 2 wrong usage,
