@@ -29,6 +29,7 @@ from sam2core.types import (
 )
 
 if TYPE_CHECKING:
+    from sam2core.compile import FixedShapes
     from sam2core.protocols import Backbone, MaskDecoder, MemoryAttention, MemoryEncoder, Neck
 
 STRIDE = 16
@@ -72,6 +73,8 @@ class Sam2(nn.Module):
         self.memory_policy = memory_policy
         self.image_size = image_size
         self.multimask = multimask or Multimask()
+        self.fixed: FixedShapes | None = None
+        """What prompts and pasts are filled up to; set when the parts are compiled."""
         self.image_only = False
         """True when the loaded weights hold no memory parts: images can be segmented, videos cannot be tracked."""
 
@@ -107,7 +110,11 @@ class Sam2(nn.Module):
         if recall is None:
             return features.embedding + self.memory_readout.no_memory.view(1, -1, 1, 1)
         self._needs_memory()
-        return self.memory_attention(features.embedding, features.position, self.memory_readout(recall))
+        blocks = self.memory_readout(recall)
+        if self.fixed is None:
+            return self.memory_attention(features.embedding, features.position, blocks)
+        blocks, readable = self.fixed.fill_past(blocks)
+        return self.memory_attention(features.embedding, features.position, blocks, readable)
 
     def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         """All four masks (B, 4, h, w) for B prompts, before any choice or gating.
@@ -134,7 +141,11 @@ class Sam2(nn.Module):
         )
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
+        if self.fixed is not None:
+            prompt = self.fixed.fill_prompt(prompt)
         sparse, dense, counts = self.prompt_encoder(prompt)
+        if self.fixed is not None:
+            embedding, dense = self.fixed.fill_maps(embedding, dense, prompt.batch)
         position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
         return self.mask_decoder(embedding, position, sparse, dense, features.skips, counts)
 
@@ -206,7 +217,7 @@ class Sam2(nn.Module):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What two models must share for one to use what the other computed: sizes, type, and a sample of the weights."""
+        """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights."""
         sample = [p.detach().flatten()[:4] for name, p in self.named_parameters() if name.startswith("mask_decoder.")]
         return {
             "image_size": list(self.image_size),

@@ -94,8 +94,14 @@ class MemoryEncoder(Protocol):
 class MemoryAttention(Protocol):
     """An image is conditioned on memories. Constructor: ``dim, memory_dim`` and options."""
 
-    def __call__(self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], /) -> Tensor:
-        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W)."""
+    def __call__(
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None, /
+    ) -> Tensor:
+        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W).
+
+        `readable` (1, N in all) marks the tokens that count; it is passed by compiled models alone, which fill pasts up
+        to fixed shapes.
+        """
         ...
 
 

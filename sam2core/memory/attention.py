@@ -33,12 +33,14 @@ class RopeAttention(nn.Module):
         query_turn: tuple[Tensor, Tensor],
         key_turn: tuple[Tensor, Tensor],
         key_scale: Tensor | None = None,
+        readable: Tensor | None = None,
     ) -> Tensor:
         q = rope.rotate(split_heads(self.q_proj(query), self.heads), *query_turn)
         k = rope.rotate(split_heads(self.k_proj(key), self.heads), *key_turn)
         if key_scale is not None:
             k = k * key_scale
-        return self.out_proj(attend_projected(q, k, value, self.v_proj, self.dropout if self.training else 0.0))
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(attend_projected(q, k, value, self.v_proj, readable, dropout))
 
 
 class RopeMemoryLayer(nn.Module):
@@ -63,10 +65,11 @@ class RopeMemoryLayer(nn.Module):
         turn: tuple[Tensor, Tensor],
         key_turn: tuple[Tensor, Tensor],
         key_scale: Tensor | None,
+        readable: Tensor | None,
     ) -> Tensor:
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
-        x = x + self.dropout(self.cross_attn(self.norm2(x), keys, values, turn, key_turn, key_scale))
+        x = x + self.dropout(self.cross_attn(self.norm2(x), keys, values, turn, key_turn, key_scale, readable))
         return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
 
 
@@ -97,8 +100,13 @@ class RopeMemoryAttention(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock]) -> Tensor:
-        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W)."""
+    def forward(
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None
+    ) -> Tensor:
+        """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W).
+
+        `readable` (1 or B, N in all) marks the memory tokens that count; None: all of them.
+        """
         height, width = features.shape[-2:]
         x = (features + 0.1 * position).flatten(2).transpose(1, 2)
         values = torch.cat([block.tokens for block in blocks], dim=1)
@@ -109,6 +117,7 @@ class RopeMemoryAttention(nn.Module):
         key_scale = None
         if any(block.key_scale != 1.0 for block in blocks):
             key_scale = torch.cat([keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks])
+        mask = None if readable is None else readable[:, None, None, :]
         for layer in self.layers:
-            x = layer(x, keys, values, turn, key_turn, key_scale)
+            x = layer(x, keys, values, turn, key_turn, key_scale, mask)
         return self.norm(x).transpose(1, 2).unflatten(2, (height, width))

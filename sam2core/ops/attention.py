@@ -32,7 +32,14 @@ def merge_heads(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).flatten(2)
 
 
-def attend_projected(query: Tensor, key: Tensor, tokens: Tensor, project: nn.Linear, dropout: float = 0.0) -> Tensor:
+def attend_projected(
+    query: Tensor,
+    key: Tensor,
+    tokens: Tensor,
+    project: nn.Linear,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Attention whose values are a linear projection of narrow tokens (B, Nk, C); gives (B, Nq, C').
 
     Softmax rows sum to one, so the projection can wait until the tokens have been averaged. On a CPU, where long
@@ -40,8 +47,8 @@ def attend_projected(query: Tensor, key: Tensor, tokens: Tensor, project: nn.Lin
     projecting first, up to rounding. Used for prediction alone; training and other devices take SDPA.
     """
     heads = query.shape[1]
-    if not _averages_first(query, key, project) or dropout:
-        return merge_heads(attend(query, key, split_heads(project(tokens), heads), dropout=dropout))
+    if not _averages_first(query, key, project) or mask is not None or dropout:
+        return merge_heads(attend(query, key, split_heads(project(tokens), heads), mask, dropout))
     batch = max(query.shape[0], key.shape[0])
     weights = project.weight.unflatten(0, (heads, -1))  # (heads, d, C)
     means = query.new_empty(batch, query.shape[2], heads, weights.shape[1])

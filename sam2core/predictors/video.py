@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam2core.compile import compile_model
 from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import layout
 from sam2core.model import Sam2
@@ -34,7 +35,8 @@ class VideoPredictor:
     frames with thresholded masks; `exclusive` gives every pixel to one object in the results; `keep_corrections` makes
     a corrected frame an anchor (upstream's default loses corrections on tracked frames); `forget_around_prompts` clears
     an object's trail near a prompt; `memory_dtype` is the type memories are stored in; `objects_per_call` caps how many
-    objects one call of the model takes (None: 4 on a CPU, all elsewhere); `policy` replaces the model's memory policy.
+    objects one call of the model takes (None: 4 on a CPU, all elsewhere); `policy` replaces the model's memory policy;
+    `compile` compiles the model's parts, or those named, with shapes that stay the same (`compile_model`).
     Source: upstream ``SAM2VideoPredictor``.
     """
 
@@ -51,6 +53,7 @@ class VideoPredictor:
         mask_threshold: float = 0.0,
         objects_per_call: int | None = None,
         policy: MemoryPolicy | None = None,
+        compile: bool | Sequence[str] = False,
     ) -> None:
         if memory_dtype not in MEMORY_DTYPES:
             raise ValueError(f"memory_dtype is one of {', '.join(MEMORY_DTYPES)}, not {memory_dtype!r}")
@@ -58,7 +61,7 @@ class VideoPredictor:
             raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
         if fill_holes < 0:
             raise ValueError(f"fill_holes is an area in low-resolution pixels, 0 or more, not {fill_holes}")
-        self.model = model.eval()
+        self.model = compile_model(model.eval(), compile) if compile else model.eval()
         self.fill_holes = fill_holes
         self.hard_prompt_masks = hard_prompt_masks
         self.exclusive = exclusive
@@ -87,11 +90,23 @@ class VideoPredictor:
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
         return VideoSession(self, frames, keep=keep)
 
-    def load(self, path: str | os.PathLike[str], source: Any = None) -> VideoSession:
-        """A session saved before, to go on with over the same frames. Raises ValueError when it fits another model."""
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        source: Any = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        stride: int = 1,
+    ) -> VideoSession:
+        """A session saved before, to go on with over the same frames, which are given as to `open`.
+
+        Raises ValueError when it was saved by another model, with other options, or over other frames.
+        """
         from sam2core.predictors.session_file import read
 
-        return read(self, Path(path), None if source is None else open_source(source))
+        frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
+        return read(self, Path(path), frames)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Compiled parts: same answers, and no compilation once one object and several have been seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import registry
+from sam2core.compile import PARTS, FixedShapes, compile_model
+from sam2core.predictors.video import VideoPredictor
+from sam2core.types import Label, Prompt, TokenBlock
+
+
+def shaken_model():
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False, image_size=64)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def drive(predictor: VideoPredictor, frames: np.ndarray, objects: int, points: int) -> list[torch.Tensor]:
+    session = predictor.open(frames)
+    rng = np.random.default_rng(objects * 100 + points)
+    results = []
+    for object in range(objects):
+        results.append(session.prompt(0, object, rng.uniform(0, 48, (points, 2))).logits)
+    results += [result.logits for result in session.propagate()]
+    results.append(session.prompt(3, 0, rng.uniform(0, 48, (points, 2)), np.zeros(points)).logits)  # with a hint
+    return results
+
+
+def test_answers_are_the_same_and_nothing_compiles_after_the_warm_up():
+    frames = np.random.default_rng(0).integers(0, 256, (9, 48, 80, 3), dtype=np.uint8)
+    torch._dynamo.reset()
+    counters = {part: CompileCounter() for part in PARTS}
+    model = shaken_model()
+    for part in PARTS:
+        compile_model(model, [part], backend=counters[part])
+    plain, compiled = VideoPredictor(shaken_model()), VideoPredictor(model, objects_per_call=8)
+    for objects, points in ((1, 1), (2, 3)):
+        for mine, theirs in zip(drive(compiled, frames, objects, points), drive(plain, frames, objects, points)):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    warm = {part: counter.frame_count for part, counter in counters.items()}
+    assert all(warm.values())
+    for objects, points in ((8, 2), (1, 10), (3, 1)):
+        drive(compiled, frames, objects, points)
+    assert {part: counter.frame_count for part, counter in counters.items()} == warm
+    assert max(warm.values()) <= 2
+
+
+def test_prompts_are_filled_up_with_ignored_points():
+    fixed = FixedShapes(points=4)
+    for count, filled in ((1, 4), (4, 4), (5, 8)):
+        prompt = fixed.fill_prompt(Prompt(torch.rand(2, count, 2), torch.ones(2, count, dtype=torch.int32)))
+        assert prompt.labels.shape == (2, filled) and prompt.ragged
+        assert (prompt.labels[:, count:] == Label.IGNORED).all() and (prompt.labels[:, :count] == 1).all()
+
+
+def test_pasts_are_filled_up_and_marked():
+    fixed = FixedShapes(slots=3, pointer_tokens=8)
+
+    def block(length, grid):
+        return TokenBlock(torch.rand(2, length, 4), torch.rand(1, length, 4), grid)
+
+    blocks, readable = fixed.fill_past([block(6, (2, 3))] * 4 + [block(5, None)])
+    assert [each.tokens.shape[1] for each in blocks] == [6] * 6 + [8]
+    assert readable.shape == (1, 44) and readable.sum() == 4 * 6 + 5
+    blocks, readable = fixed.fill_past([block(6, (2, 3))])
+    assert [each.tokens.shape[1] for each in blocks] == [6, 6, 6, 8] and readable.sum() == 6
+
+
+def test_an_unknown_part_is_named():
+    with pytest.raises(ValueError, match="no part 'encoder'.*backbone"):
+        compile_model(shaken_model(), ["encoder"])
