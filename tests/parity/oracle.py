@@ -248,17 +248,16 @@ def transformers_model(shape: Shape, *, video: bool = False) -> Any:
 
 def ours(shape: Shape, state: dict[str, Tensor] | None = None, *, stability: bool = True) -> Any:
     """Our model of the same shape in eval mode, with ``state`` (our names) loaded strictly when given."""
-    from sam2core.memory.attention import RopeMemoryAttention
-    from sam2core.memory.encoder import ConvMemoryEncoder
-    from sam2core.memory.policy import RecentFrames
-    from sam2core.memory.readout import MemoryReadout
-    from sam2core.model import Sam2
-
     from sam2core.backbones.fpn import Fpn
     from sam2core.backbones.hiera import Hiera
     from sam2core.heads.mask_decoder import SamMaskDecoder
     from sam2core.heads.object_pointer import ObjectPointer
     from sam2core.heads.prompt_encoder import PromptEncoder
+    from sam2core.memory.attention import RopeMemoryAttention
+    from sam2core.memory.encoder import ConvMemoryEncoder
+    from sam2core.memory.policy import RecentFrames
+    from sam2core.memory.readout import MemoryReadout
+    from sam2core.model import Sam2
 
     dim, memory_dim, newer, size = shape.dim, shape.memory_dim, shape.family == "2.1", (shape.image, shape.image)
     with torch.device("meta" if state is not None else "cpu"):
