@@ -93,6 +93,12 @@ def test_equally_near_anchors_are_taken_in_the_order_they_were_prompted(name):
     run(name, settings, [*steps, Propagate(5, 1), click(8, point=(9.0, 9.0)), Propagate(5, 1)])
 
 
+@pytest.mark.parametrize("name", ["2.1", "2.0-96"])
+def test_a_cleared_frame_is_prompted_as_if_it_had_not_been_tracked(name):
+    steps = [click(0), click(5, point=(40.0, 20.0)), Propagate(), scripts.Clear(5, "cup"), click(5), Propagate(3)]
+    run(name, MODELS[name], steps)
+
+
 # where upstream has no answer, ours has
 
 
