@@ -91,7 +91,7 @@ def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[lis
 
 
 class PredictorSegmenter:
-    """An image predictor as a segmenter: the best of three for the first click, then the single mask with a hint."""
+    """An image predictor as a segmenter: one mask by the model's own rule, then each answer as the hint of the next."""
 
     def __init__(self, predictor: Any):
         self.predictor = predictor
@@ -104,10 +104,8 @@ class PredictorSegmenter:
                 points=[[click.x, click.y] for click in clicks],
                 labels=[int(click.positive) for click in clicks],
                 mask=hint,
-                several=len(clicks) == 1,
             )
-            best = int(result.iou[0].argmax())
-            return result.masks[0, best].cpu().numpy(), result.logits[0, best]
+            return result.masks[0, 0].cpu().numpy(), result.logits[0, 0]
 
         return answer
 

@@ -1,0 +1,216 @@
+"""The loop learns, goes on after an interruption as if there had been none, and refuses what it cannot follow."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import registry
+from sam2core.training import loop
+from sam2core.training.augment import Augment, Mixture
+from sam2core.training.clips import collate, from_labels
+from sam2core.training.initialise import localise, look
+from sam2core.training.loop import Recipe, RecipeError, train
+from sam2core.training.losses import LossWeights, hard_iou, soft_target
+from sam2core.training.optim import Optim, learning_rate, parameter_groups
+from sam2core.training.prompting import PromptPlan
+from sam2core.training.rollout import Rollout
+from sam2core.types import Prompt
+
+
+def pictures(count: int = 3, size: int = 96) -> list:
+    """Flat squares on flat grounds: nothing to learn but colour and place."""
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        labels = np.zeros((size, size), dtype=np.uint8)
+        labels[8:52, 10:50] = 1
+        labels[56:90, 30:88] = 2
+        colours = draw.integers(0, 256, (3, 3)).astype(np.uint8)
+        found.append(from_labels(colours[labels], labels, instances=True))
+    return found
+
+
+PLAIN = Augment(zoom=(0.9, 1.0), whole=0.5, paste=0.0, shapes=0.0, colour=0.0, grey=0.0, blur=0.0, noise=0.0)
+
+
+def recipe(**changes) -> Recipe:
+    stages = [
+        {"name": "dense", "steps": 2, "size": 64, "batch": 2, "objects": 2, "dense": 1.0, "prompts": None},
+        {
+            "name": "clicks",
+            "steps": 4,
+            "size": 64,
+            "batch": 2,
+            "objects": 2,
+            "look": True,
+            "prompts": {"box": 0.3, "corrections": 1},
+        },
+    ]
+    tree = {
+        "model": "test_tiny",
+        "sources": [{"path": "-", "reader": "label_folder"}],
+        "stages": stages,
+        "optim": {"warmup": 2, "lr": 1e-3},
+    }
+    return Recipe.read({**tree, **changes})
+
+
+def run(folder, **options) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    model = registry.build("test_tiny", weights=False)
+    mixture = Mixture([pictures()], [1.0], augment=PLAIN)
+    return train(model, recipe(), mixture, folder, workers=0, **options).state_dict()
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    whole = run(tmp_path / "whole")
+    for _ in range(4):
+        pieces = run(tmp_path / "pieces", save_every=100, stop_after=2)
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+    rows = list(csv.DictReader(open(tmp_path / "pieces" / "metrics.csv")))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["stage"] for row in rows] == ["dense"] * 2 + ["clicks"] * 4
+
+
+def test_validation_sees_the_average_and_leaves_the_model_alone(tmp_path):
+    seen = []
+
+    def validate(model) -> dict[str, float]:
+        seen.append(model.training)
+        return {"number": 0.25}
+
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run(tmp_path / "a").values(), run(tmp_path / "b", validate=validate, validate_every=2).values())
+    )
+    assert seen == [False, False, False]
+    rows = list(csv.DictReader(open(tmp_path / "b" / "metrics.csv")))
+    assert [row["validation"] for row in rows] == ["", "number=0.2500"] * 3
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_ends_the_run(tmp_path, monkeypatch):
+    steps = []
+    forward = Rollout.forward
+
+    def broken(self, *args, **options):
+        losses = forward(self, *args, **options)
+        steps.append(len(steps))
+        factor = float("nan") if steps[-1] in (0, 2, 3, 4) else 1.0
+        return {name: value * factor for name, value in losses.items()}
+
+    monkeypatch.setattr(Rollout, "forward", broken)
+    with pytest.raises(FloatingPointError, match="3 non-finite losses in a row"):
+        run(tmp_path)
+    assert steps == [0, 1, 2, 3, 4]
+
+
+def test_overfits_in_seconds():
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False).train()
+    localise(model)
+    mixture = Mixture([pictures(2)], [1.0], augment=PLAIN)
+    batch = collate([mixture.sample(0, index, size=128, objects=2) for index in range(2)])
+    rollout, generator = Rollout(model), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay=0.0), lr=3e-3, betas=(0.9, 0.95))
+    for _ in range(100):
+        losses = rollout(batch, PromptPlan(), LossWeights(), dense=0.5, corrections=0, generator=generator)
+        optimiser.zero_grad()
+        losses["total"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    masks = batch.masks[:, 0].flatten(0, 1)
+    with torch.no_grad():
+        step = rollout.steps(*rollout.encode(batch.frames[:, 0]), masks, PromptPlan(centre=1.0), 0, generator)[0]
+    reached = hard_iou(step.output.masks, soft_target(masks, (32, 32))[:, None].expand_as(step.output.masks))
+    assert reached[:, 1:].amax(1).mean() > 0.85
+    assert reached[:, 0].mean() > 0.6
+
+
+def test_gradients_reach_every_part_an_image_needs():
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False).train()
+    localise(model)
+    mixture = Mixture([pictures()], [1.0], augment=PLAIN)
+    batch = collate([mixture.sample(0, index, size=128, objects=2) for index in range(4)])
+    plan = PromptPlan(box=0.5, corrections=2)
+    generator = torch.Generator().manual_seed(0)
+    losses = Rollout(model)(batch, plan, LossWeights(), dense=0.5, corrections=2, generator=generator)
+    losses["total"].backward()
+    without = {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith(loop.IMAGE_PARTS) and (parameter.grad is None or not parameter.grad.any())
+    }
+    # a bias before a softmax over keys shifts all logits alike, and negative clicks may not have been drawn
+    assert {name for name in without if not name.endswith("k_proj.bias")} <= {"prompt_encoder.label_embed.0.weight"}
+
+
+def mosaics() -> torch.Tensor:
+    """Four pictures of 16 x 16 squares in random colours."""
+    squares = torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8)
+    return squares.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+def test_attention_starts_at_the_click():
+    """The first attention of a mask token to the image, before any training and after the trunk has changed."""
+    torch.manual_seed(0)
+    model = registry.build("sam2core_nano", weights=False, image_size=256).eval()
+    localise(model)
+
+    def share_at_click() -> float:
+        seen: list[torch.Tensor] = []
+        attention = model.mask_decoder.transformer.layers[0].token_to_image
+        handle = attention.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+        pictures = (
+            torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        )
+        points = torch.tensor([[[56.0, 72.0]], [[184.0, 40.0]], [[120.0, 120.0]], [[40.0, 200.0]]])
+        with torch.no_grad():
+            features, embedding = Rollout(model).encode(pictures)
+            model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
+            handle.remove()
+            queries, keys = attention.q_proj(seen[0])[:, 2:6], attention.k_proj(seen[1])
+            queries, keys = (each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (queries, keys))
+            weights = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)
+        cells = (points[:, 0, 1] // 16 * 16 + points[:, 0, 0] // 16).long()
+        return torch.stack([weights[row, :, :, cell].mean() for row, cell in enumerate(cells)]).mean().item()
+
+    assert share_at_click() > 0.1  # 25 times an even share
+    with torch.no_grad():
+        model.neck.lateral[2].weight.mul_(30.0)
+        drowned = share_at_click()
+        pictures = (
+            torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        )
+        look(model, Rollout(model).encode(pictures)[1])
+    assert share_at_click() > max(0.1, 2 * drowned)
+
+
+def test_recipes_name_the_key_they_do_not_know():
+    with pytest.raises(RecipeError, match=r"unknown key 'optim.rate'"):
+        recipe(optim={"rate": 1})
+    with pytest.raises(RecipeError, match=r"unknown key 'stages\[0\].prompts.click'"):
+        recipe(stages=[{"name": "a", "steps": 1, "prompts": {"click": 1.0}}])
+    assert recipe().stage_at(1).name == "dense" and recipe().stage_at(2).name == "clicks" and recipe().begins(2)
+
+
+def test_the_schedule_warms_up_and_ends_at_the_floor():
+    optim = Optim(lr=1.0, floor=0.1, warmup=4)
+    rates = [learning_rate(step, 20, optim) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[20] == pytest.approx(0.1) and rates[12] == pytest.approx(0.55)
+
+
+def test_freezing_names_an_unknown_part():
+    model = registry.build("test_tiny", weights=False)
+    with pytest.raises(ValueError, match="no parameter starts with 'trunk'"):
+        parameter_groups(model, weight_decay=0.1, freeze=["trunk"])
+    groups = parameter_groups(model, weight_decay=0.1, freeze=["backbone."])
+    counted = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert counted == sum(p.numel() for n, p in model.named_parameters() if not n.startswith("backbone."))
+    assert not any(p.requires_grad for p in model.backbone.parameters())
