@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def clicks(
     results: dict[str, Any] = {}
     for label, segmenter in methods.items():
         scores = []
-        with click.progressbar(length=len(samples), label=label, file=click.get_text_stream("stderr")) as bar:
+        with click.progressbar(length=len(samples), label=label, file=sys.stderr) as bar:
             for _, found in evaluate(segmenter, samples, clicks=clicks):
                 scores.append(found)
                 bar.update(1)

@@ -214,7 +214,7 @@ def folder_samples(
             raise ValueError(f"{path} has no labels/{path.stem}.png")
         generator = np.random.default_rng([seed, number])
         labels = np.asarray(Image.open(found[int(generator.integers(len(found)))]))
-        image = np.asarray(Image.open(path).convert("RGB"))
+        image = np.array(Image.open(path).convert("RGB"))
         if labels.shape != image.shape[:2]:
             raise ValueError(f"{found[0]} is {labels.shape}, its image {image.shape[:2]}")
         masks = regions_of(labels, background=background, most=most, generator=generator)

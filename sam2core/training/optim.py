@@ -36,7 +36,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, freeze: Iterable[
                 f"freeze: no parameter starts with {prefix!r}; parts are {sorted({n.split('.')[0] for n in names})}"
             )
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name.startswith(frozen):
             parameter.requires_grad_(False)
