@@ -143,8 +143,10 @@ def spoken(order: list[str], given: Mapping[str, tuple], prompts: Prompts) -> No
             current, silent = value, True
         else:
             what = {"points": "points", "boxes": "box", "masks": "mask"}[name]
+            # run.json keeps what was said, and lies in another folder
+            said = os.path.abspath(value[1]) if what == "mask" else value[1]
             try:
-                prompts.add(current, value[0], what, value[1])
+                prompts.add(current, value[0], what, said)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
             silent = False
@@ -183,7 +185,8 @@ def written(path: str, prompts: Prompts) -> None:
         if box:
             prompts.add(name, frame, "box", box)
         if mask:
-            prompts.add(name, frame, "mask", str(Path(path).parent / mask) if isinstance(mask, str) else mask)
+            folder = Path(path).absolute().parent
+            prompts.add(name, frame, "mask", str(folder / mask) if isinstance(mask, str) else mask)
 
 
 def _numbers(value: Any, count: int) -> bool:
@@ -522,11 +525,15 @@ class Job:
                 self.status = "interrupted"
             except (ValueError, OSError) as error:
                 self.status, self.error = "failed", str(error)
-            if self.status == "complete":
-                self._tidy()
-            else:
-                safe.save(self.saved)
-            self._record()
+            except BaseException as error:  # not the user's doing: shown as it is, and no frame lost
+                self.status, self.error = "failed", repr(error)
+                raise
+            finally:
+                if self.status == "complete":
+                    self._tidy()
+                else:
+                    safe.save(self.saved)
+                self._record()
 
     def _total(self, plan: list[Leg]) -> int | None:
         length = self.source.length

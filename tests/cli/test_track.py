@@ -380,6 +380,24 @@ def test_a_frame_of_another_size_ends_the_run_and_keeps_what_came_before(track, 
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_a_fault_of_ours_loses_no_frame(track, clip, tmp_path, monkeypatch):
+    visit = VideoSession._visit
+
+    def fail(self, number, *, backwards):
+        if number == 4:
+            raise RuntimeError("out of memory")
+        return visit(self, number, backwards=backwards)
+
+    monkeypatch.setattr(VideoSession, "_visit", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        track(clip, *TWO, "-o", tmp_path / "out")
+    assert "out of memory" in json.loads((tmp_path / "out" / "run.json").read_text())["error"]
+    monkeypatch.setattr(VideoSession, "_visit", visit)
+    assert track(clip, *TWO, "-o", tmp_path / "out", "--resume").code == 0
+    assert track(clip, *TWO, "-o", tmp_path / "whole").code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_a_video_that_breaks_off(track, tmp_path):
     path = film(tmp_path / "clip.mkv", 30)
     os.truncate(path, path.stat().st_size * 2 // 3)
