@@ -315,7 +315,8 @@ class VideoSession:
                 mask=None if hint is None else hint[0].clamp(-HINT_LIMIT, HINT_LIMIT),
             )
             answer = predictor.answer(features, prompt, recall, state=track.policy_state)
-        shelf = Shelf.ANCHOR if not correcting or predictor.keep_corrections else Shelf.TRAIL
+        trusted = not correcting or predictor.keep_corrections or not track.bank.anchors
+        shelf = Shelf.ANCHOR if trusted else Shelf.TRAIL
         track.prompts[frame] = said
         track.pending[frame] = Pending(answer, shelf)
 
