@@ -1,91 +1,16 @@
-"""Which parts torch.compile wraps, and how their inputs are filled up so that shapes stay the same."""
+"""Which parts torch.compile wraps; shapes stay the same because the model fills up its inputs then."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from sam2core.types import Label, Prompt, TokenBlock
+from sam2core.ops.shapes import FixedShapes
 
 if TYPE_CHECKING:
     from sam2core.model import Sam2
 
 PARTS = ("backbone", "neck", "mask_decoder", "memory_attention", "memory_encoder")
-
-
-@dataclass(frozen=True)
-class FixedShapes:
-    """Sizes that prompts and pasts are filled up to, in multiples, so that compiled parts meet few shapes.
-
-    What is filled in is masked out: answers are those of the unfilled input, up to rounding.
-    """
-
-    points: int = 12
-    slots: int = 7
-    pointer_tokens: int = 64
-
-    def fill_prompt(self, prompt: Prompt) -> Prompt:
-        """The prompt with ignored points up to a multiple of `points`; one without points stays without."""
-        batch, count = prompt.labels.shape
-        missing = -count % self.points
-        if not missing and prompt.ragged:
-            return prompt
-        return replace(
-            prompt,
-            points=torch.cat([prompt.points, prompt.points.new_zeros(batch, missing, 2)], dim=1),
-            labels=torch.cat([prompt.labels, prompt.labels.new_full((batch, missing), int(Label.IGNORED))], dim=1),
-            ragged=True,
-        )
-
-    def fill_maps(self, embedding: Tensor, dense: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """The embedding, and the prompts' map in its full shape, hint or no hint."""
-        return plain(embedding), plain(dense.expand(batch, -1, *embedding.shape[-2:]))
-
-    def fill_past(self, blocks: Sequence[TokenBlock]) -> tuple[list[TokenBlock], Tensor]:
-        """The blocks with empty ones up to fixed numbers, and which tokens (1, N) may be read.
-
-        Blocks on a grid come first, up to a multiple of `slots`; the others follow as one, up to a multiple of
-        `pointer_tokens`.
-        """
-        placed = [block for block in blocks if block.grid is not None]
-        loose = [block for block in blocks if block.grid is None]
-        any_block = blocks[0]
-        batch, device = any_block.tokens.shape[0], any_block.tokens.device
-        filled, readable = [], []
-        for block in placed:
-            filled.append(
-                replace(block, tokens=plain(block.tokens), position=plain(block.position.expand(batch, -1, -1)))
-            )
-            readable.append(torch.ones(block.tokens.shape[1], dtype=torch.bool, device=device))
-        if placed:
-            for _ in range(-len(placed) % self.slots):
-                empty = torch.zeros_like(placed[0].tokens, memory_format=torch.contiguous_format)
-                filled.append(TokenBlock(empty, empty.clone(), placed[0].grid))
-                readable.append(torch.zeros(empty.shape[1], dtype=torch.bool, device=device))
-        count = sum(block.tokens.shape[1] for block in loose)
-        missing = -count % self.pointer_tokens if count else self.pointer_tokens
-        empty = any_block.tokens.new_zeros(batch, missing, any_block.tokens.shape[2])
-        filled.append(
-            TokenBlock(
-                tokens=torch.cat([*(block.tokens for block in loose), empty], dim=1),
-                position=torch.cat([*(block.position.expand(batch, -1, -1) for block in loose), empty], dim=1),
-                grid=None,
-            )
-        )
-        readable += [
-            torch.ones(count, dtype=torch.bool, device=device),
-            torch.zeros(missing, dtype=torch.bool, device=device),
-        ]
-        return filled, torch.cat(readable).unsqueeze(0)
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """A copy with storage and strides of its own: compiled code is specialised on strides and on shared inputs."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def compile_model(model: Sam2, parts: bool | Sequence[str] = True, **options: Any) -> Sam2:

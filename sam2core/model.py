@@ -16,6 +16,7 @@ from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import MemoryReadout
 from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid
+from sam2core.ops.shapes import FixedShapes
 from sam2core.types import (
     NO_OBJECT,
     DecoderOutput,
@@ -29,7 +30,6 @@ from sam2core.types import (
 )
 
 if TYPE_CHECKING:
-    from sam2core.compile import FixedShapes
     from sam2core.protocols import Backbone, MaskDecoder, MemoryAttention, MemoryEncoder, Neck
 
 STRIDE = 16

@@ -8,7 +8,8 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import registry
-from sam2core.compile import PARTS, FixedShapes, compile_model
+from sam2core.compile import PARTS, compile_model
+from sam2core.ops.shapes import FixedShapes
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import Label, Prompt, TokenBlock
 

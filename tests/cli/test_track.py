@@ -80,6 +80,7 @@ def track(run, weights):
 def interrupt(monkeypatch):
     """Raise SIGINT while a frame is tracked."""
     visit = VideoSession._visit
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     def at(frame: int, times: int = 1) -> None:
         def visit_or_not(self, number, *, backwards):
@@ -91,7 +92,8 @@ def interrupt(monkeypatch):
         monkeypatch.setattr(VideoSession, "_visit", visit_or_not)
 
     yield at
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
 
 
 def content(folder: Path) -> dict[str, bytes]:
