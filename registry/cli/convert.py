@@ -152,12 +152,10 @@ def _spec(source: Path, state: Mapping[str, Tensor], model: str | None, metadata
 
 
 def _empty(spec: ModelSpec) -> Sam2:
-    import torch
-
-    from registry.assemble import assemble
+    from registry.assemble import assemble, hollow
     from registry.plugins import current
 
-    with torch.device("meta"):
+    with hollow():
         return assemble(spec, current().components)
 
 

@@ -279,9 +279,8 @@ def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[s
 
     layout      the layout the tensors came from, when that leaves parts of a model out
     """
-    import torch
 
-    from registry.assemble import assemble
+    from registry.assemble import assemble, hollow
     from registry.errors import SpecError
     from registry.plugins import current
     from registry.spec import load as load_spec
@@ -295,7 +294,7 @@ def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[s
             spec = load_spec(name, zoo=zoo)
             if any(shapes.get(key, (wide,))[-1:] != (wide,) for key, wide in _widths(spec).items()):
                 continue  # told apart without building
-            with torch.device("meta"):
+            with hollow():
                 model = assemble(spec, zoo.components)
         except (UnknownName, SpecError) as error:
             logger.debug("passing over %s: %s", name, error)

@@ -61,6 +61,8 @@ class HieraBlock(nn.Module):
         self, dim: int, dim_out: int, *, heads: int, window: int, pool: bool, mlp_ratio: float, drop_path: float
     ) -> None:
         super().__init__()
+        if pool and window % 2:
+            raise ValueError(f"a window that is pooled must be even, not {window}")
         self.window = window
         self.pool = pool
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)

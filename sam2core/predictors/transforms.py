@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from sam2core.ops.pixels import normalise
 from sam2core.types import Label
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 
@@ -116,9 +114,7 @@ def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
     pixels = values.unsqueeze(0)
     if pixels.shape[-2:] != torch.Size(size):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
-    mean = pixels.new_tensor(MEAN).view(1, 3, 1, 1)
-    std = pixels.new_tensor(STD).view(1, 3, 1, 1)
-    return (pixels - mean) / std
+    return normalise(pixels)
 
 
 def _numbers(value: Any, name: str) -> Tensor:

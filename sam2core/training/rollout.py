@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam2core.ops.pixels import normalise
 from sam2core.training.clips import ClipBatch
 from sam2core.training.losses import LossWeights, hard_iou, mask_loss, soft_target, step_losses
 from sam2core.training.prompting import PromptPlan, sample_click, sample_correction
 from sam2core.types import DecoderOutput, ImageFeatures, Label, Prompt
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 DENSE_CLICKS = 2
 SHARPNESS, SAME = 6.0, 0.35  # of the cosine logits in dense supervision: slope, and the cosine of even odds
 HINT_LIMIT = 32.0  # earlier answers are clamped to this before they are given back as hints, as in prediction
@@ -39,12 +38,6 @@ def resize_model(model: nn.Module, size: int) -> None:
     """Let a model work on pictures of (size, size) from now on; weights do not depend on the size."""
     model.image_size = (size, size)  # type: ignore[assignment]
     model.prompt_encoder.image_size = (size, size)  # type: ignore[union-attr,assignment]
-
-
-def normalise(frames: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to the trunk's input."""
-    mean, std = frames.new_tensor(MEAN, dtype=torch.float32), frames.new_tensor(STD, dtype=torch.float32)
-    return (frames.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 class Rollout(nn.Module):
@@ -93,7 +86,7 @@ class Rollout(nn.Module):
 
     def encode(self, pictures: Tensor) -> tuple[ImageFeatures, Tensor]:
         """uint8 pictures (B, 3, H, W) to features and the embedding masks are read from."""
-        features = self.model.encode(normalise(pictures))
+        features = self.model.encode(normalise(pictures.float() / 255))
         return features, self.model.condition(features, None)
 
     def steps(

@@ -121,3 +121,8 @@ def test_prediction_in_inference_mode_does_not_poison_training():
         trunk(torch.randn(1, 3, 96, 32))
     trunk.train()(torch.randn(1, 3, 96, 32))[-1].sum().backward()
     assert trunk.pos_embed.grad is not None
+
+
+def test_an_odd_window_cannot_be_pooled():
+    with pytest.raises(ValueError, match="must be even, not 7"):
+        Hiera(8, heads=1, stages=(1, 1, 1, 1), windows=(8, 4, 7, 4), global_blocks=())
