@@ -13,6 +13,14 @@ from torch import Tensor
 Table = TypeVar("Table", Tensor, "tuple[Tensor, Tensor]")
 
 
+class _Kept:
+    """The tables of one function; an object, since compiled code would be specialised on what a bare dict holds."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Any, Any] = {}
+        self.lock = threading.Lock()
+
+
 def remembered(count: int) -> Callable[[Callable[..., Table]], Callable[..., Table]]:
     """Remember the last `count` tables that a function makes, by its (positional, hashable) arguments.
 
@@ -22,23 +30,22 @@ def remembered(count: int) -> Callable[[Callable[..., Table]], Callable[..., Tab
     """
 
     def wrap(make: Callable[..., Table]) -> Callable[..., Table]:
-        kept: dict[Any, Table] = {}
-        lock = threading.Lock()
+        kept = _Kept()
 
         @functools.wraps(make)
         def get(*key: Any) -> Table:
-            if torch.compiler.is_dynamo_compiling():
+            if torch.compiler.is_compiling():
                 return make(*key)
-            found = kept.get(key)
+            found = kept.tables.get(key)
             if found is not None:
                 return found
             with torch.inference_mode(False), torch.no_grad():
                 made = make(*key)
             if all(type(tensor) is Tensor for tensor in ((made,) if isinstance(made, Tensor) else made)):
-                with lock:
-                    kept[key] = made
-                    while len(kept) > count:
-                        del kept[next(iter(kept))]
+                with kept.lock:
+                    kept.tables[key] = made
+                    while len(kept.tables) > count:
+                        del kept.tables[next(iter(kept.tables))]
             return made
 
         return get

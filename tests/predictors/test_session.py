@@ -117,8 +117,8 @@ def test_objects_together_equal_one_by_one(predictor, frames):
 @pytest.mark.parametrize("cap", [1, 2, 3])
 def test_a_cap_on_objects_per_call_changes_nothing(frames, cap):
     runs = []
-    for objects_per_call in (None, cap):
-        predictor = VideoPredictor(shaken_model(), objects_per_call=objects_per_call)
+    for objects_per_call in (None, cap):  # storage in half precision would make steps of last-bit differences
+        predictor = VideoPredictor(shaken_model(), objects_per_call=objects_per_call, memory_dtype="float32")
         session = predictor.open(frames)
         for index in range(5):
             session.prompt(index % 3, index, [[5 + 10 * index, 20]])  # ragged: three groups at first
