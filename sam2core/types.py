@@ -16,6 +16,9 @@ from torch import Tensor
 NO_OBJECT = -1024.0
 """The mask logit of an object that is not in the picture."""
 
+HINT_LIMIT = 32.0
+"""Logits of an earlier answer are clamped to plus or minus this when they are given back as a hint."""
+
 
 class Label(enum.IntEnum):
     """What a prompt point says. A box is two points, ``TOP_LEFT`` and ``BOTTOM_RIGHT``."""

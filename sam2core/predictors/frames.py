@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from sam2core.predictors.transforms import _open, _unpack
+from sam2core.predictors.transforms import open_image, unpack_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """The files that a folder of frames may hold; others in it are left alone."""
@@ -956,9 +956,9 @@ def _frame(item: Any) -> Frame:
     """A picture of any kind that `read_image` takes, with three channels; its values are left as they are."""
     try:
         if _is_text(item):
-            item = _open(Path(item))
+            item = open_image(Path(item))
         if isinstance(item, Image.Image):
-            item = _unpack(item)
+            item = unpack_image(item)
     except ValueError as error:
         raise Damage(str(error)) from error
     if type(item).__module__.startswith("av.video"):

@@ -21,6 +21,7 @@ from sam2core.ops import regions
 from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.transforms import (
     ImageLike,
+    check_given,
     read_boxes,
     read_hint,
     read_image,
@@ -28,10 +29,7 @@ from sam2core.predictors.transforms import (
     to_model,
     to_model_points,
 )
-from sam2core.types import DecoderOutput, ImageFeatures, Label, Prompt
-
-HINT_LIMIT = 32.0
-"""Logits handed out for use as a hint are clamped to plus or minus this."""
+from sam2core.types import HINT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
 
 PROMPT_KEYS = ("points", "labels", "box", "mask", "several")
 
@@ -170,10 +168,7 @@ class ImagePredictor:
         several: bool | None = None,
     ) -> _Request:
         """Check one image's prompts and bring them to model pixels."""
-        if labels is not None and points is None:
-            raise ValueError("labels were given without points")
-        if points is None and box is None and mask is None:
-            raise ValueError("a prompt needs points, a box or a mask")
+        check_given(points, labels, box, mask)
         parts: dict[str, tuple[Tensor, Tensor]] = {}
         if box is not None:  # a box goes before the points
             parts["box"] = read_boxes(box, size)

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
 from sam2core.ops import masks as mask_ops
-from sam2core.predictors.transforms import read_boxes, read_image, read_mask, read_points, to_model, to_model_points
-from sam2core.types import NO_OBJECT, FrameMemory, ImageFeatures, Label, MaskPrediction, Prompt, Shelf
+from sam2core.predictors.transforms import (
+    check_given,
+    read_boxes,
+    read_image,
+    read_mask,
+    read_points,
+    to_model,
+    to_model_points,
+)
+from sam2core.types import HINT_LIMIT, NO_OBJECT, FrameMemory, ImageFeatures, Label, MaskPrediction, Prompt, Shelf
 
 if TYPE_CHECKING:
     from sam2core.predictors.frames import FrameSource
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
 
 UNDO_STEPS = 64
 CACHED_FRAMES = 4
-HINT_LIMIT = 32.0
 DIRECTIONS = ("forward", "backward", "both")
 
 Progress = Callable[[int, int | None], None]
@@ -264,10 +271,7 @@ class VideoSession:
     def _read_prompt(
         self, frame: int, track: ObjectTrack | None, points: Any, labels: Any, box: Any, mask: Any, add: bool
     ) -> FramePrompt:
-        if labels is not None and points is None:
-            raise ValueError("labels were given without points")
-        if points is None and box is None and mask is None:
-            raise ValueError("a prompt needs points, a box or a mask")
+        check_given(points, labels, box, mask)
         if mask is not None:
             if points is not None or box is not None:
                 raise ValueError("a mask prompt stands alone: give points and box in another call, to correct it")

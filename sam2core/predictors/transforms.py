@@ -26,9 +26,9 @@ def read_image(image: ImageLike) -> Tensor:
     rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are not finite.
     """
     if isinstance(image, str | os.PathLike):
-        image = _open(Path(image))
+        image = open_image(Path(image))
     if isinstance(image, Image.Image):
-        image = _unpack(image)
+        image = unpack_image(image)
     if isinstance(image, np.ndarray):
         values = _from_array(image)
     elif isinstance(image, Tensor):
@@ -39,7 +39,8 @@ def read_image(image: ImageLike) -> Tensor:
     return values
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """A picture file, turned as its EXIF tag says. Raises ValueError when it is missing or cannot be read."""
     if not path.is_file():
         raise ValueError(f"there is no image file {str(path)!r}")
     try:
@@ -50,7 +51,8 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{str(path)!r} could not be read: {error}") from error
 
 
-def _unpack(image: Image.Image) -> np.ndarray:
+def unpack_image(image: Image.Image) -> np.ndarray:
+    """A PIL image as an array: RGB bytes, 16-bit greys or floats. Raises ValueError when empty or out of range."""
     if image.width == 0 or image.height == 0:
         raise ValueError(f"the image is empty: {image.width}x{image.height} pixels")
     if image.mode.startswith("I"):  # 16-bit greys; Pillow holds some of them in 32 bits
@@ -126,6 +128,14 @@ def _numbers(value: Any, name: str) -> Tensor:
     if not torch.isfinite(numbers).all():
         raise ValueError(f"{name} has values that are not finite: {numbers.tolist()}")
     return numbers
+
+
+def check_given(points: Any, labels: Any, box: Any, mask: Any) -> None:
+    """Raise ValueError for a prompt that says nothing, or has labels and no points."""
+    if labels is not None and points is None:
+        raise ValueError("labels were given without points")
+    if points is None and box is None and mask is None:
+        raise ValueError("a prompt needs points, a box or a mask")
 
 
 def read_points(points: Any, labels: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

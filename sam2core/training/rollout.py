@@ -12,11 +12,10 @@ from sam2core.ops.pixels import normalise
 from sam2core.training.clips import ClipBatch
 from sam2core.training.losses import LossWeights, hard_iou, mask_loss, soft_target, step_losses
 from sam2core.training.prompting import PromptPlan, sample_click, sample_correction
-from sam2core.types import DecoderOutput, ImageFeatures, Label, Prompt
+from sam2core.types import HINT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
 
 DENSE_CLICKS = 2
 SHARPNESS, SAME = 6.0, 0.35  # of the cosine logits in dense supervision: slope, and the cosine of even odds
-HINT_LIMIT = 32.0  # earlier answers are clamped to this before they are given back as hints, as in prediction
 
 
 @dataclass(frozen=True, eq=False)
