@@ -11,13 +11,13 @@ from typing import Any
 from sam2core.checkpoints.facebook import FACEBOOK
 from sam2core.checkpoints.layout import Copy, Layout, Rename, Split
 
-__all__ = ["HUGGINGFACE", "HUGGINGFACE_IMAGE", "config", "processor_config"]
+__all__ = ["HUGGINGFACE", "HUGGINGFACE_IMAGE", "TO_FACEBOOK", "config", "processor_config"]
 
 _TWO = {"proj_in": "0", "proj_out": "1"}
 _THREE = {"proj_in": "0", "layers.0": "1", "proj_out": "2"}
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj": "out_proj"}
 
-_TO_FACEBOOK = (
+TO_FACEBOOK = (
     Rename("vision_encoder.backbone.patch_embed.projection.{p}", "image_encoder.trunk.patch_embed.proj.{p}"),
     Rename("vision_encoder.backbone.{m:pos_embed|pos_embed_window}", "image_encoder.trunk.{m}"),
     Rename("vision_encoder.backbone.blocks.{n}.layer_norm{m:1|2}.{p}", "image_encoder.trunk.blocks.{n}.norm{m}.{p}"),
@@ -35,7 +35,10 @@ _TO_FACEBOOK = (
         "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
     ),
     Copy("shared_image_embedding.positional_embedding", of="prompt_encoder.shared_embedding.positional_embedding"),
-    Split("prompt_encoder.point_embed.weight", "sam_prompt_encoder.point_embeddings.{n}.weight", count=4),
+    Split(
+        "prompt_encoder.point_embed.weight",
+        tuple(f"sam_prompt_encoder.point_embeddings.{label}.weight" for label in range(4)),
+    ),
     Rename("prompt_encoder.{m:not_a_point_embed|no_mask_embed}.weight", "sam_prompt_encoder.{m}.weight"),
     Rename(
         "prompt_encoder.mask_embed.{m}.{p}",
@@ -135,7 +138,7 @@ _TO_FACEBOOK = (
 HUGGINGFACE = Layout(
     name="huggingface",
     probe=("vision_encoder.backbone.pos_embed", "memory_temporal_positional_encoding"),
-    tables=(_TO_FACEBOOK, *FACEBOOK.tables),
+    tables=(TO_FACEBOOK, *FACEBOOK.tables),
 )
 
 HUGGINGFACE_IMAGE = Layout(

@@ -109,15 +109,10 @@ class Rename:
 
 @dataclass(frozen=True)
 class Split:
-    """One tensor of theirs holds `count` of ours as its rows; `ours` numbers them with ``{n}``."""
+    """One tensor of theirs holds several of ours, one behind the other along its first dimension, in equal parts."""
 
     theirs: str
-    ours: str
-    count: int
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return tuple(self.ours.replace("{n}", str(row)) for row in range(self.count))
+    ours: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ class Layout:
         return set(self.probe) <= set(names)
 
     def rename(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their names to ours. Tensors are shared, not copied, but for the rows of a `Split`.
+        """Their names to ours. Tensors are shared, not copied, but for the parts of a `Split`.
 
         Raises
             LayoutError: a key without a rule, two keys with one new name, a name that does not lead back, copies
@@ -244,11 +239,13 @@ def _read(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> dic
             continue
         if name in splits:
             rule = splits[name]
-            if tensor.ndim == 0 or tensor.shape[0] != rule.count:
+            if tensor.ndim == 0 or tensor.shape[0] == 0 or tensor.shape[0] % len(rule.ours):
                 raise LayoutError(
-                    f"{layout}: {name} is {tuple(tensor.shape)}, wanted {rule.count} rows", layout=layout, names=[name]
+                    f"{layout}: {name} is {tuple(tensor.shape)}, which cannot be cut into {len(rule.ours)} equal parts",
+                    layout=layout,
+                    names=[name],
                 )
-            pieces = [(member, row.clone()) for member, row in zip(rule.members, tensor.split(1))]
+            pieces = [(member, part.clone()) for member, part in zip(rule.ours, tensor.chunk(len(rule.ours)))]
         else:
             new = _forward(name, table)
             if new is None:
@@ -274,15 +271,15 @@ def _write(state: dict[str, Tensor], table: tuple[Rule, ...], layout: str) -> di
     out: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     unmatched: list[str] = []
-    member_of = {member: rule for rule in table if isinstance(rule, Split) for member in rule.members}
+    member_of = {member: rule for rule in table if isinstance(rule, Split) for member in rule.ours}
     for name, tensor in state.items():
         if name in member_of:
             rule = member_of[name]
-            missing = [member for member in rule.members if member not in state]
+            missing = [member for member in rule.ours if member not in state]
             if missing:
                 raise LayoutError(f"{layout}: {rule.theirs} needs {', '.join(missing)}", layout=layout, names=missing)
-            if name == rule.members[0]:
-                _put(out, origin, rule.theirs, torch.cat([state[member] for member in rule.members]), name, layout)
+            if name == rule.ours[0]:
+                _put(out, origin, rule.theirs, torch.cat([state[member] for member in rule.ours]), name, layout)
             continue
         new = _backward(name, table)
         if new is None:

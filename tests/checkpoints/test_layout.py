@@ -96,7 +96,7 @@ def test_a_name_that_does_not_lead_back_is_ambiguous():
 
 
 def test_rows_become_tensors_and_rows_again():
-    layout = table(Split("p.weight", "e.{n}.weight", count=3))
+    layout = table(Split("p.weight", ("e.0.weight", "e.1.weight", "e.2.weight")))
     given = {"p.weight": torch.arange(6.0).reshape(3, 2)}
     ours = layout.rename(given)
     assert list(ours) == ["e.0.weight", "e.1.weight", "e.2.weight"]
@@ -104,8 +104,11 @@ def test_rows_become_tensors_and_rows_again():
     assert same(layout.inverse(ours), given)
     ours["e.0.weight"].zero_()
     assert given["p.weight"][0].tolist() == [0.0, 1.0]  # its own memory
-    with pytest.raises(LayoutError, match="wanted 3 rows"):
+    with pytest.raises(LayoutError, match="cannot be cut into 3 equal parts"):
         layout.rename({"p.weight": torch.zeros(4, 2)})
+    wider = {"p.weight": torch.arange(12.0).reshape(6, 2)}
+    assert layout.rename(wider)["e.1.weight"].tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    assert same(layout.inverse(layout.rename(wider)), wider)
     with pytest.raises(LayoutError, match="needs e.1.weight"):
         layout.inverse({name: ours[name] for name in ("e.0.weight", "e.2.weight")})
 
