@@ -195,7 +195,7 @@ def test_no_rule_is_idle():
                             used.add(id(rule))
                             back.add(new)
                             break
-                        if isinstance(rule, Split) and key in rule.members:
+                        if isinstance(rule, Split) and key in rule.ours:
                             used.add(id(rule))
                             break
                 back |= {rule.theirs for rule in rules if isinstance(rule, Unused)}
