@@ -161,9 +161,10 @@ class Sam2(nn.Module):
 
         In evaluation mode an unstable single mask is replaced by the best of the three.
         """
-        return self._offer(self.decode(features, embedding, prompt), several=several)
+        return self.offer(self.decode(features, embedding, prompt), several=several)
 
-    def _offer(self, output: DecoderOutput, *, several: bool) -> MaskCandidates:
+    def offer(self, output: DecoderOutput, *, several: bool) -> MaskCandidates:
+        """The candidates that `segment` makes of what the decoder put out; training needs both."""
         stability = None if self.training else self.mask_decoder.stability
         masks, iou, tokens = candidates(output, several=several, stability=stability)
         present = (output.presence > 0)[..., None, None]
@@ -190,7 +191,7 @@ class Sam2(nn.Module):
         )
         nothing = Prompt.nothing(mask.shape[0], mask.device)
         hinted = Prompt(nothing.points, nothing.labels, mask=self.object_pointer.mask_stem(mask))
-        decoded = self._offer(self.decode(features, features.embedding, hinted), several=False)
+        decoded = self.offer(self.decode(features, features.embedding, hinted), several=False)
         presence = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(self.dtype) * 20.0 - 10.0
         return MaskCandidates(
             logits=logits.to(self.dtype),
