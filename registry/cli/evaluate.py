@@ -45,7 +45,8 @@ def clicks(
     each further one the middle of the largest error. In brackets: the 95 % interval over pictures.
     """
     import registry
-    from sam2core.evaluation.clicks import ConstantDisc, FloodFill, PredictorSegmenter, evaluate, folder_samples
+    from sam2core.evaluation.baselines import ConstantDisc, FloodFill
+    from sam2core.evaluation.clicks import PredictorSegmenter, evaluate, folder_samples
     from sam2core.evaluation.metrics import summarise
 
     name = options["model"] or DEFAULT_MODEL

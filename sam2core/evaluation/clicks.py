@@ -6,6 +6,7 @@ The first click is the point deepest inside the object, each next one the centre
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,62 +111,6 @@ class PredictorSegmenter:
         return answer
 
 
-@dataclass(frozen=True)
-class ConstantDisc:
-    """The baseline that ignores the picture: a disc around each positive click, cut out again at negative ones."""
-
-    radius: float = 0.1  # as a share of the image's shorter side; best on 50 training pictures
-
-    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
-        height, width = image.shape[:2]
-        ys, xs = np.mgrid[:height, :width]
-        reach = (self.radius * min(height, width)) ** 2
-
-        def answer(clicks: Sequence[Click], state: Any) -> tuple[np.ndarray, Any]:
-            mask = np.zeros((height, width), dtype=bool)
-            for click in clicks:
-                mask[(ys - click.y) ** 2 + (xs - click.x) ** 2 <= reach] = click.positive
-            return mask, None
-
-        return answer
-
-
-@dataclass(frozen=True)
-class FloodFill:
-    """The magic wand: connected pixels whose CIE Lab colour differs from the clicked one by at most `tolerance`."""
-
-    tolerance: float = 16.0  # best on 50 training pictures
-
-    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
-        lab = to_lab(image)
-
-        def filled(click: Click) -> np.ndarray:
-            near = np.linalg.norm(lab - lab[click.y, click.x], axis=-1) <= self.tolerance
-            pieces, _ = ndimage.label(near)
-            return pieces == pieces[click.y, click.x]
-
-        def answer(clicks: Sequence[Click], state: Any) -> tuple[np.ndarray, Any]:
-            mask = np.zeros(image.shape[:2], dtype=bool)
-            for click in clicks:
-                mask[filled(click)] = click.positive
-            return mask, None
-
-        return answer
-
-
-def to_lab(image: np.ndarray) -> np.ndarray:
-    """uint8 sRGB (H, W, 3) as CIE Lab (D65), slightly smoothed so that noise does not stop a fill."""
-    rgb = ndimage.gaussian_filter(image.astype(np.float64), (1, 1, 0)) / 255
-    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    matrix = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
-    )
-    xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883])
-    curve = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    x, y, z = np.moveaxis(curve, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
 # data ----------------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +163,38 @@ def folder_samples(
         if labels.shape != image.shape[:2]:
             raise ValueError(f"{found[0]} is {labels.shape}, its image {image.shape[:2]}")
         masks = regions_of(labels, background=background, most=most, generator=generator)
+        if len(masks):
+            yield Sample(image, masks, path.name)
+
+
+def coco_samples(
+    root: str | Path, *, split: str = "val", seed: int = 0, most: int = 10, smallest: float = 0.005, largest: float = 0.6
+) -> Iterator[Sample]:
+    """Samples of COCO panoptic: ``images/{split}2017``, ``panoptic_segmentation/annotations/panoptic_{split}2017``.
+
+    The objects are segments, things and stuff, of the given shares of the picture, no crowds; of more than `most` some
+    are drawn. Raises ValueError for a folder of another shape, and names the file that does not fit.
+    """
+    root = Path(root)
+    annotations = root / "panoptic_segmentation" / "annotations"
+    index = annotations / f"panoptic_{split}2017.json"
+    if not index.exists():
+        raise ValueError(f"no panoptic annotations at {index}")
+    listing = json.loads(index.read_text())
+    names = {image["id"]: image["file_name"] for image in listing["images"]}
+    for number, entry in enumerate(sorted(listing["annotations"], key=lambda entry: names[entry["image_id"]])):
+        path = root / "images" / f"{split}2017" / names[entry["image_id"]]
+        image = np.array(Image.open(path).convert("RGB"))
+        drawn = annotations / f"panoptic_{split}2017" / entry["file_name"]
+        ids = np.asarray(Image.open(drawn).convert("RGB")).astype(np.int64) @ np.array([1, 256, 65536])
+        if ids.shape != image.shape[:2]:
+            raise ValueError(f"{drawn} is {ids.shape}, its image {image.shape[:2]}")
+        asked = [segment["id"] for segment in entry["segments_info"] if not segment["iscrowd"]]
+        ids[~np.isin(ids, asked)] = 0
+        generator = np.random.default_rng([seed, number])
+        masks = regions_of(
+            ids, smallest=smallest, largest=largest, most=most, background=False, generator=generator
+        )
         if len(masks):
             yield Sample(image, masks, path.name)
 

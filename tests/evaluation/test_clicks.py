@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.evaluation.baselines import ConstantDisc, FloodFill, to_lab
 from sam2core.evaluation.clicks import (
     Click,
-    ConstantDisc,
-    FloodFill,
     Sample,
     first_click,
     folder_samples,
     follow,
     next_click,
     regions_of,
-    to_lab,
 )
 from sam2core.evaluation.metrics import iou, summarise
 
