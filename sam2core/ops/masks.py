@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,3 +59,40 @@ def exclusive(logits: Tensor, below: float = -10.0) -> Tensor:
     owner = logits.argmax(dim=0, keepdim=True)
     owned = owner == torch.arange(logits.shape[0], device=logits.device).view(-1, 1, 1)
     return torch.where(owned, logits, logits.clamp(max=below))
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Which boxes (N, 4) stay when each one removes those of lower score that overlap it by more than `threshold`.
+
+    Indices in the order of falling scores, ties in the given order; IoU in fp32, a width is x1 - x0 (torchvision's
+    ``nms``, which this equals). On the host, where the greedy loop is quickest.
+    """
+    order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")
+    x0, y0, x1, y1 = np.asarray(boxes, dtype=np.float32)[order].T
+    areas = (x1 - x0) * (y1 - y0)
+    alive = np.ones(len(order), dtype=bool)
+    kept = []
+    for index in range(len(order)):
+        if not alive[index]:
+            continue
+        kept.append(order[index])
+        rest = np.flatnonzero(alive[index + 1 :]) + index + 1
+        width = np.minimum(x1[index], x1[rest]) - np.maximum(x0[index], x0[rest])
+        height = np.minimum(y1[index], y1[rest]) - np.maximum(y0[index], y0[rest])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        with np.errstate(invalid="ignore"):  # two boxes without area: neither removes the other
+            alive[rest[shared / (areas[index] + areas[rest] - shared) > threshold]] = False
+    return np.array(kept, dtype=np.int64)
+
+
+def near_cut(
+    boxes: np.ndarray, crop: tuple[int, int, int, int], size: tuple[int, int], reach: float = 20.0
+) -> np.ndarray:
+    """Which boxes (N, 4) of a picture of (H, W) touch a side of their crop that is not a side of the picture.
+
+    A side within `reach` pixels counts as touched (upstream: ``is_box_near_crop_edge``).
+    """
+    boxes = np.asarray(boxes, dtype=np.float32)
+    at_crop = np.abs(boxes - np.asarray(crop, dtype=np.float32)) <= reach
+    at_edge = np.abs(boxes - np.asarray((0, 0, size[1], size[0]), dtype=np.float32)) <= reach
+    return (at_crop & ~at_edge).any(axis=1)

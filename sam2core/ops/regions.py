@@ -77,3 +77,15 @@ def largest(mask: Tensor) -> Tensor:
     flat = labels.flatten(-2)
     winner = flat.gather(-1, areas.flatten(-2).argmax(dim=-1, keepdim=True))
     return ((flat == winner) & (flat > 0)).view(mask.shape)
+
+
+def without_small(mask: Tensor, area: int) -> Tensor:
+    """A boolean mask (H, W) whose holes of less than `area` pixels are filled and whose islands of less are gone.
+
+    Holes go first; when every island is small, the largest stays. Source: upstream ``remove_small_regions``.
+    """
+    filled = mask | small_regions(~mask, area - 1)
+    if not bool(filled.any()):
+        return filled
+    large = filled & ~small_regions(filled, area - 1)
+    return large if bool(large.any()) else largest(filled)

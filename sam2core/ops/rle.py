@@ -49,9 +49,7 @@ def decode(rle: Mapping[str, Any]) -> np.ndarray:
     lengths = decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, dtype=np.int64)
     if lengths.size and (lengths.min() < 0 or lengths.sum() != height * width) or not lengths.size and height * width:
         raise ValueError(f"the runs of this mask cover {int(lengths.sum())} pixels, its size is {height} x {width}")
-    inside = np.zeros(lengths.size, dtype=bool)
-    inside[1::2] = True
-    return np.ascontiguousarray(np.repeat(inside, lengths).reshape(width, height).T)
+    return fill(lengths, (height, width))
 
 
 def area(rle: Mapping[str, Any]) -> int:
@@ -67,6 +65,35 @@ def runs(mask: np.ndarray) -> np.ndarray:
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(edges, prepend=0, append=flat.size)
     return np.concatenate(([0], lengths)) if flat.size and flat[0] else lengths
+
+
+def runs_within(mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """The `runs` of a picture of `size` (H, W) that is zero but for this part (h, w), whose first pixel is at x, y.
+
+    Only the part is looked at, so a small object in a large picture costs what it covers.
+    """
+    part = np.asarray(mask) != 0
+    x, y = corner
+    height, width = size
+    padded = np.zeros(
+        (part.shape[1], part.shape[0] + 2), dtype=bool
+    )  # columns, so that every run of ones has both ends
+    padded[:, 1:-1] = part.T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    edges = (column + x) * height + row + y
+    # a run down to the last row goes on at the top of the next column
+    joined = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([joined, joined + 1]))
+    if edges.size and edges[-1] == height * width:
+        edges = edges[:-1]
+    return np.diff(edges, prepend=0, append=height * width)
+
+
+def fill(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The (H, W) bool mask of run lengths down the columns, zeros first."""
+    inside = np.zeros(len(counts), dtype=bool)
+    inside[1::2] = True
+    return np.ascontiguousarray(np.repeat(inside, counts).reshape(size[1], size[0]).T)
 
 
 def compress(counts: Sequence[int] | np.ndarray) -> str:

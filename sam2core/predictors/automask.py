@@ -1,0 +1,352 @@
+"""MaskGenerator: every mask of a picture from a grid of clicks; filtered, without duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam2core.heads.select import candidates
+from sam2core.model import Sam2
+from sam2core.ops import masks as mask_ops
+from sam2core.ops import regions, rle
+from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
+from sam2core.predictors.image import ImagePredictor
+from sam2core.predictors.postprocess import Postprocess
+from sam2core.predictors.transforms import ImageLike, read_image, to_model_points
+from sam2core.types import HINT_LIMIT, ImageFeatures, Label, Prompt
+
+FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
+CHUNK_BYTES = {"cpu": 16 * 2**20, "other": 512 * 2**20}  # of full-size logits looked at together
+CPU_POINTS = 32
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class AutoMask:
+    """One mask found in a picture, as run lengths; it becomes pixels when asked for."""
+
+    size: tuple[int, int]
+    """The picture's (H, W)."""
+    runs: np.ndarray  # lengths of runs down the columns of the whole picture, zeros first
+    box: tuple[int, int, int, int]
+    """x0, y0, x1, y1 in pixels, the last corner inclusive; zeros for an empty mask."""
+    iou: float
+    """The model's own estimate."""
+    stability: float
+    """The area at the threshold plus the offset over that at the threshold minus it; NaN when both are empty."""
+    point: tuple[float, float]
+    """The click that found it, x, y in pixels."""
+    crop: Crop
+    """The part of the picture the model saw: x0, y0, x1, y1, the last corner outside."""
+
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return int(self.runs[1::2].sum())
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool."""
+        return rle.fill(self.runs, self.size)
+
+    @property
+    def coco(self) -> dict[str, Any]:
+        """COCO's run-length coding, ready for JSON: ``{"size": [H, W], "counts": str}``."""
+        return {"size": list(self.size), "counts": rle.compress(self.runs)}
+
+    def record(self, form: str = "binary_mask") -> dict[str, Any]:
+        """The dictionary that upstream's generator gives, with its segmentation in one of three forms.
+
+        `form` is ``"binary_mask"`` (bool array), ``"coco_rle"`` or ``"uncompressed_rle"`` (a list of run lengths).
+        Boxes are x, y, width, height, where a width is the distance from the first to the last pixel. Raises
+        ValueError for another form.
+        """
+        if form not in FORMS:
+            raise ValueError(f"the form of a segmentation is one of {', '.join(FORMS)}, not {form!r}")
+        segmentation: Any = self.mask if form == "binary_mask" else self.coco
+        if form == "uncompressed_rle":
+            segmentation = {"size": list(self.size), "counts": self.runs.tolist()}
+        (x0, y0, x1, y1), (left, top, right, bottom) = self.box, self.crop
+        return {
+            "segmentation": segmentation,
+            "area": self.area,
+            "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+            "predicted_iou": self.iou,
+            "point_coords": [list(self.point)],
+            "stability_score": self.stability,
+            "crop_box": [float(left), float(top), float(right - left), float(bottom - top)],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """K masks of one crop that passed the filters: low-resolution logits on the device, the rest on the host."""
+
+    logits: Tensor  # (K, h, w)
+    iou: np.ndarray  # (K,)
+    points: np.ndarray  # (K, 2) in pixels of the crop
+    boxes: np.ndarray  # (K, 4) in pixels of the crop
+
+    def __getitem__(self, index: np.ndarray) -> _Found:
+        return _Found(self.logits[torch.from_numpy(index)], self.iou[index], self.points[index], self.boxes[index])
+
+
+class MaskGenerator:
+    """Finds every mask in a picture: a grid of clicks, each answered with several masks; bad ones and duplicates go.
+
+    Points: `points_per_side` for an even grid, or `point_grids`, one per layer, as shares of the picture (x, y).
+    `points_per_batch` is how many the model is asked at once; "auto" goes by the memory that is free and the cache.
+    Filters: `iou_threshold` on the model's own estimate, which must be above it; `stability_threshold` on how little
+    the mask depends on its cut at `mask_threshold`, moved by `stability_offset` both ways, measured at the picture's
+    size, which must reach it; 0 turns either off. `nms_threshold` is the box IoU above which the mask of lower estimate
+    is a duplicate.
+    Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
+    with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
+    `several` asks for three masks a click instead of one; `refine` gives every mask back to the model as a hint and
+    takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels (upstream's
+    ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the picture's size and looks for
+    duplicates again (SAM 1's meaning of that name).
+    Source: upstream ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
+    """
+
+    def __init__(
+        self,
+        model: Sam2,
+        *,
+        points_per_side: int | None = 32,
+        point_grids: Sequence[Any] | None = None,
+        points_per_batch: int | str = "auto",
+        iou_threshold: float = 0.8,
+        stability_threshold: float = 0.95,
+        stability_offset: float = 1.0,
+        mask_threshold: float = 0.0,
+        nms_threshold: float = 0.7,
+        crop_layers: int = 0,
+        crop_nms_threshold: float = 0.7,
+        crop_overlap: float = 512 / 1500,
+        crop_points_downscale: int = 1,
+        several: bool = True,
+        refine: bool = False,
+        fill_holes: int = 0,
+        drop_islands: int = 0,
+        min_region_area: int = 0,
+    ) -> None:
+        if points_per_batch != "auto" and (not isinstance(points_per_batch, int) or points_per_batch < 1):
+            raise ValueError(f'points_per_batch is a number from 1 on, or "auto", not {points_per_batch!r}')
+        if crop_layers < 0 or crop_points_downscale < 1:
+            raise ValueError(
+                f"crop_layers is 0 or more and crop_points_downscale 1 or more, not {crop_layers} and "
+                f"{crop_points_downscale}"
+            )
+        if not 0 <= crop_overlap < 1:
+            raise ValueError(f"crop_overlap is a share of the shorter side from 0 to below 1, not {crop_overlap}")
+        if min_region_area < 0:
+            raise ValueError(f"min_region_area is an area in pixels, 0 or more, not {min_region_area}")
+        if (points_per_side is None) == (point_grids is None):
+            raise ValueError("give points_per_side, or point_grids with points_per_side=None; one of them")
+        if point_grids is not None:
+            self.grids = read_grids(point_grids, crop_layers)
+        elif points_per_side is not None:
+            if points_per_side < 1:
+                raise ValueError(f"points_per_side is 1 or more, not {points_per_side}")
+            self.grids = _even_grids(points_per_side, crop_layers, crop_points_downscale)
+        self.model = model.eval()
+        self.points_per_batch = points_per_batch
+        self.iou_threshold = iou_threshold
+        self.stability_threshold = stability_threshold
+        self.stability_offset = stability_offset
+        self.mask_threshold = mask_threshold
+        self.nms_threshold = nms_threshold
+        self.crop_layers = crop_layers
+        self.crop_nms_threshold = crop_nms_threshold
+        self.crop_overlap = crop_overlap
+        self.several = several
+        self.refine = refine
+        self.min_region_area = min_region_area
+        self.postprocess = Postprocess(fill_holes=fill_holes, drop_islands=drop_islands, threshold=mask_threshold)
+        self._images = ImagePredictor(model)
+
+    @overload
+    def generate(
+        self, images: list[Any] | tuple[Any, ...], *, progress: Progress | None = None
+    ) -> list[list[AutoMask]]: ...
+    @overload
+    def generate(self, images: ImageLike, *, progress: Progress | None = None) -> list[AutoMask]: ...
+
+    def generate(self, images: Any, *, progress: Progress | None = None) -> Any:
+        """The masks of a picture, best estimate first; for a list of pictures of any sizes, a list of such lists.
+
+        A picture is what `ImagePredictor.encode` takes. `progress(done, total)` is called with the number of clicks
+        answered, of all pictures. Raises ValueError for what is no picture.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images, progress=progress))
+        return next(self.stream([images], progress=progress))
+
+    def stream(self, images: Iterable[Any], *, progress: Progress | None = None) -> Iterator[list[AutoMask]]:
+        """The masks of one picture after the other, as they are done; pictures are read when their turn comes."""
+        pictures = len(images) if isinstance(images, Sequence) else 1
+        done = 0
+        for image in images:
+            values = read_image(image)
+            size = (values.shape[1], values.shape[2])
+            plan = crops(size, self.crop_layers, self.crop_overlap)
+            clicks = sum(len(self.grids[layer]) for _, layer in plan)
+
+            def report(count: int, before: int = done, total: int = clicks * pictures) -> None:
+                if progress is not None:
+                    progress(before + count, max(total, before + clicks))  # noqa: B023
+
+            yield self._picture(values, plan, report)
+            done += clicks
+
+    @torch.inference_mode()
+    def _picture(
+        self, values: Tensor, plan: Sequence[tuple[Crop, int]], report: Callable[[int], None]
+    ) -> list[AutoMask]:
+        size = (values.shape[1], values.shape[2])
+        found: list[AutoMask] = []
+        done = 0
+        for crop, layer in plan:
+            x0, y0, x1, y1 = crop
+            handle = self._images.encode(values[:, y0:y1, x0:x1])
+            points = (self.grids[layer] * np.array([x1 - x0, y1 - y0])).astype(np.float32)
+            parts = []
+            for start, stop in self._batches(handle.features, len(points), (y1 - y0, x1 - x0)):
+                part = self._batch(handle.features, points[start:stop], handle.size)
+                cut = mask_ops.near_cut(part.boxes + np.array([x0, y0, x0, y0]), crop, size)
+                parts.append(part[np.flatnonzero(~cut)])
+                report(done + stop)
+            done += len(points)
+            together = _join(parts)
+            kept = together[mask_ops.suppress(together.boxes, together.iou, self.nms_threshold)]
+            found += self._drawn(kept, crop, size)
+        if len(plan) > 1:
+            boxes, areas = _boxes(found), [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
+            found = [found[index] for index in mask_ops.suppress(boxes, np.array(areas), self.crop_nms_threshold)]
+        return self._cleaned(found) if self.min_region_area else found
+
+    def _batches(self, features: ImageFeatures, count: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        step = self.points_per_batch
+        if step == "auto":
+            step = CPU_POINTS
+            if features.embedding.device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(features.embedding.device)
+                token_map = features.embedding[0].numel() * features.embedding.element_size()
+                step = int(min(1024, max(8, free // 4 // (40 * token_map))))
+        assert isinstance(step, int)
+        for start in range(0, count, step):
+            yield start, min(start + step, count)
+
+    def _batch(self, features: ImageFeatures, points: np.ndarray, size: tuple[int, int]) -> _Found:
+        """The masks of some clicks on one crop that pass the filters; points (P, 2) and size in the crop's pixels."""
+        device = features.embedding.device
+        xy = to_model_points(torch.from_numpy(points).unsqueeze(1), size, self.model.image_size).to(device)
+        marks = torch.full(xy.shape[:2], int(Label.POSITIVE), dtype=torch.int32, device=device)
+        logits, iou = self._decode(features, Prompt(xy, marks), several=self.several)
+        click = np.repeat(np.arange(len(points)), iou.shape[1])
+        logits, iou = logits.flatten(0, 1), iou.flatten()
+        if self.refine:
+            rows = torch.from_numpy(click).to(device)
+            hint = logits.unsqueeze(1).clamp(-HINT_LIMIT, HINT_LIMIT)
+            logits, iou = self._decode(features, Prompt(xy[rows], marks[rows], mask=hint), several=False)
+            logits, iou = logits.flatten(0, 1), iou.flatten()
+        if self.iou_threshold > 0:
+            chosen = torch.nonzero(iou > self.iou_threshold).flatten()
+            logits, iou, click = logits[chosen], iou[chosen], click[chosen.cpu().numpy()]
+        stability, boxes = self._measure(self.postprocess(logits), size)
+        found = _Found(logits, iou.cpu().numpy(), points[click], boxes)
+        if self.stability_threshold > 0:
+            found = found[np.flatnonzero(stability >= self.stability_threshold)]
+        return found
+
+    def _decode(self, features: ImageFeatures, prompt: Prompt, *, several: bool) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, h, w) and estimates (B, M), fp32."""
+        output = self.model.decode(features, features.embedding, prompt)
+        logits, iou, _ = candidates(output, several=several, stability=self.model.mask_decoder.stability)
+        return logits.float(), iou.float()
+
+    def _measure(self, logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The stability (K,) and boxes (K, 4) of logits (K, h, w) seen at `size`, a few at a time."""
+        stability = [np.zeros(0, np.float32)]
+        boxes = [np.zeros((0, 4), np.int64)]
+        for full in self._resized(logits, size):
+            stability.append(self._stability(full).cpu().numpy())
+            boxes.append(mask_ops.boxes(full > self.mask_threshold).cpu().numpy())
+        return np.concatenate(stability), np.concatenate(boxes)
+
+    def _resized(self, logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Logits (K, h, w) at `size`, in parts that fit the memory meant for them."""
+        chunk = CHUNK_BYTES["cpu" if logits.device.type == "cpu" else "other"]
+        step = max(1, chunk // (4 * size[0] * size[1]))
+        for start in range(0, len(logits), step):
+            yield mask_ops.resize(logits[start : start + step].unsqueeze(1), size).squeeze(1)
+
+    def _stability(self, full: Tensor) -> Tensor:
+        inner = (full > self.mask_threshold + self.stability_offset).flatten(1).sum(1)
+        outer = (full > self.mask_threshold - self.stability_offset).flatten(1).sum(1)
+        return inner / outer
+
+    def _drawn(self, found: _Found, crop: Crop, size: tuple[int, int]) -> list[AutoMask]:
+        """What was found in a crop, as masks of the whole picture."""
+        x0, y0, x1, y1 = crop
+        drawn = []
+        row = 0
+        for full in self._resized(self.postprocess(found.logits), (y1 - y0, x1 - x0)):
+            stability = self._stability(full).tolist()
+            inside = (full > self.mask_threshold).cpu().numpy()
+            for mask, stable in zip(inside, stability):
+                left, top, right, bottom = (int(side) for side in found.boxes[row])
+                part = mask[top : bottom + 1, left : right + 1]
+                drawn.append(
+                    AutoMask(
+                        size=size,
+                        runs=rle.runs_within(part, (x0 + left, y0 + top), size),
+                        box=(x0 + left, y0 + top, x0 + right, y0 + bottom),
+                        iou=float(found.iou[row]),
+                        stability=stable,
+                        point=(float(found.points[row, 0] + x0), float(found.points[row, 1] + y0)),
+                        crop=crop,
+                    )
+                )
+                row += 1
+        return drawn
+
+    def _cleaned(self, found: list[AutoMask]) -> list[AutoMask]:
+        """The masks without small regions, and without those that have become duplicates of untouched ones."""
+        results, untouched = [], []
+        for mask in found:
+            before = torch.from_numpy(mask.mask)
+            after = regions.without_small(before, self.min_region_area)
+            untouched.append(torch.equal(before, after))
+            if not untouched[-1]:
+                x0, y0, x1, y1 = mask_ops.boxes(after).tolist()
+                mask = replace(mask, runs=rle.runs(after.numpy()), box=(x0, y0, x1, y1))
+            results.append(mask)
+        threshold = max(self.nms_threshold, self.crop_nms_threshold)
+        kept = mask_ops.suppress(_boxes(results), np.array(untouched, np.float32), threshold)
+        return [results[index] for index in kept]
+
+
+_even_grids = point_grids
+
+
+def _boxes(found: Sequence[AutoMask]) -> np.ndarray:
+    return np.array([mask.box for mask in found], dtype=np.float32).reshape(-1, 4)
+
+
+def _join(parts: Sequence[_Found]) -> _Found:
+    if len(parts) == 1:
+        return parts[0]
+    return _Found(
+        torch.cat([part.logits for part in parts]),
+        np.concatenate([part.iou for part in parts]),
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
+    )
