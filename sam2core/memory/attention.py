@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sam2core.ops import rope
 from sam2core.ops.attention import attend_projected, split_heads
+from sam2core.ops.layers import tokenwise
 from sam2core.types import TokenBlock
 
 
@@ -30,13 +31,13 @@ class RopeAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        query_turn: tuple[Tensor, Tensor],
-        key_turn: tuple[Tensor, Tensor],
+        query_turn: Tensor,
+        key_turn: Tensor,
         key_scale: Tensor | None = None,
         readable: Tensor | None = None,
     ) -> Tensor:
-        q = rope.rotate(split_heads(self.q_proj(query), self.heads), *query_turn)
-        k = rope.rotate(split_heads(self.k_proj(key), self.heads), *key_turn)
+        q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
+        k = rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn)
         if key_scale is not None:
             k = k * key_scale
         dropout = self.dropout if self.training else 0.0
@@ -62,15 +63,18 @@ class RopeMemoryLayer(nn.Module):
         x: Tensor,
         keys: Tensor,
         values: Tensor,
-        turn: tuple[Tensor, Tensor],
-        key_turn: tuple[Tensor, Tensor],
+        turn: Tensor,
+        key_turn: Tensor,
         key_scale: Tensor | None,
         readable: Tensor | None,
     ) -> Tensor:
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
         x = x + self.dropout(self.cross_attn(self.norm2(x), keys, values, turn, key_turn, key_scale, readable))
-        return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
+        return x + tokenwise(self._feed, x, self.linear1.out_features)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
 
 
 class RopeMemoryAttention(nn.Module):

@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Scores of as many queries as fit the last-level cache of common CPUs are made at a time.
+from sam2core.ops.layers import predicts_on_cpu
+
+# Scores are made a block at a time: what matrix products still run fast on and caches hold.
+BLOCK = (1024, 2048)  # queries, keys
+# In half precision, softmax in one call over whole rows is the better deal: as many queries as fit a large cache.
 BLOCK_BYTES = 32 * 2**20
 # Below this many scores a head, SDPA's single call is the better deal.
 BLOCK_SCORES = 2**22
@@ -50,27 +54,60 @@ def attend_projected(
     if not _averages_first(query, key, project) or mask is not None or dropout:
         return merge_heads(attend(query, key, split_heads(project(tokens), heads), mask, dropout))
     batch = max(query.shape[0], key.shape[0])
+    mean = _mean if query.dtype == torch.float32 else _mean_of_rows
     weights = project.weight.unflatten(0, (heads, -1))  # (heads, d, C)
-    means = query.new_empty(batch, query.shape[2], heads, weights.shape[1])
-    block = max(16, BLOCK_BYTES // (key.shape[2] * query.element_size()))
-    scores = query.new_empty(min(block, query.shape[2]), key.shape[2])
+    merged = query.new_empty(batch, query.shape[2], heads, weights.shape[1])
     scaled = query * query.shape[3] ** -0.5
     for row in range(batch):
-        q, k = scaled[row % query.shape[0]], key[row % key.shape[0]].transpose(1, 2)
-        memory = tokens[row % tokens.shape[0]]
         for head in range(heads):
-            for start in range(0, query.shape[2], block):
-                part = q[head, start : start + block]
-                score = torch.mm(part, k[head], out=scores[: part.shape[0]])
-                mean = torch.softmax(score, dim=-1, out=score) @ memory
-                means[row, start : start + block, head] = mean @ weights[head].T
-    merged = means.flatten(2)
-    return merged if project.bias is None else merged + project.bias
+            q, k = scaled[row % query.shape[0], head], key[row % key.shape[0], head]
+            merged[row, :, head] = mean(q, k, tokens[row % tokens.shape[0]]) @ weights[head].T
+    merged = merged.flatten(2)
+    return merged if project.bias is None else merged.add_(project.bias)
+
+
+def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens (Nk, C) averaged with softmax weights of each query (Nq, d), scaled already: (Nq, C).
+
+    Scores of a block of keys are folded into running sums, rescaled when the largest score grows (Milakov and
+    Gimelshein 2018, "Online normalizer calculation for softmax").
+    """
+    queries, keys = min(BLOCK[0], query.shape[0]), min(BLOCK[1], key.shape[0])
+    buffer = query.new_empty(queries * keys)
+    means = query.new_empty(query.shape[0], tokens.shape[1])
+    for start in range(0, query.shape[0], queries):
+        q = query[start : start + queries]
+        top = q.new_full((q.shape[0], 1), -torch.inf)
+        total = q.new_zeros(q.shape[0], 1)
+        mean = means[start : start + queries].zero_()
+        for first in range(0, key.shape[0], keys):
+            k = key[first : first + keys]
+            weights = torch.mm(q, k.T, out=buffer[: q.shape[0] * k.shape[0]].view(q.shape[0], -1))
+            higher = torch.maximum(top, weights.amax(dim=1, keepdim=True))
+            weights.sub_(higher).exp_()
+            shrink = top.sub_(higher).exp_()
+            total.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
+            mean.mul_(shrink).addmm_(weights, tokens[first : first + keys])
+            top = higher
+        mean.div_(total)
+    return means
+
+
+def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
+    """`_mean`, whole rows of scores at a time."""
+    block = max(16, BLOCK_BYTES // (key.shape[0] * query.element_size()))
+    scores = query.new_empty(min(block, query.shape[0]), key.shape[0])
+    means = query.new_empty(query.shape[0], tokens.shape[1])
+    for start in range(0, query.shape[0], block):
+        part = query[start : start + block]
+        score = torch.mm(part, key.T, out=scores[: part.shape[0]])
+        torch.mm(torch.softmax(score, dim=-1, out=score), tokens, out=means[start : start + block])
+    return means
 
 
 def _averages_first(query: Tensor, key: Tensor, project: nn.Linear) -> bool:
     """Whether averaging tokens before projecting them pays, and is allowed."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or query.device.type != "cpu":
+    if not predicts_on_cpu(query):
         return False
     narrow = project.in_features < query.shape[3] * query.shape[1]
     return narrow and query.shape[2] * key.shape[2] >= BLOCK_SCORES and not _sdpa_is_fast(query.dtype)

@@ -1,7 +1,6 @@
-"""Axial rotary position encoding in real arithmetic.
+"""Axial rotary position encoding.
 
 The first half of the channels turns with x, the second with y; neighbouring channels (2i, 2i + 1) form a pair.
-Same result as upstream's complex form, but it exports and runs in any floating type.
 """
 
 from __future__ import annotations
@@ -11,48 +10,68 @@ from torch import Tensor
 
 from sam2core.ops.tables import remembered
 
+# Half precision turns in fp32 on its way through the cache, so many bytes at a time.
+PIECE_BYTES = 2**20
+
+Runs = tuple[tuple[tuple[int, int] | None, int], ...]
+
 
 @remembered(32)
-def _table(height: int, width: int, dim: int, theta: float, device: str) -> tuple[Tensor, Tensor]:
+def _table(height: int, width: int, dim: int, theta: float, device: str) -> Tensor:
     frequency = theta ** (-torch.arange(0, dim, 4, dtype=torch.float32, device=device)[: dim // 4] / dim)
     cell = torch.arange(height * width, dtype=torch.float32, device=device)
     x = cell % width
     y = torch.div(cell, width, rounding_mode="floor")
     angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), dim=1)
-    return angle.cos(), angle.sin()
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 
-def table(grid: tuple[int, int], dim: int, theta: float, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (H * W, dim / 2), fp32, of a (H, W) grid in row order."""
+def table(grid: tuple[int, int], dim: int, theta: float, device: torch.device | str) -> Tensor:
+    """The turns of a (H, W) grid in row order: cosines and sines (H * W, dim / 2, 2), fp32."""
     if dim % 4:
         raise ValueError(f"rotary encoding needs a head width divisible by 4, not {dim}")
     return _table(*grid, dim, theta, str(torch.device(device)))
 
 
 @remembered(4)  # a long past is some 30 MB, and every step of a track asks for the same
-def _sequence(
-    runs: tuple[tuple[tuple[int, int] | None, int], ...], dim: int, theta: float, device: str
-) -> tuple[Tensor, Tensor]:
+def _sequence(runs: Runs, dim: int, theta: float, device: str) -> Tensor:
     parts = []
     for grid, length in runs:
         if grid is None:
-            still = torch.ones(length, dim // 2, device=device)
-            parts.append((still, torch.zeros_like(still)))
+            parts.append(torch.tensor([1.0, 0.0], device=device).expand(length, dim // 2, 2))
         else:
             assert grid[0] * grid[1] == length, f"a block of {length} tokens cannot lie on a {grid} grid"
             parts.append(table(grid, dim, theta, device))
-    return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+    return torch.cat(parts)
 
 
-def sequence(
-    runs: tuple[tuple[tuple[int, int] | None, int], ...], dim: int, theta: float, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, dim / 2) of a sequence of runs ``(grid, length)``; a run without a grid is not turned."""
+def sequence(runs: Runs, dim: int, theta: float, device: torch.device | str) -> Tensor:
+    """The turns (N, dim / 2, 2) of a sequence of runs ``(grid, length)``; a run without a grid is not turned."""
     return _sequence(runs, dim, theta, str(torch.device(device)))
 
 
-def rotate(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the channel pairs of (..., N, dim) tokens by the angles whose cosines and sines (N, dim / 2) are given."""
+def rotate(tokens: Tensor, turns: Tensor) -> Tensor:
+    """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `turns` (N, dim / 2, 2)."""
+    if torch.compiler.is_compiling() or tokens.device.type not in ("cpu", "cuda"):
+        return _rotate_real(tokens, turns)
+    rows = max(1, PIECE_BYTES // (4 * tokens.shape[-1]))
+    if tokens.dtype == torch.float32 or tokens.device.type == "cuda" or torch.is_grad_enabled():
+        return _rotate_complex(tokens, turns)
+    turned = torch.empty_like(tokens)
+    for start in range(0, tokens.shape[-2], rows):
+        piece = slice(start, start + rows)
+        turned[..., piece, :] = _rotate_complex(tokens[..., piece, :], turns[piece])
+    return turned
+
+
+def _rotate_complex(tokens: Tensor, turns: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2).to(tokens.dtype)
+
+
+def _rotate_real(tokens: Tensor, turns: Tensor) -> Tensor:
+    """The same in real arithmetic, which compiles, exports and runs on every device."""
     even, odd = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = turns.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(tokens.dtype)

@@ -39,9 +39,8 @@ def test_one_layer_written_out():
 
     def attend(part, query, key, value, repeats, still):
         q, k, v = part.q_proj(query), part.k_proj(key), part.v_proj(value)
-        cos = torch.cat([table[0]] * repeats + [torch.ones(still, 8)])
-        sin = torch.cat([table[1]] * repeats + [torch.zeros(still, 8)])
-        q, k = rope.rotate(q, *table), rope.rotate(k, cos, sin)
+        turns = torch.cat([table] * repeats + [torch.tensor([1.0, 0.0]).expand(still, 8, 2)])
+        q, k = rope.rotate(q, table), rope.rotate(k, turns)
         return part.out_proj((q @ k.transpose(1, 2) / 16**0.5).softmax(-1) @ v)
 
     x = (features + 0.1 * position).flatten(2).transpose(1, 2)

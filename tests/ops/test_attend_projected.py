@@ -11,7 +11,7 @@ from sam2core.ops import attention
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("batches", [(1, 1), (1, 3), (3, 3)])
-@pytest.mark.parametrize("block", [1, 700, 10**9])
+@pytest.mark.parametrize("block", [(7, 11), (40, 90), (1024, 2048)])
 def test_averaging_first_equals_projecting_first(monkeypatch, heads, batches, block):
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(batches[0], heads, 40, 16, generator=generator)
@@ -21,11 +21,30 @@ def test_averaging_first_equals_projecting_first(monkeypatch, heads, batches, bl
     value = attention.split_heads(project(tokens), heads)
     expected = attention.merge_heads(attention.attend(query, key, value))
     monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
-    monkeypatch.setattr(attention, "BLOCK_BYTES", block)
+    monkeypatch.setattr(attention, "BLOCK", block)
     with torch.inference_mode():
         assert attention._averages_first(query, key, project)
         got = attention.attend_projected(query, key, tokens, project)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [(7, 11), (40, 90)])
+def test_running_sums_survive_scores_beyond_what_exponentials_hold(monkeypatch, block):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    query, key, tokens = (torch.randn(n, d, generator=generator) for n, d in ((40, 16), (90, 16), (90, 8)))
+    query *= 100  # scores of several hundred, the largest anywhere
+    expected = (query.double() @ key.double().T).softmax(dim=1) @ tokens.double()
+    torch.testing.assert_close(attention._mean(query, key, tokens), expected.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bytes_", [1, 700, 10**9])
+def test_half_precision_takes_whole_rows(monkeypatch, bytes_):
+    monkeypatch.setattr(attention, "BLOCK_BYTES", bytes_)
+    generator = torch.Generator().manual_seed(0)
+    query, key, tokens = (torch.randn(n, d, generator=generator).bfloat16() for n, d in ((40, 16), (90, 16), (90, 8)))
+    expected = (query.float() @ key.float().T).softmax(dim=1) @ tokens.float()
+    torch.testing.assert_close(attention._mean_of_rows(query, key, tokens).float(), expected, rtol=0.1, atol=0.05)
 
 
 def test_training_and_small_attention_take_one_call():

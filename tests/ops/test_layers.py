@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp
+from sam2core.ops import layers
+from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, tokenwise
 
 
 def test_layer_norm_2d_normalises_channels_with_a_small_epsilon():
@@ -47,3 +48,22 @@ def test_conv_next_block_is_the_identity_at_layer_scale_zero():
     y = F.layer_norm(block.dwconv(x).permute(0, 2, 3, 1), (4,), block.norm.weight, block.norm.bias, 1e-6)
     y = block.pwconv2(F.gelu(block.pwconv1(y))).permute(0, 3, 1, 2)
     torch.testing.assert_close(block(x), x + y)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 50, 4), (1, 8, 9, 4)])
+def test_tokenwise_cuts_prediction_alone_and_changes_nothing(monkeypatch, shape):
+    monkeypatch.setattr(layers, "PIECE_BYTES", 16 * 8 * 4)
+    mlp = Mlp(4, 8, 3, layers=2)
+    seen = []
+
+    def watched(x):
+        seen.append(x.numel() // 4)
+        return mlp(x)
+
+    x = torch.randn(shape)
+    whole = tokenwise(watched, x, 8)
+    assert seen == [x.numel() // 4] and whole.requires_grad
+    with torch.inference_mode():
+        cut = tokenwise(watched, x, 8)
+    assert max(seen[1:]) <= 16 and sum(seen[1:]) == x.numel() // 4
+    torch.testing.assert_close(cut, whole.detach())
