@@ -54,7 +54,7 @@ class MemoryReadout(nn.Module):
                     part.position.to(dtype) + self.slot_embed[slot, 0]
                     for part, slot in (((first, slots[0]),) if same else zip(parts, slots, strict=True))
                 ]
-                tokens = _stack([part.tokens.to(dtype) for part in parts])
+                tokens = _stack([part.tokens.to(self.slot_embed.device, dtype) for part in parts])
                 blocks.append(TokenBlock(tokens, _stack(positions), first.grid, first.key_scale))
         if recalls[0].pointers:
             blocks.append(self._pointers(recalls))
