@@ -213,9 +213,7 @@ def to_lab(image: np.ndarray) -> np.ndarray:
 class CopyFirstMask:
     """The baseline that does not look: every frame gets the masks of the first."""
 
-    def follow(
-        self, frames: Iterable[np.ndarray], masks: Mapping[Any, np.ndarray]
-    ) -> Iterator[dict[Any, np.ndarray]]:
+    def follow(self, frames: Iterable[np.ndarray], masks: Mapping[Any, np.ndarray]) -> Iterator[dict[Any, np.ndarray]]:
         """For each frame (H, W, 3), the masks (H, W) by object id; `masks` are those of the first frame."""
         for _ in frames:
             yield dict(masks)
@@ -228,9 +226,7 @@ class FlowWarp:
     what is looked up is kept soft (bilinear) and cut at one half only for the answer.
     """
 
-    def follow(
-        self, frames: Iterable[np.ndarray], masks: Mapping[Any, np.ndarray]
-    ) -> Iterator[dict[Any, np.ndarray]]:
+    def follow(self, frames: Iterable[np.ndarray], masks: Mapping[Any, np.ndarray]) -> Iterator[dict[Any, np.ndarray]]:
         """For each frame (H, W, 3) uint8, the masks (H, W) by object id; `masks` are those of the first frame."""
         import cv2
 

@@ -168,7 +168,13 @@ def folder_samples(
 
 
 def coco_samples(
-    root: str | Path, *, split: str = "val", seed: int = 0, most: int = 10, smallest: float = 0.005, largest: float = 0.6
+    root: str | Path,
+    *,
+    split: str = "val",
+    seed: int = 0,
+    most: int = 10,
+    smallest: float = 0.005,
+    largest: float = 0.6,
 ) -> Iterator[Sample]:
     """Samples of COCO panoptic: ``images/{split}2017``, ``panoptic_segmentation/annotations/panoptic_{split}2017``.
 
@@ -192,9 +198,7 @@ def coco_samples(
         asked = [segment["id"] for segment in entry["segments_info"] if not segment["iscrowd"]]
         ids[~np.isin(ids, asked)] = 0
         generator = np.random.default_rng([seed, number])
-        masks = regions_of(
-            ids, smallest=smallest, largest=largest, most=most, background=False, generator=generator
-        )
+        masks = regions_of(ids, smallest=smallest, largest=largest, most=most, background=False, generator=generator)
         if len(masks):
             yield Sample(image, masks, path.name)
 

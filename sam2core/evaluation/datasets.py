@@ -1,0 +1,218 @@
+"""Folders of videos with masks as DAVIS, MOSE, YouTube-VOS and SA-V have them, read a file at a time.
+
+What is recognised, `VIDEO` being a folder of numbered JPEGs there and of mask PNGs here:
+
+    ROOT/JPEGImages/VIDEO       ROOT/Annotations/VIDEO         MOSE, YouTube-VOS, LVOS
+    ROOT/JPEGImages/480p/VIDEO  ROOT/Annotations/480p/VIDEO    DAVIS, with its lists in ROOT/ImageSets/YEAR
+    ROOT/JPEGImages_24fps/VIDEO ROOT/Annotations_6fps/VIDEO    SA-V
+    ROOT/VIDEO/JPEGImages       ROOT/VIDEO/Annotations         PUMaVOS
+    ROOT/JPEGImages             ROOT/Annotations               one video
+
+Masks are one palette PNG a frame (a pixel's value is its object) or, SA-V's way, a folder per object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PICTURES = (".jpg", ".jpeg", ".png")
+IMAGE_FOLDERS = ("JPEGImages_24fps", "JPEGImages")
+MASK_FOLDERS = ("Annotations_6fps", "Annotations")
+RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
+
+
+class DatasetError(ValueError):
+    """Files that are not as they must be; the message names the file or folder."""
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """A mask PNG as object numbers (H, W). Raises DatasetError when it cannot be read or has colours."""
+    try:
+        with Image.open(path) as picture:
+            ids = np.array(picture)
+    except OSError as error:
+        raise DatasetError(f"cannot read the mask {path}: {error}") from error
+    if ids.ndim != 2:
+        raise DatasetError(f"{path} is a colour picture {ids.shape}; masks have one channel, a palette or grey levels")
+    return ids
+
+
+def read_palette(path: Path) -> np.ndarray | None:
+    """The colours (256, 3) uint8 of a palette PNG, missing ones black; None for a grey one."""
+    with Image.open(path) as picture:
+        colors = picture.getpalette()
+    if not colors:
+        return None
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table.reshape(-1)[: len(colors)] = colors
+    return table
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """The masks of one video: ``FRAME.png`` with all objects, or ``OBJECT/FRAME.png``. Raises DatasetError.
+
+    It is of the second kind when it holds anything but PNGs, as SA-V's evaluator has it; hidden files do not count.
+    """
+
+    path: Path
+
+    @cached_property
+    def _entries(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise DatasetError(f"there is no folder {self.path}")
+        found = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        if not found:
+            raise DatasetError(f"the folder {self.path} is empty")
+        return found
+
+    @cached_property
+    def per_object(self) -> bool:
+        return not all(entry.suffix == ".png" for entry in self._entries)
+
+    @cached_property
+    def objects(self) -> dict[str, list[str]]:
+        """Object folder -> names of its frames, in order; one entry '' when all objects share files."""
+        if not self.per_object:
+            return {"": [entry.stem for entry in self._entries]}
+        for entry in self._entries:
+            if not entry.is_dir():
+                raise DatasetError(f"{entry} stands beside folders: masks are all PNGs, or all a folder per object")
+        return {entry.name: sorted(file.stem for file in entry.glob("*.png")) for entry in self._entries}
+
+    @cached_property
+    def frames(self) -> list[str]:
+        """The names of all frames that have a mask of any object."""
+        return sorted({name for names in self.objects.values() for name in names}, key=natural)
+
+    def file(self, frame: str, folder: str = "") -> Path:
+        return self.path / folder / f"{frame}.png"
+
+    def read(self, frame: str) -> dict[int, np.ndarray]:
+        """Object number -> mask (H, W) of those that have one on this frame; 255, DAVIS's void, is no object.
+
+        Folders per object are numbered by their names, and give empty masks too. Raises DatasetError.
+        """
+        if not self.per_object:
+            if not self.file(frame).exists():
+                return {}
+            ids = read_ids(self.file(frame))
+            return {int(number): ids == number for number in np.unique(ids) if number not in (0, 255)}
+        return {
+            self.number(folder): read_ids(self.file(frame, folder)) > 0
+            for folder in self.objects
+            if self.file(frame, folder).exists()
+        }
+
+    def number(self, folder: str) -> int:
+        if not folder.isdecimal():
+            raise DatasetError(f"{self.path / folder} must be called by its object's number, such as 000")
+        return int(folder)
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """A video as pictures, and its masks."""
+
+    name: str
+    images: Path
+    masks: MaskFolder
+
+    @cached_property
+    def frames(self) -> list[Path]:
+        """The pictures in order. Raises DatasetError when there is none."""
+        found = [path for path in self.images.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+        if not found:
+            raise DatasetError(f"{self.images} holds no picture ({', '.join(PICTURES)})")
+        return sorted(found, key=lambda path: natural(path.stem))
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts 2 before 10."""
+    return [(0, int(word)) if word.isdecimal() else (1, word) for word in re.split(r"(\d+)", name) if word]
+
+
+def mask_folders(root: Path, names: Iterable[str] | None = None) -> dict[str, MaskFolder]:
+    """Video name -> its masks, in order, of a data set, of its ``Annotations``, or of a folder of results.
+
+    names: only these, all of which must be there. Raises DatasetError.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}")
+    found = {name: MaskFolder(path) for name, path in _videos(root, MASK_FOLDERS, bare=True).items()}
+    return {name: found[name] for name in _chosen(root, found, names)}
+
+
+def video_folders(root: Path, names: Iterable[str] | None = None) -> list[VideoFolder]:
+    """The videos of a data set in one of the shapes above; `names`: only these. Raises DatasetError."""
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}")
+    images = _videos(root, IMAGE_FOLDERS, bare=False)
+    if not images:
+        raise DatasetError(f"{root} holds neither {' nor '.join(IMAGE_FOLDERS)}, nor do the folders in it")
+    masks = _videos(root, MASK_FOLDERS, bare=False)
+    for name in _chosen(root, images, names):
+        if name not in masks:
+            raise DatasetError(f"the video {images[name]} has no folder of masks")
+    return [VideoFolder(name, images[name], MaskFolder(masks[name])) for name in _chosen(root, images, names)]
+
+
+def _videos(root: Path, kinds: Sequence[str], *, bare: bool) -> dict[str, Path]:
+    """Video name -> its folder below one of the `kinds`; with `bare`, below `root` itself when there is none."""
+    for kind in kinds:
+        below = root / kind
+        if not below.is_dir():
+            continue
+        for resolution in RESOLUTIONS:
+            if (below / resolution).is_dir():
+                return _subfolders(below / resolution)
+        if any(path.suffix.lower() in PICTURES for path in below.iterdir()):
+            return {root.resolve().name: below}
+        return _subfolders(below)
+    folders = _subfolders(root)
+    nested = {name: path / kind for name, path in folders.items() for kind in kinds if (path / kind).is_dir()}
+    return folders if bare and not nested else nested
+
+
+def _subfolders(root: Path) -> dict[str, Path]:
+    found = (path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.suffix != ".part")
+    return {path.name: path for path in sorted(found)}
+
+
+def _chosen(root: Path, found: Iterable[str], names: Iterable[str] | None) -> list[str]:
+    known = list(found)
+    if not known:
+        raise DatasetError(f"{root} holds no folder of a video")
+    if names is None:
+        return known
+    wanted = list(dict.fromkeys(names))
+    absent = [name for name in wanted if name not in known]
+    if absent:
+        raise DatasetError(f"{root} has no video {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+    return wanted
+
+
+def listed(root: Path, subset: str | None) -> list[str] | None:
+    """The names in ``ImageSets/*/SUBSET.txt``, DAVIS's way; None where a data set has no lists and none is asked for.
+
+    Raises DatasetError when there are lists and none was chosen, or the chosen one is not there: half of a data set is
+    never taken for all of it.
+    """
+    lists = {path.stem: path for path in sorted(root.glob("ImageSets/**/*.txt"))}
+    years = {path.parent for path in lists.values()}
+    if (root / "ImageSets" / "2017").is_dir() and len(years) > 1:  # DAVIS 2016's lists lie beside those of 2017
+        lists = {path.stem: path for path in sorted((root / "ImageSets" / "2017").glob("*.txt"))}
+    if subset is None:
+        if len(lists) > 1:
+            raise DatasetError(f"{root} has several lists of videos: choose one of {', '.join(lists)}")
+        return None if not lists else next(iter(lists.values())).read_text().split()
+    if subset not in lists:
+        raise DatasetError(f"{root} has no list ImageSets/**/{subset}.txt; it has {', '.join(lists) or 'none'}")
+    return lists[subset].read_text().split()
