@@ -1,0 +1,1 @@
+"""The prompt encoder and the mask decoder, called as upstream's are."""

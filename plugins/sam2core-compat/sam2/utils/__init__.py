@@ -1,0 +1,1 @@
+"""Functions around the predictors, under upstream's names."""
