@@ -14,7 +14,8 @@ from registry.cli.options import pairs
 
 if TYPE_CHECKING:
     from sam2core.training.clips import Pack
-    from sam2core.training.loop import Progress, Recipe
+    from sam2core.training.loop import Progress
+    from sam2core.training.recipe import Recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -81,7 +82,8 @@ def command(
     import registry
     from sam2core.checkpoints import files
     from sam2core.training.augment import Mixture
-    from sam2core.training.loop import Recipe, train
+    from sam2core.training.loop import train
+    from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
     if threads:
@@ -95,7 +97,7 @@ def command(
     ]
     weights = [source.weight for source in recipe.sources]
     mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed)
-    model = registry.build(recipe.model, weights=recipe.start == "weights")
+    model = registry.build(recipe.model, weights=recipe.start == "weights", **recipe.overrides)
     size = model.image_size
 
     train(
@@ -114,7 +116,7 @@ def command(
         state = {
             name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()
         }
-        spec = dataclasses.asdict(registry.spec(recipe.model))
+        spec = dataclasses.asdict(registry.spec(recipe.model, **recipe.overrides))
         files.write(target, state, files.describe(spec=spec, layout="native"), force=True)
         click.echo(target)
 

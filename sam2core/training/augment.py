@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from sam2core.training.clips import Clip, LabelledImage
+from sam2core.training.pseudo import Motion, pseudo_video
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Augment:
     blur: float = 0.1
     noise: float = 0.2
     max_area: float = 0.8  # objects larger than this share of the crop are not asked for
+    motion: Motion = Motion()  # of clips made from pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,25 +68,48 @@ class Mixture:
             if thing
         ]
 
-    def sample(self, epoch: int, index: int, *, size: int, objects: int, min_area: float = 0.006) -> Clip:
-        """The clip with this number: one frame of (size, size) and `objects` masks, the same for the same arguments.
+    def sample(
+        self, epoch: int, index: int, *, size: int, objects: int, min_area: float = 0.006, frames: int = 1
+    ) -> Clip:
+        """The clip with this number: frames of (size, size) and `objects` masks, the same for the same arguments.
 
-        Raises RuntimeError when 50 crops in a row hold no object of a usable size.
+        A picture becomes a clip of several frames as a `pseudo_video`. Raises RuntimeError when 50 crops in a row hold
+        no object of a usable size.
         """
         generator = np.random.default_rng([self.seed, epoch, index])
         for _ in range(50):
             source = self._draw(generator)
-            canvas = crop(source, size, self.augment, generator)
+            # a picture that is set in motion is larger than its frames: the camera has room, zooming in loses less
+            canvas = crop(source, size if frames == 1 else size * 5 // 4, self.augment, generator)
             canvas = self._compose(canvas, generator)
-            masks = choose_objects(canvas, objects, (min_area, self.augment.max_area), generator)
-            if masks is not None:
-                frame = recolour(canvas.image, self.augment, generator)
+            masks = choose_objects(canvas, objects, (min_area, self.augment.max_area), generator, repeat=frames == 1)
+            if masks is None:
+                continue
+            frame = recolour(canvas.image, self.augment, generator)
+            if frames == 1:
                 return Clip(frame[None], masks[None], source.source)
+            motion, strangers = self.augment.motion, self._strangers(generator)
+            return pseudo_video(
+                frame, masks, frames, generator, size=size, motion=motion, strangers=strangers, source=source.source
+            )
         raise RuntimeError(f"no crop with an object of area {min_area} to {self.augment.max_area} found")
 
     def _draw(self, generator: np.random.Generator) -> LabelledImage:
         collection = self.collections[generator.choice(len(self.collections), p=self.weights)]
         return collection[int(generator.integers(len(collection)))]
+
+    def _strangers(self, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Something cut out of any of the pictures, to cross the objects of another: pixels and mask."""
+        if not self.cut_outs:
+            return []
+        which, index, number = self.cut_outs[int(generator.integers(len(self.cut_outs)))]
+        source = self.collections[which][index]
+        inside = np.isin(source.regions, source.objects[number])
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        if not len(rows):  # lost when the picture was reduced
+            return []
+        window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        return [(source.image[window], inside[window])]
 
     def _compose(self, canvas: Canvas, generator: np.random.Generator) -> Canvas:
         if self.cut_outs and generator.random() < self.augment.paste:
@@ -227,9 +252,12 @@ def _lay_over(
 
 
 def choose_objects(
-    canvas: Canvas, count: int, areas: tuple[float, float], generator: np.random.Generator
+    canvas: Canvas, count: int, areas: tuple[float, float], generator: np.random.Generator, *, repeat: bool = True
 ) -> np.ndarray | None:
-    """Masks (count, S, S) of randomly chosen objects of a usable size, repeated when too few; None without any."""
+    """Masks (N, S, S) of `count` randomly chosen objects of a usable size; None without any.
+
+    Too few are repeated, or with repeat=False fewer are returned.
+    """
     pixels = canvas.regions.size
     sizes = np.bincount(canvas.regions.ravel(), minlength=1)
     usable: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -242,8 +270,8 @@ def choose_objects(
         return None
     groups = list(usable)
     order = generator.permutation(len(groups))
-    picks = [groups[order[number % len(groups)]] for number in range(count)]
-    masks = np.zeros((count, *canvas.regions.shape), dtype=bool)
+    picks = [groups[order[number % len(groups)]] for number in range(count if repeat else min(count, len(groups)))]
+    masks = np.zeros((len(picks), *canvas.regions.shape), dtype=bool)
     for number, group in enumerate(picks):
         lookup = np.zeros(len(sizes), dtype=bool)
         lookup[list(group)] = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,21 +54,52 @@ class ClipBatch:
 
     frames: Tensor  # (B, T, 3, H, W) uint8
     masks: Tensor  # (B, T, N, H, W) bool
+    counted: Tensor  # (B, N) bool: False where a clip has fewer objects than the others
+    numbers: Tensor  # (B, N) the numbers of the objects among all objects of the step, in whichever process
     sources: tuple[str, ...] = field(default=())
 
     @property
     def objects(self) -> int:
-        return self.masks.shape[2]
+        """How many objects there are in all."""
+        return int(self.counted.sum())
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        """The same clips on a device; what is only counted stays where it is."""
+        return replace(self, frames=self.frames.to(device), masks=self.masks.to(device))
+
+    def split(self, pieces: int) -> list[ClipBatch]:
+        """The clips in `pieces` equal parts. Raises ValueError when they cannot be divided."""
+        clips = len(self.frames)
+        if clips % pieces:
+            raise ValueError(f"{clips} clips cannot be divided into {pieces} equal parts")
+        size = clips // pieces
+        parts = [slice(start, start + size) for start in range(0, clips, size)]
+        return [
+            ClipBatch(self.frames[p], self.masks[p], self.counted[p], self.numbers[p], self.sources[p]) for p in parts
+        ]
 
 
-def collate(clips: Sequence[Clip]) -> ClipBatch:
-    """Stack clips of equal size and equal number of objects. Raises ValueError when they differ."""
-    shapes = {clip.masks.shape for clip in clips}
+def collate(clips: Sequence[Clip], numbers: Sequence[int] | None = None, objects: int = 0) -> ClipBatch:
+    """Stack clips of equal size; those with fewer objects than `objects` or than the others are filled with none.
+
+    numbers: each clip's number among all clips of the step. Raises ValueError when sizes differ.
+    """
+    shapes = {clip.frames.shape for clip in clips}
     if len(shapes) != 1:
-        raise ValueError(f"clips of one batch must have equal (T, N, H, W), got {sorted(shapes)}")
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3).contiguous()
-    masks = torch.from_numpy(np.stack([clip.masks for clip in clips]))
-    return ClipBatch(frames, masks, tuple(clip.source for clip in clips))
+        raise ValueError(f"clips of one batch must have equal (T, H, W, 3), got {sorted(shapes)}")
+    count = max(objects, *(clip.masks.shape[1] for clip in clips))
+    masks = np.zeros((len(clips), clips[0].masks.shape[0], count, *clips[0].masks.shape[2:]), dtype=bool)
+    for row, clip in enumerate(clips):
+        masks[row, :, : clip.masks.shape[1]] = clip.masks
+    counted = torch.tensor([[place < clip.masks.shape[1] for place in range(count)] for clip in clips])
+    places = torch.tensor(list(range(len(clips)) if numbers is None else numbers))
+    return ClipBatch(
+        frames=torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3).contiguous(),
+        masks=torch.from_numpy(masks),
+        counted=counted,
+        numbers=places[:, None] * count + torch.arange(count),
+        sources=tuple(clip.source for clip in clips),
+    )
 
 
 # readers -------------------------------------------------------------------------------------------------------------

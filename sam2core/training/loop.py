@@ -1,139 +1,49 @@
 """One readable loop: recipe in, weights out. A killed run goes on from its last checkpoint as if nothing had happened.
 
-Everything random is drawn from (seed, step): no generator has to be saved, and no worker count changes the result.
+Everything random is drawn from (seed, step, row): no generator has to be saved, and neither the number of workers nor
+that of processes nor the pieces that a batch is computed in change the result.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from sam2core.training.augment import Augment, Mixture
+from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
 from sam2core.training.initialise import localise, look
-from sam2core.training.losses import LossWeights
-from sam2core.training.optim import Average, Optim, learning_rate, optimiser
-from sam2core.training.prompting import PromptPlan
-from sam2core.training.rollout import Rollout, resize_model
+from sam2core.training.optim import Average, freeze, learning_rate, optimiser
+from sam2core.training.recipe import Recipe, RecipeError, Stage
+from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PARTS = ("backbone.", "neck.", "prompt_encoder.", "mask_decoder.", "memory_readout.no_memory")
 ABORT_AFTER = 3  # non-finite losses in a row
+STILL = 40  # tag of draws
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be followed; the message names the key."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One collection of labelled images: where it lies below the data folder, how it is read, how often it is drawn."""
-
-    path: str
-    reader: str
-    weight: float = 1.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of steps with one picture size and one way of prompting."""
-
-    name: str
-    steps: int
-    size: int = 256
-    batch: int = 8
-    objects: int = 8
-    min_area: float = 0.006  # share of the picture below which an object is not asked for
-    dense: float = 0.0  # weight of the dense supervision of the trunk
-    lr: float = 1.0  # multiplies the schedule
-    look: bool = False  # begin by turning the decoder's attention to the clicked place; see `initialise.look`
-    prompts: PromptPlan | None = PromptPlan()  # None: dense supervision only
-    losses: LossWeights = LossWeights()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a training run depends on, apart from the data itself."""
-
-    model: str
-    sources: tuple[Source, ...]
-    stages: tuple[Stage, ...]
-    seed: int = 0
-    start: str = "fresh"  # "fresh": initialise to look at the click; "weights": go on from the model's weights
-    side: int = 640  # longer side of the decoded pictures
-    freeze: tuple[str, ...] = ()
-    augment: Augment = Augment()
-    optim: Optim = Optim()
-
-    @property
-    def steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    def stage_at(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1]
-
-    def begins(self, step: int) -> bool:
-        """Whether a stage begins with this step."""
-        starts = [0]
-        for stage in self.stages[:-1]:
-            starts.append(starts[-1] + stage.steps)
-        return step in starts
-
-    @classmethod
-    def read(cls, tree: Mapping[str, Any]) -> Recipe:
-        """A recipe from the plain tree of a YAML file. Raises RecipeError for keys it does not know."""
-        return _read(cls, tree, "")
-
-
-_NESTED: dict[tuple[type, str], type] = {
-    (Recipe, "augment"): Augment,
-    (Recipe, "optim"): Optim,
-    (Recipe, "sources"): Source,
-    (Recipe, "stages"): Stage,
-    (Stage, "prompts"): PromptPlan,
-    (Stage, "losses"): LossWeights,
-}
-
-
-def _read(kind: type, tree: Mapping[str, Any], where: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise RecipeError(f"recipe: {where or 'the file'} must be a mapping, got {tree!r}")
-    known = {item.name for item in fields(kind)}
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        place = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            raise RecipeError(f"recipe: unknown key {place!r}; allowed there: {', '.join(sorted(known))}")
-        nested = _NESTED.get((kind, key))
-        if nested and isinstance(value, (list, tuple)):
-            value = tuple(_read(nested, each, f"{place}[{number}]") for number, each in enumerate(value))
-        elif nested and value is not None:
-            value = _read(nested, value, place)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise RecipeError(f"recipe: {where or 'the file'}: {error}") from error
+def layout(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
+    """A step's stage, and the frames, clips and objects a clip of its batch."""
+    stage = recipe.stage_at(step)
+    stills = stage.stills
+    if stills and np.random.default_rng([recipe.seed, step, STILL]).random() < stills.share:
+        return stage, 1, stills.batch, stills.objects
+    return stage, stage.frames, stage.batch, stage.objects
 
 
 class Batches(IterableDataset):
@@ -145,19 +55,27 @@ class Batches(IterableDataset):
     def __init__(self, mixture: Mixture, recipe: Recipe, start: int, *, rank: int = 0, world: int = 1):
         self.mixture, self.recipe, self.start = mixture, recipe, start
         self.rank, self.world = rank, world
+        pieces = world * recipe.optim.accumulate
         for stage in recipe.stages:
-            if stage.batch % world:
-                raise RecipeError(f"stage {stage.name!r}: batch {stage.batch} cannot be split over {world} processes")
+            for batch in (stage.batch, *([stage.stills.batch] if stage.stills else [])):
+                if batch % pieces:
+                    raise RecipeError(
+                        f"stage {stage.name!r}: batch {batch} cannot be split over {world} processes "
+                        f"and optim.accumulate={recipe.optim.accumulate}"
+                    )
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        for step in range(self.start, self.recipe.steps):
-            stage = self.recipe.stage_at(step)
-            yield collate(
-                [
-                    self.mixture.sample(step, row, size=stage.size, objects=stage.objects, min_area=stage.min_area)
-                    for row in range(self.rank, stage.batch, self.world)
-                ]
-            )
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        # the loader asks its workers in turn
+        for step in range(self.start + worker, self.recipe.steps, workers):
+            stage, frames, batch, objects = layout(self.recipe, step)
+            rows = range(self.rank, batch, self.world)
+            clips = [
+                self.mixture.sample(step, row, size=stage.size, objects=objects, min_area=stage.min_area, frames=frames)
+                for row in rows
+            ]
+            yield collate(clips, rows, objects)
 
 
 @dataclass(frozen=True)
@@ -170,6 +88,8 @@ class Progress:
     seconds: float  # since this process began the loop
     losses: dict[str, float]
     validation: dict[str, float] | None = None
+    rate: float = 0.0
+    frames: int = 0  # computed in this step by all processes
 
 
 def train(
@@ -185,11 +105,12 @@ def train(
     workers: int = 1,
     stop_after: int | None = None,
 ) -> nn.Module:
-    """Train `model` in place by the recipe and return it with the averaged weights.
+    """Train `model` in place, where it is, by the recipe and return it with the averaged weights.
 
     folder: holds `checkpoint.pt` (written every `save_every` steps and at the end; a run that finds one goes on from
     it) and `metrics.csv`. validate: called with the averaged model, its numbers go to the CSV. stop_after: end this
-    process after so many steps, with a checkpoint. Raises FloatingPointError after three non-finite losses in a row.
+    process after so many steps, with a checkpoint. Raises FloatingPointError after three non-finite losses in a row;
+    what led to each is written to `nonfinite_STEP.json` first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,93 +119,150 @@ def train(
     if fresh and recipe.start == "fresh":
         torch.manual_seed(recipe.seed)
         localise(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(IMAGE_PARTS))
-    update = optimiser(model, recipe.optim, freeze=recipe.freeze)
+    _select(model, recipe)
+    update = optimiser(model, recipe.optim)
     average = Average(model, recipe.optim.ema)
     step = 0 if fresh else _resume(checkpoint, model, update, average)
 
     shared = distributed.is_available() and distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
-    rollout = Rollout(model)
-    model.train()
+    rollout = Rollout(
+        model, memory=recipe.memory, precision=recipe.precision, checkpoint_decoder=recipe.checkpoint_decoder
+    )
+    _train_mode(model)
     batches = Batches(mixture, recipe, step, rank=rank, world=world)
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    log = _Log(folder / "metrics.csv") if rank == 0 else None
+    log = _Log(folder / "metrics.csv", step) if rank == 0 else None
     parameters = [parameter for group in update.param_groups for parameter in group["params"]]
     began, failures, last = time.monotonic(), 0, recipe.steps
     if stop_after is not None:
         last = min(last, step + stop_after)
-    for batch in loader:
-        if step >= last:
-            break
-        stage = recipe.stage_at(step)
-        resize_model(model, stage.size)
-        rate = stage.lr * learning_rate(step, recipe.steps, recipe.optim)
-        for group in update.param_groups:
-            group["lr"] = rate
-        if stage.look and recipe.begins(step):
-            _look(model, rollout, batch, recipe.seed + step, world)
-            average = Average(model, recipe.optim.ema)
-        seed = ((recipe.seed << 32) + step) << 8
-        corrections = stage.prompts.steps(torch.Generator().manual_seed(seed)) if stage.prompts else 0
-        generator = torch.Generator().manual_seed(seed + 1 + rank)
-        losses = rollout(
-            batch, stage.prompts, stage.losses, dense=stage.dense, corrections=corrections, generator=generator
-        )
-        named = {name: float(value.detach()) for name, value in losses.items()}
-        for parameter in parameters:
-            parameter.grad = None
-        losses["total"].backward()
-        if world > 1:
-            _share(parameters, named, world)
-        if math.isfinite(named["total"]):
-            failures = 0
+    with checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
+        for batch in loader:
+            if step >= last:
+                break
+            stage = recipe.stage_at(step)
+            resize_model(model, stage.size)
+            rate = stage.lr * learning_rate(step, recipe.steps, recipe.optim)
+            for group in update.param_groups:
+                group["lr"] = rate * group["multiplier"]
+            if stage.look and recipe.begins(step):
+                _look(model, rollout, batch, recipe.seed + step, world)
+                average = Average(model, recipe.optim.ema)
+            torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, rank]).generate_state(1)[0]))
+            named, count = _gradients(rollout, batch, recipe, step, parameters)
+            if world > 1:
+                count = _share(parameters, named, count)
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= max(count, 1)
+            named = {name: value / max(count, 1) for name, value in named.items()}
             named["gradient"] = float(nn.utils.clip_grad_norm_(parameters, recipe.optim.clip))
-            if math.isfinite(named["gradient"]):
+            if math.isfinite(named["total"]) and math.isfinite(named["gradient"]):
+                failures = 0
                 update.step()
                 average.update(model)
-        else:
-            failures += 1
-            logger.warning("step %d: loss is %s on %s; step skipped", step, named, batch.sources)
-            if failures == ABORT_AFTER:
-                raise FloatingPointError(f"{ABORT_AFTER} non-finite losses in a row, the last at step {step}: {named}")
-        step += 1
-        numbers = None
-        if rank == 0 and validate is not None and (step % validate_every == 0 or step == recipe.steps):
-            numbers = _validated(model, average, validate)
-        progress = Progress(step, recipe.steps, stage.name, time.monotonic() - began, named, numbers)
-        if log is not None:
-            log.add(progress, rate)
-        if rank == 0 and report is not None:
-            report(progress)
-        if rank == 0 and (step % save_every == 0 or step == last):
-            _save(checkpoint, model, update, average, step, recipe)
+            else:
+                failures += 1
+                _dump(folder / f"nonfinite_{step}.json", rollout, batch, recipe, step, named)
+                logger.warning("step %d: loss is %s on %s; step skipped", step, named, batch.sources)
+                if failures == ABORT_AFTER:
+                    raise FloatingPointError(
+                        f"{ABORT_AFTER} non-finite losses in a row, the last at step {step}: {named}; see {folder}"
+                    )
+            step += 1
+            numbers = None
+            if rank == 0 and validate is not None and (step % validate_every == 0 or step == recipe.steps):
+                numbers = _validated(model, average, validate)
+            frames = batch.frames.shape[0] * batch.frames.shape[1] * world
+            progress = Progress(
+                step, recipe.steps, stage.name, time.monotonic() - began, named, numbers, rate=rate, frames=frames
+            )
+            if log is not None:
+                log.add(progress)
+            if rank == 0 and report is not None:
+                report(progress)
+            if rank == 0 and (step % save_every == 0 or step == last):
+                _save(checkpoint, model, update, average, step, recipe)
     model.load_state_dict(average.weights)
     return model.eval()
+
+
+def _select(model: nn.Module, recipe: Recipe) -> None:
+    """Say which parameters are trained: all but the frozen ones, and the memory parts only when clips are tracked."""
+    for name, parameter in model.named_parameters():
+        if not recipe.tracks and not name.startswith(IMAGE_PARTS):
+            parameter.requires_grad_(False)
+    freeze(model, recipe.freeze)
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode, but not for frozen parts: nothing is dropped at random where nothing is learned."""
+    model.train()
+    for part in model.children():
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            part.eval()
+
+
+def _gradients(
+    rollout: Rollout, batch: ClipBatch, recipe: Recipe, step: int, parameters: list[nn.Parameter]
+) -> tuple[dict[str, float], int]:
+    """Leave the gradients of the summed losses on the parameters; the sums, and the number of objects."""
+    stage = recipe.stage_at(step)
+    named: dict[str, float] = {}
+    for parameter in parameters:
+        parameter.grad = None
+    for piece in batch.split(recipe.optim.accumulate):
+        piece = piece.to(rollout.model.device)  # type: ignore[union-attr]
+        losses = rollout(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
+        if losses["total"].requires_grad:
+            losses["total"].backward()
+        for name, value in losses.items():
+            named[name] = named.get(name, 0.0) + float(value.detach())
+    return named, batch.objects
 
 
 def _look(model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world: int) -> None:
     """Turn the decoder's attention to the clicked place, equally in all processes."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        look(model, rollout.encode(batch.frames[:, 0])[1])
+        features = rollout.encode(batch.frames[:, 0].to(model.device))  # type: ignore[arg-type]
+        look(model, model.condition(features, None))
         if world > 1:
             for parameter in model.parameters():
                 distributed.broadcast(parameter, 0)
 
 
-def _share(parameters: list[nn.Parameter], named: dict[str, float], world: int) -> None:
-    """Average gradients and losses over the processes of this run, in one exchange."""
-    parameters = [each for each in parameters if each.grad is not None]
-    flat = torch.cat([*(each.grad.flatten() for each in parameters), torch.tensor(list(named.values()))])  # type: ignore[union-attr]
+def _share(parameters: list[nn.Parameter], named: dict[str, float], count: int) -> int:
+    """Add up gradients, losses and numbers of objects over the processes of this run; the number of objects.
+
+    Which parameters have a gradient can differ, since prompts differ: what any process has counts for all.
+    """
+    device = parameters[0].device
+    reached = torch.tensor([each.grad is not None for each in parameters], dtype=torch.float32, device=device)
+    names = sorted(named)
+    told = torch.tensor([*(named[name] for name in names), count], dtype=torch.float64, device=device)
+    distributed.all_reduce(reached)
+    distributed.all_reduce(told)
+    chosen = [each for each, any_ in zip(parameters, reached.tolist()) if any_]
+    flat = torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in chosen])
     distributed.all_reduce(flat)
-    flat /= world
     offset = 0
-    for parameter in parameters:
+    for parameter in chosen:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
-    named.update(zip(named, flat[offset:].tolist()))
+    named.update(zip(names, told[:-1].tolist()))
+    return int(told[-1])
+
+
+def _dump(path: Path, rollout: Rollout, batch: ClipBatch, recipe: Recipe, step: int, named: dict[str, float]) -> None:
+    """Write down what led to a loss that is not finite: where the clips come from, and every prompt."""
+    stage = recipe.stage_at(step)
+    with torch.no_grad(), rollout.recording() as prompts:
+        piece = batch.to(rollout.model.device)  # type: ignore[union-attr]
+        rollout(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
+    tree = {"step": step, "stage": stage.name, "losses": named, "sources": batch.sources, "prompts": prompts}
+    path.write_text(json.dumps(tree, indent=1))
 
 
 def _validated(
@@ -299,7 +277,7 @@ def _validated(
         return validate(model)
     finally:
         model.load_state_dict(own)
-        model.train()
+        _train_mode(model)
         resize_model(model, size[0])  # type: ignore[index]
 
 
@@ -320,7 +298,7 @@ def _save(
 
 
 def _resume(path: Path, model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
     model.load_state_dict(state["model"])
     update.load_state_dict(state["optimiser"])
     average.load(state["average"])
@@ -329,12 +307,15 @@ def _resume(path: Path, model: nn.Module, update: torch.optim.Optimizer, average
 
 def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
     """The averaged weights in a checkpoint of a run, by parameter name."""
-    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
     return {name.removeprefix("weights."): value for name, value in state["average"].items() if name != "count"}
 
 
 class _Log:
-    """metrics.csv: one row per step, columns fixed by the names below so that resumed runs append."""
+    """metrics.csv: one row per step, columns fixed by the names below so that resumed runs append.
+
+    Rows beyond the checkpoint that a killed run left behind are taken off when it goes on.
+    """
 
     COLUMNS = (
         "step",
@@ -343,6 +324,8 @@ class _Log:
         "lr",
         "total",
         "mask",
+        "focal",
+        "dice",
         "dense",
         "dense_iou",
         "spread",
@@ -352,19 +335,24 @@ class _Log:
         "validation",
     )
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, step: int = 0):
         self.path = path
-        if not path.exists():
-            with open(path, "w", newline="") as file:
-                csv.writer(file).writerow(self.COLUMNS)
+        rows: list[dict[str, str]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.COLUMNS)
+            writer.writerows([row.get(column, "") for column in self.COLUMNS] for row in rows)
 
-    def add(self, progress: Progress, rate: float) -> None:
+    def add(self, progress: Progress) -> None:
         validation = " ".join(f"{name}={value:.4f}" for name, value in (progress.validation or {}).items())
         values: dict[str, Any] = {
             "step": progress.step,
             "stage": progress.stage,
             "seconds": f"{progress.seconds:.1f}",
-            "lr": f"{rate:.3e}",
+            "lr": f"{progress.rate:.3e}",
             "validation": validation,
             **{name: f"{value:.5f}" for name, value in progress.losses.items()},
         }

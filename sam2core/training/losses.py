@@ -1,6 +1,7 @@
 """Losses on mask logits as the decoder gives them: at low resolution, before they are gated by presence.
 
-Targets are soft: the share of a low-resolution cell that the object covers, so that nothing is lost to rounding.
+Targets are soft: the share of a low-resolution cell that the object covers, so that nothing is lost to rounding. All
+losses are per object; whoever adds them up decides what they are divided by.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COMPATIBLE = ("", "upstream")
+
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the named parts; see `step_losses`."""
+    """Weights of the named parts; see `step_losses`. compat="upstream" computes `upstream_losses` instead."""
 
     bce: float = 2.0
     focal: float = 0.0
@@ -23,6 +26,11 @@ class LossWeights:
     presence: float = 0.05
     single: float = 0.5  # mask 0 after one click, where masks 1 to 3 answer
     spread: float = 0.1  # every mask, chosen or not: none is left without a gradient
+    compat: str = ""
+
+    def __post_init__(self) -> None:
+        if self.compat not in COMPATIBLE:
+            raise ValueError(f"losses.compat is {' or '.join(map(repr, COMPATIBLE))}, not {self.compat!r}")
 
 
 def soft_target(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -61,7 +69,9 @@ def hard_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
     """The weighted sum of the mask terms, per mask."""
-    loss = weights.bce * bce_loss(logits, target) + weights.dice * dice_loss(logits, target)
+    loss = weights.dice * dice_loss(logits, target)
+    if weights.bce:
+        loss = loss + weights.bce * bce_loss(logits, target)
     if weights.focal:
         loss = loss + weights.focal * focal_loss(logits, target)
     return loss
@@ -70,26 +80,58 @@ def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
 def step_losses(
     masks: Tensor, iou: Tensor, presence: Tensor, target: Tensor, several: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
-    """The named losses of one decoder step, each a mean over objects; "total" is their weighted sum.
+    """The named losses (M,) of one decoder step for each object; "total" is their weighted sum.
 
     masks (M, 4, h, w) logits, iou (M, 4), presence (M, 1), target (M, h, w) in [0, 1].
-    several (M,) bool: this object's prompt is ambiguous (one click), so the best of masks 1 to 3 answers and is taught;
-    otherwise mask 0 is. The IoU head is taught on all four masks.
+    several (M,) bool: this object's prompt is ambiguous (one click, or none), so the best of masks 1 to 3 answers and
+    is taught; otherwise mask 0 is. The IoU head is taught on all four masks. Of an object that is not in the picture
+    only the presence is taught.
     """
     truth = target[:, None].expand_as(masks)
+    visible = (target.flatten(1).amax(1) > 0.5).float()
     each = mask_loss(masks, truth, weights)
     best = each[:, 1:].min(1).values
     answer = torch.where(several, best + weights.single * each[:, 0], each[:, 0] + weights.single * best)
     reached = hard_iou(masks.detach(), truth)
     named = {
-        "mask": answer.mean(),
-        "spread": each.mean(),
-        "iou": F.mse_loss(iou, reached),
-        "presence": F.binary_cross_entropy_with_logits(presence[:, 0], (target.flatten(1).amax(1) > 0.5).float()),
+        "mask": answer * visible,
+        "spread": each.mean(1) * visible,
+        "iou": (iou - reached).square().mean(1) * visible,
+        "presence": F.binary_cross_entropy_with_logits(presence[:, 0], visible, reduction="none"),
     }
     named["total"] = (
         named["mask"]
         + weights.spread * named["spread"]
+        + weights.iou * named["iou"]
+        + weights.presence * named["presence"]
+    )
+    return named
+
+
+def upstream_losses(
+    masks: Tensor, iou: Tensor, presence: Tensor, target: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
+    """The named losses (M,) of one step as upstream's training computes them, before division by the objects.
+
+    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by presence and at the target's size; iou (M, K);
+    presence (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is taught;
+    the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with ``supervise_all_iou``,
+    ``iou_use_l1_loss`` and ``pred_obj_scores``.
+    """
+    truth = target[:, None].expand_as(masks).float()
+    visible = target.flatten(1).any(1).float()
+    focal, dice = focal_loss(masks, truth), dice_loss(masks, truth)
+    row = torch.arange(len(masks), device=masks.device)
+    best = (weights.focal * focal + weights.dice * dice).argmin(1)
+    named = {
+        "focal": focal[row, best] * visible,
+        "dice": dice[row, best] * visible,
+        "iou": (iou - hard_iou(masks.detach(), truth)).abs().mean(1) * visible,
+        "presence": F.binary_cross_entropy_with_logits(presence[:, 0], visible, reduction="none"),
+    }
+    named["total"] = (
+        weights.focal * named["focal"]
+        + weights.dice * named["dice"]
         + weights.iou * named["iou"]
         + weights.presence * named["presence"]
     )

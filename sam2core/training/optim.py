@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+
+DECAYS = ("matrices", "upstream")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is special about the parameters that match a pattern such as ``backbone.*``; the last match counts."""
+
+    match: str
+    lr: float = 1.0  # multiplies the schedule
+    weight_decay: float | None = None  # None: as for all others
 
 
 @dataclass(frozen=True)
@@ -17,55 +31,122 @@ class Optim:
     lr: float = 8e-4
     floor: float = 1e-5
     warmup: int = 200
+    schedule: str = "cosine"  # or "constant"
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
+    decay: str = "matrices"  # what is decayed: "matrices" but not embeddings, or all but biases and LayerNorms
+    layer_decay: float = 1.0  # each trunk block learns by this factor slower than the next; position codes do not
+    rules: tuple[Rule, ...] = ()
     clip: float = 1.0
-    ema: float = 0.998
+    ema: float = 0.998  # 0: no average is kept
+    accumulate: int = 1  # pieces that a batch is computed in
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("decay", self.decay, DECAYS), ("schedule", self.schedule, SCHEDULES)):
+            if value not in allowed:
+                raise ValueError(f"optim.{name} is one of {', '.join(allowed)}, not {value!r}")
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, freeze: Iterable[str] = ()) -> list[dict]:
-    """Decayed matrices and undecayed rest (biases, norms, embeddings, tokens), without what `freeze` names by prefix.
+def matching(names: Iterable[str], patterns: Iterable[str], what: str) -> set[str]:
+    """The names that match any of the patterns: shell wildcards, or the beginning of a name.
 
-    Frozen parameters get `requires_grad = False`. Raises ValueError for a prefix that matches nothing.
+    Raises ValueError for a pattern that matches nothing.
     """
-    frozen = tuple(freeze)
-    names = [name for name, _ in model.named_parameters()]
-    for prefix in frozen:
-        if not any(name.startswith(prefix) for name in names):
-            raise ValueError(
-                f"freeze: no parameter starts with {prefix!r}; parts are {sorted({n.split('.')[0] for n in names})}"
-            )
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    names = list(names)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = [name for name in names if fnmatchcase(name, pattern) or name.startswith(pattern)]
+        if not hits:
+            parts = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise ValueError(f"{what}: no parameter matches {pattern!r}; parts are {parts}")
+        found.update(hits)
+    return found
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Turn off the gradients of the parameters that match; see `matching`."""
+    names = matching((name for name, _ in model.named_parameters()), patterns, "freeze")
     for name, parameter in model.named_parameters():
-        if name.startswith(frozen):
+        if name in names:
             parameter.requires_grad_(False)
+
+
+def layer_id(model: nn.Module, name: str) -> int:
+    """The depth of a trunk parameter, 0 the earliest: the backbone's own ``layer_id``, or its number among `blocks`.
+
+    Patches and position codes are 0, block n is n + 1, everything behind the blocks comes last.
+    Raises ValueError for a backbone that says neither.
+    """
+    own = getattr(model.backbone, "layer_id", None)
+    if own is not None:
+        return own(name)
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None:
+        raise ValueError(f"layer_decay needs a backbone with `blocks`; {type(model.backbone).__name__} has none")
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if name.startswith(("patch_embed", "pos_embed")) else len(blocks) + 1
+
+
+def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
+    """What is trained of the model, grouped by weight decay and by learning rate ("multiplier" of the schedule)."""
+    names = [name for name, _ in model.named_parameters()]
+    for rule in optim.rules:
+        matching(names, [rule.match], "optim.rules")
+    plain = _undecayed(model, optim.decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
             continue
-        matrix = parameter.ndim >= 2 and id(parameter) not in embeddings and "pos_embed" not in name
-        (decayed if matrix else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        decay, multiplier = 0.0 if name in plain else optim.weight_decay, 1.0
+        for rule in optim.rules:
+            if fnmatchcase(name, rule.match) or name.startswith(rule.match):
+                multiplier = rule.lr
+                decay = decay if rule.weight_decay is None else rule.weight_decay
+        if optim.layer_decay != 1.0 and name.startswith("backbone.") and "pos_embed" not in name:
+            depth = layer_id(model, name.removeprefix("backbone."))
+            multiplier *= optim.layer_decay ** (len(model.backbone.blocks) + 1 - depth)  # type: ignore[arg-type]
+        groups.setdefault((decay, multiplier), []).append(parameter)
+    if not groups:
+        raise ValueError("freeze: nothing is left to train")
+    return [
+        {"params": members, "weight_decay": decay, "multiplier": multiplier}
+        for (decay, multiplier), members in groups.items()
+    ]
+
+
+def _undecayed(model: nn.Module, decay: str) -> set[str]:
+    found = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            if decay == "upstream":
+                free = "bias" in full or isinstance(module, nn.LayerNorm)
+            else:
+                free = parameter.ndim < 2 or isinstance(module, nn.Embedding) or "pos_embed" in full
+            if free:
+                found.add(full)
+    return found
 
 
 def learning_rate(step: int, total: int, optim: Optim) -> float:
-    """Linear warm-up, then a cosine from `lr` to `floor` over the whole run."""
+    """Linear warm-up, then a cosine from `lr` to `floor` over the whole run, or `lr` throughout."""
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
+    if optim.schedule == "constant":
+        return optim.lr
     share = min(1.0, (step - optim.warmup) / max(1, total - optim.warmup))
     return optim.floor + (optim.lr - optim.floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def optimiser(model: nn.Module, optim: Optim, *, freeze: Iterable[str] = ()) -> torch.optim.AdamW:
+def optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW over what is trained of the model."""
-    groups = parameter_groups(model, weight_decay=optim.weight_decay, freeze=freeze)
-    for group in groups:
-        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
+    return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
 
 
 class Average:
-    """An exponential moving average of a model's weights, corrected for its young age."""
+    """An exponential moving average of a model's weights, corrected for its young age; with decay 0 the weights."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -79,7 +160,7 @@ class Average:
         decay = min(self.decay, self.count / (self.count + 10))
         for name, value in model.state_dict().items():
             mine = self.weights[name]
-            if mine.is_floating_point():
+            if mine.is_floating_point() and decay:
                 mine.lerp_(value, 1 - decay)
             else:
                 mine.copy_(value)
@@ -89,4 +170,4 @@ class Average:
 
     def load(self, state: dict) -> None:
         self.count = int(state["count"])
-        self.weights = {name: state[f"weights.{name}"].clone() for name in self.weights}
+        self.weights = {name: state[f"weights.{name}"].to(value.device) for name, value in self.weights.items()}

@@ -1,6 +1,6 @@
 """Simulated users: which prompts objects get, first clicks, boxes, and correction clicks drawn from what went wrong.
 
-Everything works on a batch of masks (M, H, W) at model size and draws from the `torch.Generator` that is passed in.
+Everything works on a batch of masks (M, H, W) at model size and takes its chances from `Draws`, row by row.
 """
 
 from __future__ import annotations
@@ -11,44 +11,89 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam2core.training.draws import Draws
 from sam2core.types import Label, Prompt
 
 CELL = 4  # clicks are drawn coarse to fine: a cell of 4 x 4 pixels first, then a pixel in it
+KIND, BOX, FRAMES, FIRST, CORRECTION = range(5)  # tags of draws
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """In which order the frames of a clip are answered, which are prompted, and which are corrected how often."""
+
+    anchors: tuple[int, ...]  # prompted before anything is tracked
+    rest: tuple[int, ...]  # tracked, in this order
+    corrections: dict[int, int]  # frame -> number of correction clicks
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return (*self.anchors, *self.rest)
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """How often objects get which first prompt, and how many corrections follow. Drawn per object, not per batch."""
+    """How often objects get which first prompt, and how many corrections follow.
 
-    box: float = 0.0  # share of objects prompted with a box instead of a click
+    What an object is told is drawn for each object. Which frames are prompted and corrected is drawn for each step,
+    so that the objects of a batch share their memories' layout and are computed together.
+    """
+
+    box: float = 0.0  # share of points prompts that are a box instead of a click
+    mask: float = 0.0  # share of objects of clips that are prompted with their mask; pictures never are
     centre: float = 0.5  # share of clicks drawn towards the inside of the object instead of uniformly
-    corrections: int = 0  # correction clicks after the first prompt, at most
+    anchors: int = 1  # frames prompted before tracking, at most: the object's first, and others at random
+    corrected: int = 1  # frames that get corrections, at most: the prompted ones, then others at random
+    corrections: int = 0  # correction clicks on each such frame, at most
+    vary: bool = True  # draw the number of corrections from 1 to `corrections`; False: always all of them
     correct: float = 1.0  # probability that a step has corrections at all
+    from_target: float = 0.0  # share of correction clicks drawn from the object instead of the error
+    correct_masks: bool = True  # objects prompted with a mask get corrections on later frames, too
 
-    def first(self, masks: Tensor, generator: torch.Generator) -> Prompt:
-        """The first prompt of each object; rows with a click get an ignored point besides when others have boxes."""
-        count = masks.shape[0]
-        clicks = sample_click(masks, generator, centre=self.centre)
-        labels = torch.full((count, 1), int(Label.POSITIVE), dtype=torch.int32)
+    def schedule(self, frames: int, entry: int, draws: Draws, *, before: bool = True) -> Schedule:
+        """The order of `frames` frames for objects that are first seen on frame `entry`.
+
+        before: frames ahead of `entry` are answered as well, by a model that already knows the later prompt.
+        """
+        generator = draws.shared(FRAMES, entry)
+        chance, share = generator.random(2)
+        later = list(range(entry + 1, frames))
+        prompted = int(generator.integers(1, min(self.anchors, 1 + len(later)), endpoint=True))
+        anchors = (entry, *generator.permutation(later)[: prompted - 1].astype(int).tolist())
+        rest = tuple(frame for frame in range(0 if before else entry, frames) if frame not in anchors)
+        if self.corrections == 0 or chance >= self.correct:
+            return Schedule(anchors, rest, {})
+        most = max(prompted, min(self.corrected, frames))
+        count = int(generator.integers(prompted, most, endpoint=True))
+        others = [frame for frame in rest if frame > entry]
+        corrected = (*anchors, *generator.permutation(others)[: count - prompted].astype(int).tolist())
+        clicks = 1 + int(share * self.corrections) if self.vary else self.corrections
+        return Schedule(anchors, rest, dict.fromkeys(corrected, clicks))
+
+    def masked(self, draws: Draws, *, frames: int) -> Tensor:
+        """Which rows (M,) are prompted with their mask."""
+        share = self.mask if frames > 1 else 0.0
+        return draws.uniform(KIND)[:, 0] < share
+
+    def first(self, masks: Tensor, draws: Draws) -> Prompt:
+        """The first points of each object; rows with a click get an ignored point besides when others have boxes.
+
+        An object that is not there gets a negative click anywhere.
+        """
+        visible = masks.flatten(1).any(1)
+        clicks = sample_click(torch.where(visible[:, None, None], masks, True), draws.at(FIRST), centre=self.centre)
+        labels = visible.to(torch.int32)[:, None]
         if self.box == 0:
             return Prompt(clicks, labels)
         points = torch.cat([clicks, torch.zeros_like(clicks)], dim=1)
         labels = torch.cat([labels, torch.full_like(labels, int(Label.IGNORED))], dim=1)
-        boxed = torch.rand(count, generator=generator) < self.box
-        corners = sample_box(masks, generator)
-        points = torch.where(boxed[:, None, None], corners, points)
-        corner_labels = torch.tensor([int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)], dtype=torch.int32)
-        return Prompt(points, torch.where(boxed[:, None], corner_labels, labels))
-
-    def steps(self, generator: torch.Generator) -> int:
-        """The number of corrections in this step."""
-        draw = torch.rand(2, generator=generator)
-        if self.corrections == 0 or draw[0] >= self.correct:
-            return 0
-        return 1 + int(draw[1] * self.corrections)
+        boxed = (draws.uniform(BOX)[:, 0] < self.box).to(masks.device) & visible
+        points = torch.where(boxed[:, None, None], sample_box(masks, draws.at(FIRST)), points)
+        corners = torch.tensor([int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)], dtype=torch.int32, device=masks.device)
+        return Prompt(points, torch.where(boxed[:, None], corners, labels), ragged=True)
 
 
-def sample_click(regions: Tensor, generator: torch.Generator, *, centre: float = 0.0) -> Tensor:
+def sample_click(regions: Tensor, draws: Draws, *, centre: float = 0.0) -> Tensor:
     """One pixel of each region, (M, 1, 2) x, y in pixels; every pixel is equally likely, or inner ones more so.
 
     regions: (M, H, W) bool, H and W multiples of 4, none empty (an empty one gives an arbitrary pixel).
@@ -56,24 +101,30 @@ def sample_click(regions: Tensor, generator: torch.Generator, *, centre: float =
     """
     count, height, width = regions.shape
     rows, columns = height // CELL, width // CELL
+    chance = draws.uniform(10, count=3).to(regions.device)
     cells = regions.view(count, rows, CELL, columns, CELL).transpose(2, 3).reshape(count, rows * columns, CELL * CELL)
     weight = cells.float().mean(-1)
     if centre > 0:
         window = 2 * max(1, rows // 14) + 1
         depth = F.avg_pool2d(weight.view(count, 1, rows, columns), window, 1, window // 2).flatten(1) ** 4 * weight
-        inner = torch.rand(count, 1, generator=generator) < centre
-        weight = torch.where(inner, depth, weight)
-    weight = weight + (weight.sum(1, keepdim=True) == 0)
-    cell = torch.multinomial(weight, 1, generator=generator)
-    inside = cells[torch.arange(count), cell[:, 0]].float()
-    inside = inside + (inside.sum(1, keepdim=True) == 0)
-    pixel = torch.multinomial(inside, 1, generator=generator)
+        weight = torch.where(chance[:, :1] < centre, depth, weight)
+    cell = _pick(weight, chance[:, 1:2])
+    pixel = _pick(cells[torch.arange(count, device=regions.device), cell[:, 0]].float(), chance[:, 2:3])
     y = cell // columns * CELL + pixel // CELL
     x = cell % columns * CELL + pixel % CELL
     return torch.stack([x, y], dim=-1).float()
 
 
-def sample_box(masks: Tensor, generator: torch.Generator, *, jitter: float = 0.1, limit: float = 20.0) -> Tensor:
+def _pick(weight: Tensor, chance: Tensor) -> Tensor:
+    """The index (M, 1) at which the cumulated weights (M, K) pass a share `chance` (M, 1) of their sum."""
+    total = weight.cumsum(1)
+    index = torch.searchsorted(total, chance * total[:, -1:], right=True)
+    # rounding may reach the end; an empty row does
+    last = (weight.shape[1] - 1 - (weight > 0).flip(1).float().argmax(1, keepdim=True)).clamp(min=0)
+    return torch.minimum(index, last)
+
+
+def sample_box(masks: Tensor, draws: Draws, *, jitter: float = 0.1, limit: float = 20.0) -> Tensor:
     """Corner points (M, 2, 2) of each mask's box, every number moved by up to min(jitter * side, limit) pixels."""
     count, height, width = masks.shape
     across, down = masks.any(1), masks.any(2)
@@ -81,22 +132,26 @@ def sample_box(masks: Tensor, generator: torch.Generator, *, jitter: float = 0.1
     top, bottom = down.float().argmax(1), height - 1 - down.flip(1).float().argmax(1)
     box = torch.stack([left, top, right, bottom], dim=1).float()
     sides = torch.stack([right - left, bottom - top], dim=1).float().repeat(1, 2)
-    move = (torch.rand(count, 4, generator=generator) * 2 - 1) * (sides * jitter).clamp(max=limit)
-    box = torch.minimum((box + move).clamp(min=0), torch.tensor([width - 1, height - 1] * 2, dtype=torch.float32))
+    chance = draws.uniform(11, count=4).to(masks.device)
+    move = (chance * 2 - 1) * (sides * jitter).clamp(max=limit)
+    box = torch.minimum((box + move).clamp(min=0), box.new_tensor([width - 1, height - 1] * 2))
     return box.view(count, 2, 2)
 
 
 def sample_correction(
-    answer: Tensor, target: Tensor, generator: torch.Generator, *, centre: float = 0.5
+    answer: Tensor, target: Tensor, draws: Draws, *, centre: float = 0.5, from_target: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The next click (M, 1, 2) and its label (M, 1): a pixel that is wrong, positive where the object was missed.
 
-    answer, target: (M, H, W) bool. Where nothing is wrong, a positive click inside the target.
+    answer, target: (M, H, W) bool. Where nothing is wrong, and in a share `from_target` of cases, a positive click
+    inside the target; where there is no target either, a negative click anywhere.
     """
     wrong = answer ^ target
-    perfect = ~wrong.flatten(1).any(1)
-    region = torch.where(perfect[:, None, None], target, wrong)
-    clicks = sample_click(region, generator, centre=centre)
+    chance = draws.uniform(12)[:, 0].to(target.device)
+    inside = ~wrong.flatten(1).any(1) | (chance < from_target)
+    region = torch.where(inside[:, None, None], target, wrong)
+    empty = ~region.flatten(1).any(1)
+    clicks = sample_click(torch.where(empty[:, None, None], True, region), draws, centre=centre)
     x, y = clicks[:, 0, 0].long(), clicks[:, 0, 1].long()
-    positive = target[torch.arange(len(target)), y, x] | perfect
+    positive = target[torch.arange(len(target), device=target.device), y, x]
     return clicks, positive.to(torch.int32)[:, None]

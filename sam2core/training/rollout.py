@@ -1,36 +1,74 @@
-"""Run the model over clips as a predictor would, with simulated prompts, and collect what every step answered."""
+"""Run the model over clips as a predictor would, with simulated prompts, and teach it on every step's answer.
+
+The same four verbs, the same memory bank and the same policy as in a video session; a photograph is a clip of one
+frame. All objects that enter a clip on the same frame are one batch of the decoder and of the memory attention.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from sam2core.memory.bank import MemoryBank
+from sam2core.memory.policy import RecentFrames
+from sam2core.ops.masks import resize
 from sam2core.ops.pixels import normalise
 from sam2core.training.clips import ClipBatch
-from sam2core.training.losses import LossWeights, hard_iou, mask_loss, soft_target, step_losses
-from sam2core.training.prompting import PromptPlan, sample_click, sample_correction
-from sam2core.types import HINT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
+from sam2core.training.dense import affinity
+from sam2core.training.draws import Draws
+from sam2core.training.losses import LossWeights, soft_target, step_losses, upstream_losses
+from sam2core.training.prompting import CORRECTION, PromptPlan, sample_correction
+from sam2core.types import (
+    HINT_LIMIT,
+    DecoderOutput,
+    ImageFeatures,
+    Label,
+    MaskCandidates,
+    MaskPrediction,
+    Prompt,
+    Shelf,
+)
 
-DENSE_CLICKS = 2
-SHARPNESS, SAME = 6.0, 0.35  # of the cosine logits in dense supervision: slope, and the cosine of even odds
+PRECISIONS = ("full", "decoder", "half")
+FRAME = 20  # tag of draws
+
+
+@dataclass(frozen=True)
+class TrainMemory:
+    """How remembering in training may differ from remembering in a session."""
+
+    future_prompts: bool = True  # frames ahead of a prompted one are tracked, too, knowing that prompt
+    stream: bool = True  # ages are coded as in a video of unknown length; False: as in a video as long as the clip
+    hard_prompts: bool = True  # prompted frames are memorized thresholded, as `VideoPredictor` does by default
+    keep_corrections: bool = True  # a corrected frame becomes an anchor
+    hint_gradient: bool = False  # the loss of a correction reaches the answer that was its hint
 
 
 @dataclass(frozen=True, eq=False)
-class StepOutput:
-    """One decoder step on all objects: what it was asked, what it answered."""
+class Group:
+    """Objects of a batch that enter on the same frame; rows may come from different clips."""
 
-    prompt: Prompt
-    output: DecoderOutput
-    several: Tensor  # (M,) bool: one click, so masks 1 to 3 answer
+    features: ImageFeatures  # of all frames of all clips of the batch, clip by clip
+    owner: Tensor  # (M,) the clip of each row
+    masks: Tensor  # (M, T, H, W) bool
+    entry: int
+    draws: Draws
 
-    def chosen(self) -> Tensor:
-        """The logits (M, h, w) a user would see: the best of three by predicted IoU after one click, else mask 0."""
-        best = self.output.iou[:, 1:].argmax(1) + 1
-        index = torch.where(self.several, best, torch.zeros_like(best))
-        return self.output.masks[torch.arange(len(index)), index]
+    @property
+    def frames(self) -> int:
+        return self.masks.shape[1]
+
+    def on(self, frame: int) -> ImageFeatures:
+        """Each row's image features on a frame."""
+        return self.features.rows(self.owner * self.frames + frame)
 
 
 def resize_model(model: nn.Module, size: int) -> None:
@@ -40,127 +78,339 @@ def resize_model(model: nn.Module, size: int) -> None:
 
 
 class Rollout(nn.Module):
-    """One training step's forward pass: encode the frames once, prompt every object, correct, and return the losses.
+    """One training step's forward pass: encode all frames once, prompt every object, track, correct; the losses.
 
-    Clips of one frame for now: images. All objects of all pictures are one batch of the decoder.
+    precision: "full" computes as the weights are, "decoder" decodes in bfloat16 (most of a step on pictures, and
+    half the time there), "half" does everything in bfloat16 autocast. checkpoint_decoder: forget what decoder steps
+    computed and compute it again for the gradient.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        memory: TrainMemory = TrainMemory(),
+        precision: str = "decoder",
+        checkpoint_decoder: bool = False,
+    ):
         super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
         self.model = model
+        self.memory = memory
+        self.precision = precision
+        self.checkpoint_decoder = checkpoint_decoder
+        self.record: list[dict[str, Any]] | None = None
+        self.policy = copy.copy(model.memory_policy)
+        if memory.future_prompts and isinstance(self.policy, RecentFrames):
+            self.policy.future_pointers = True
+
+    @contextmanager
+    def recording(self) -> Iterator[list[dict[str, Any]]]:
+        """A list of all prompts that are given while this lasts, as plain values."""
+        self.record = []
+        try:
+            yield self.record
+        finally:
+            self.record = None
 
     def forward(
-        self,
-        batch: ClipBatch,
-        plan: PromptPlan | None,
-        weights: LossWeights,
-        *,
-        dense: float,
-        corrections: int,
-        generator: torch.Generator,
+        self, batch: ClipBatch, plan: PromptPlan | None, weights: LossWeights, *, dense: float, key: tuple[int, ...]
     ) -> dict[str, Tensor]:
-        """Named losses; "total" is the one to minimise. `dense` weighs the dense supervision of the trunk.
+        """Named losses, each the *sum* over the batch's objects; "total" is the one to minimise.
 
-        Without a plan there is nothing else, and the decoder's attention is not run at all.
+        An object's loss is the mean over its frames; the steps of a frame share its weight. Divide by the number of
+        objects. dense: weight of the dense supervision of the trunk; without a plan there is nothing else, and the
+        decoder's attention is not run at all. key: (seed, step), what all chances are drawn from.
         """
-        if batch.frames.shape[1] != 1:
-            raise ValueError(f"image training takes clips of one frame, got {batch.frames.shape[1]}")
-        pictures, masks = batch.frames[:, 0], batch.masks[:, 0]
-        features, embedding = self.encode(pictures)
-        named: dict[str, Tensor] = {"total": embedding.new_zeros(())}
+        with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=self.precision == "half"):
+            return self._forward(batch, plan, weights, dense, key)
+
+    def _forward(
+        self, batch: ClipBatch, plan: PromptPlan | None, weights: LossWeights, dense: float, key: tuple[int, ...]
+    ) -> dict[str, Tensor]:
+        clips, frames, count = batch.masks.shape[:3]
+        counted = batch.counted.flatten()
+        features = self.encode(batch.frames.flatten(0, 1))
+        named: dict[str, Tensor] = {"total": features.embedding.new_zeros((), dtype=torch.float32)}
         if dense > 0:
-            named["dense"], named["dense_iou"] = self.affinity(features, embedding, masks, weights, generator)
+            first = features.rows(torch.arange(clips, device=features.embedding.device) * frames)
+            draws = Draws(key, batch.numbers.flatten())
+            named |= self._dense(first, batch.masks[:, 0], weights, draws, int(counted.sum()))
             named["total"] = dense * named["dense"]
         if plan is None:
             return named
-        flat_masks = masks.flatten(0, 1)
-        flat_target = soft_target(flat_masks, (masks.shape[-2] // 4, masks.shape[-1] // 4))
-        steps = self.steps(features, embedding, flat_masks, plan, corrections, generator)
-        for step in steps:
-            output = step.output
-            losses = step_losses(output.masks, output.iou, output.presence, flat_target, step.several, weights)
-            for name, value in losses.items():
-                named[name] = named.get(name, 0) + value / len(steps)
+        masks = batch.masks.transpose(1, 2).flatten(0, 1)
+        visible = masks.flatten(2).any(2)
+        entry = torch.where(visible.any(1), visible.float().argmax(1), 0).cpu()
+        for at in sorted(set(entry[counted].tolist())):
+            rows = torch.nonzero((entry == at) & counted)[:, 0]
+            there = rows.to(masks.device)
+            group = Group(features, there // count, masks[there], at, Draws(key, batch.numbers.flatten()[rows]))
+            for name, value in self.track(group, plan, weights).items():
+                named[name] = named.get(name, 0) + value.sum()
         return named
 
-    def encode(self, pictures: Tensor) -> tuple[ImageFeatures, Tensor]:
-        """uint8 pictures (B, 3, H, W) to features and the embedding masks are read from."""
-        features = self.model.encode(normalise(pictures.float() / 255))
-        return features, self.model.condition(features, None)
+    def encode(self, pictures: Tensor) -> ImageFeatures:
+        """uint8 pictures (B, 3, H, W) to features."""
+        return self.model.encode(normalise(pictures.float() / 255))
 
-    def steps(
+    def _dense(
+        self, features: ImageFeatures, masks: Tensor, weights: LossWeights, draws: Draws, counted: int
+    ) -> dict[str, Tensor]:
+        embedding = self.model.condition(features, None)
+        loss, reached = affinity(self.model.mask_decoder, features, embedding, masks, weights, draws)
+        return {"dense": loss * counted, "dense_iou": reached * counted}
+
+    def track(self, group: Group, plan: PromptPlan, weights: LossWeights) -> dict[str, Tensor]:
+        """The named losses (M,) of a group of objects over its clip: prompted frames first, then the others."""
+        frames = group.frames
+        schedule = plan.schedule(frames, group.entry, group.draws, before=self.memory.future_prompts)
+        masked = plan.masked(group.draws, frames=frames).to(group.masks.device)
+        bank, state = MemoryBank(), self.policy.start()
+        named: dict[str, Tensor] = {}
+        share = 1 if weights.compat else frames  # upstream's loss is a sum
+        for frame in schedule.order:
+            prompted, clicks = frame in schedule.anchors, schedule.corrections.get(frame, 0)
+            last = frame == schedule.order[-1]
+            features = group.on(frame)
+            recall = None
+            if not prompted:
+                length = None if self.memory.stream else frames
+                recall = self.policy.recall(bank, frame, backwards=False, length=length, state=state)
+            answer, losses = self._frame(
+                group, frame, features, recall, plan, weights, masked=masked, clicks=clicks, answered=not last
+            )
+            for name, value in losses.items():
+                named[name] = named.get(name, 0) + value / share
+            if not last:
+                assert answer is not None
+                hard = self.memory.hard_prompts and (prompted or clicks > 0)
+                memory = self.model.memorize(features, answer, frame=frame, hard=hard)
+                trusted = prompted or (clicks > 0 and self.memory.keep_corrections)
+                shelf = Shelf.ANCHOR if trusted else self.policy.keep(answer, memory, bank, state)
+                if shelf is not None:
+                    bank.put(memory, shelf)
+        return named
+
+    def _frame(
         self,
+        group: Group,
+        frame: int,
         features: ImageFeatures,
-        embedding: Tensor,
-        masks: Tensor,
+        recall: Any,
         plan: PromptPlan,
-        corrections: int,
-        generator: torch.Generator,
-    ) -> list[StepOutput]:
-        """Prompt and correct every object; masks (B * N, H, W) are ordered picture by picture."""
-        pictures = embedding.shape[0]
-        owner = torch.arange(pictures).repeat_interleave(masks.shape[0] // pictures)
-        features, embedding = features.rows(owner), embedding[owner]
-        prompt = plan.first(masks, generator)
-        steps = [self._decode(features, embedding, prompt)]
-        for _ in range(corrections):
-            logits = steps[-1].chosen().detach().clamp(-HINT_LIMIT, HINT_LIMIT)
-            answer = (
-                F.interpolate(logits[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
+        weights: LossWeights,
+        *,
+        masked: Tensor,
+        clicks: int,
+        answered: bool,
+    ) -> tuple[MaskPrediction | None, dict[str, Tensor]]:
+        """Prompt or track one frame and correct it. The answer, if it is asked for, and the losses (M,)."""
+        target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
+        embedding = self.model.condition(features, recall)
+        lesson = Lesson(target, weights)
+        prompt = plan.first(target, draws) if recall is None else Prompt.nothing(len(target), target.device)
+        given = masked if recall is None else torch.zeros_like(masked)
+        answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
+        open_rows = ~given if plan.correct_masks else ~masked
+        rows = torch.nonzero(open_rows)[:, 0]
+        if recall is not None:
+            # corrections are the first points of a tracked frame
+            prompt = Prompt(prompt.points[:, :0], prompt.labels[:, :0])
+        for number in range(clicks if len(rows) else 0):
+            assert answer is not None
+            hint = answer.logits[rows].float().clamp(-HINT_LIMIT, HINT_LIMIT)
+            seen = resize(hint.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
+            points, labels = sample_correction(
+                seen,
+                target[rows],
+                draws.of(rows).at(CORRECTION, number),
+                centre=plan.centre,
+                from_target=plan.from_target,
             )
-            clicks, labels = sample_correction(answer, masks, generator)
-            prompt = Prompt(
-                torch.cat([prompt.points, clicks], 1), torch.cat([prompt.labels, labels], 1), mask=logits[:, None]
+            if number == 0:
+                prompt = _rows(prompt, rows)
+            prompt = prompt.then(points, labels)
+            hinted = Prompt(
+                prompt.points,
+                prompt.labels,
+                mask=hint if self.memory.hint_gradient else hint.detach(),
+                ragged=prompt.ragged,
             )
-            steps.append(self._decode(features, embedding, prompt))
-        return steps
+            wanted = answered or number + 1 < clicks
+            better = self._ask(
+                features.rows(rows), embedding[rows], hinted, lesson, rows, tracking=recall is not None, answered=wanted
+            )
+            if better is not None:
+                answer = merge_answers(answer, better, rows)
+        return answer, lesson.means()
 
-    def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> StepOutput:
-        # the decoder is most of a step; half precision halves it and more, while small-channelled trunks gain nothing
-        with torch.autocast(embedding.device.type, torch.bfloat16):
-            half = self.model.decode(features, embedding, prompt)
-        output = DecoderOutput(half.masks.float(), half.iou.float(), half.tokens.float(), half.presence.float())
-        meant = (prompt.labels != Label.IGNORED).sum(1)
-        return StepOutput(prompt, output, meant == 1)
-
-    def affinity(
+    def _first(
         self,
         features: ImageFeatures,
         embedding: Tensor,
-        masks: Tensor,
-        weights: LossWeights,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Dense supervision without the decoder's attention: what lies under a click against every pixel.
+        prompt: Prompt,
+        target: Tensor,
+        given: Tensor,
+        lesson: Lesson,
+        tracking: bool,
+        answered: int | bool,
+    ) -> MaskPrediction | None:
+        """The answer to the first prompt: rows whose mask is `given` adopt it, the others are decoded and taught."""
+        every = torch.arange(len(target), device=target.device)
+        if not given.any():
+            return self._ask(features, embedding, prompt, lesson, every, tracking=tracking, answered=bool(answered))
+        adopted, asked = every[given], every[~given]
+        candidates = self.model.adopt(features.rows(adopted), target[adopted, None].float())
+        known = candidates.take(torch.zeros_like(adopted))
+        if not len(asked):
+            return known
+        answer = self._ask(
+            features.rows(asked),
+            embedding[asked],
+            _rows(prompt, asked),
+            lesson,
+            asked,
+            tracking=tracking,
+            answered=bool(answered),
+        )
+        return None if answer is None else join_answers([(adopted, known), (asked, answer)])
 
-        Three comparisons share the clicks: the upscaled map and the embedding each with itself, by cosine, which works
-        from the first step on; and the mask filters made from the embedding under the click with the upscaled map,
-        as if the mask tokens' attention were already perfect. Returns the loss and the IoU of the first comparison.
-        """
-        decoder = self.model.mask_decoder
-        pictures, count = masks.shape[:2]
-        objects = masks.flatten(0, 1)
-        points = [sample_click(objects, generator, centre=0.5).view(pictures, count, 2) for _ in range(DENSE_CLICKS)]
-        size = embedding.new_tensor([masks.shape[-1], masks.shape[-2]])
-        places = ((torch.cat(points, 1) + 0.5) / size * 2 - 1)[:, :, None]
+    def _ask(
+        self,
+        features: ImageFeatures,
+        embedding: Tensor,
+        prompt: Prompt,
+        lesson: Lesson,
+        rows: Tensor,
+        *,
+        tracking: bool,
+        answered: bool,
+    ) -> MaskPrediction | None:
+        """Decode one step, teach it, and say what a user would see of it."""
+        if self.record is not None:
+            told = {"points": prompt.points.tolist(), "labels": prompt.labels.tolist(), "hint": prompt.mask is not None}
+            self.record.append({"tracking": tracking, "rows": rows.tolist(), **told})
+        output = self._decode(features, embedding, prompt)
+        points = ((prompt.labels != Label.IGNORED) & (prompt.labels != Label.PADDING)).sum(1)
+        multimask = self.model.multimask
+        answers = {count: multimask.several(count, tracking=tracking) for count in set(points.tolist())}
+        several = torch.tensor([answers[count] for count in points.tolist()], device=points.device)
+        offers = {flag: self.model.offer(output, several=flag) for flag in (True, False)} if answered else {}
+        lesson.learn(self.model, output, several, points, rows)
+        if not answered:
+            return None
+        best = offers[True].take(self.policy.choose(offers[True], None))
+        single = offers[False].take(torch.zeros_like(points))
+        if bool(several.all()):
+            return best
+        if not several.any():
+            return single
+        mixed = [torch.where(_like(several, a), a, b) for a, b in zip(_values(best), _values(single))]
+        return _answer(*mixed)
 
-        maps = F.layer_norm(embedding.permute(0, 2, 3, 1), embedding.shape[1:2]).permute(0, 3, 1, 2)
-        widen, norm, activation, widen_again, activation_again = decoder.upscale
-        fine = activation(norm(widen(maps) + features.skips[1]))
-        fine = activation_again(widen_again(fine) + features.skips[0])
-        target = soft_target(masks, (fine.shape[-2], fine.shape[-1])).repeat(1, DENSE_CLICKS, 1, 1)
-
-        alike = _alike(fine, places)
-        coarse = F.interpolate(_alike(embedding, places), size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        content = F.grid_sample(maps, places, align_corners=False)[..., 0].transpose(1, 2)
-        mlp = decoder.mask_mlps[int(torch.randint(len(decoder.mask_mlps), (), generator=generator))]
-        filtered = (mlp(content) @ fine.flatten(2)).unflatten(2, fine.shape[-2:])
-        losses = [mask_loss(logits, target, weights).mean() for logits in (alike, coarse, filtered)]
-        return losses[0] + 0.5 * losses[1] + 0.5 * losses[2], hard_iou(alike.detach(), target).mean()
+    def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
+        # the decoder is most of a step; half precision halves it and more, while small-channelled trunks gain nothing
+        with torch.autocast(embedding.device.type, torch.bfloat16, enabled=self.precision != "full"):
+            if self.checkpoint_decoder:
+                half = checkpoint(self.model.decode, features, embedding, prompt, use_reentrant=False)
+            else:
+                half = self.model.decode(features, embedding, prompt)
+        return DecoderOutput(half.masks.float(), half.iou.float(), half.tokens.float(), half.presence.float())
 
 
-def _alike(maps: Tensor, places: Tensor) -> Tensor:
-    """Cosine of a map (B, C, h, w) at places (B, P, 1, 2) in [-1, 1] with all of it, as logits (B, P, h, w)."""
-    directions = F.normalize(maps - maps.mean((0, 2, 3), keepdim=True), dim=1)
-    under = F.normalize(F.grid_sample(directions, places, align_corners=False)[..., 0].transpose(1, 2), dim=-1)
-    return SHARPNESS * ((under @ directions.flatten(2)).unflatten(2, maps.shape[-2:]) - SAME)
+class Lesson:
+    """The losses of all steps of one frame, row by row; rows may differ in their number of steps."""
+
+    def __init__(self, target: Tensor, weights: LossWeights):
+        self.target, self.weights = target, weights
+        size = (target.shape[-2] // 4, target.shape[-1] // 4)
+        self.soft = None if weights.compat else soft_target(target, size)
+        self.steps = torch.zeros(len(target), device=target.device)
+        self.sums: dict[str, Tensor] = {}
+
+    def learn(self, model: nn.Module, output: DecoderOutput, several: Tensor, points: Tensor, rows: Tensor) -> None:
+        """Add one step's losses on some rows. several: which rows are answered by the best of masks 1 to 3."""
+        if self.soft is None:
+            named = self._upstream(model, output, several, rows)
+        else:
+            # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
+            taught = several | (points == 1)
+            named = step_losses(output.masks, output.iou, output.presence, self.soft[rows], taught, self.weights)
+        self.steps.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
+        for name, value in named.items():
+            known = self.sums.get(name, torch.zeros_like(self.steps))
+            self.sums[name] = known.index_add(0, rows, value.float())
+
+    def _upstream(self, model: nn.Module, output: DecoderOutput, several: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        size = (self.target.shape[-2], self.target.shape[-1])
+        named: dict[str, Tensor] = {}
+        for flag in (True, False):
+            index = torch.nonzero(several == flag)[:, 0]
+            if not len(index):
+                continue
+            part = DecoderOutput(output.masks[index], output.iou[index], output.tokens[index], output.presence[index])
+            offer = model.offer(part, several=flag)
+            logits = resize(offer.logits, size)
+            losses = upstream_losses(logits, offer.iou, offer.presence, self.target[rows[index]], self.weights)
+            for name, value in losses.items():
+                named[name] = named.get(name, value.new_zeros(len(rows))).index_copy(0, index, value)
+        return named
+
+    def means(self) -> dict[str, Tensor]:
+        """Each row's mean over its steps; upstream's losses are sums. Rows that were not taught have none."""
+        if self.weights.compat:
+            return self.sums
+        return {name: value / self.steps.clamp(min=1) for name, value in self.sums.items()}
+
+
+def _rows(prompt: Prompt, rows: Tensor) -> Prompt:
+    return Prompt(prompt.points[rows], prompt.labels[rows], ragged=prompt.ragged)
+
+
+def _values(answer: MaskPrediction) -> tuple[Tensor, ...]:
+    return answer.logits, answer.iou, answer.pointer, answer.presence
+
+
+def _like(flags: Tensor, value: Tensor) -> Tensor:
+    return flags.view(-1, *[1] * (value.ndim - 1))
+
+
+def _answer(logits: Tensor, iou: Tensor, pointer: Tensor, presence: Tensor) -> MaskPrediction:
+    """An answer put together from several: it is its own only candidate."""
+    candidates = MaskCandidates(logits, iou[:, None], pointer[:, None], presence)
+    return MaskPrediction(logits, iou, pointer, presence, candidates)
+
+
+def join_answers(parts: list[tuple[Tensor, MaskPrediction]]) -> MaskPrediction:
+    """One answer for all rows from answers for some rows each: (rows, answer) pairs that cover every row once."""
+    order = torch.argsort(torch.cat([rows for rows, _ in parts]))
+    values = zip(*(_values(answer) for _, answer in parts))
+    return _answer(*(torch.cat([value.to(each[0].dtype) for value in each])[order] for each in values))
+
+
+def merge_answers(answer: MaskPrediction, better: MaskPrediction, rows: Tensor) -> MaskPrediction:
+    """An answer with some rows replaced."""
+    if len(rows) == len(answer.iou):
+        return better
+    pairs = zip(_values(answer), _values(better))
+    return _answer(*(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs))
+
+
+@contextmanager
+def checkpointed_trunk(model: nn.Module) -> Iterator[None]:
+    """While this lasts, the trunk forgets what its blocks computed, one by one, and computes it again for the gradient.
+
+    Raises ValueError for a backbone without `blocks`.
+    """
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None:
+        raise ValueError(f"checkpoint_trunk needs a backbone with `blocks`; {type(model.backbone).__name__} has none")
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
