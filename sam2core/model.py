@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from sam2core.types import (
     Multimask,
     Prompt,
     Recall,
+    WantedMasks,
 )
 
 if TYPE_CHECKING:
@@ -139,6 +140,24 @@ class Sam2(nn.Module):
             tokens=torch.cat([output.tokens for output in outputs]),
             presence=torch.cat([output.presence for output in outputs]),
         )
+
+    def decode_wanted(
+        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, wanted: Callable[[Tensor], Tensor]
+    ) -> WantedMasks:
+        """Of B prompts without hints on one image, the masks whose scores (B, 4) are `wanted`: a mask (B, 4) of them.
+
+        Masks that nobody wants are not drawn, where the decoder can tell (``decode_wanted``) and it pays: on a CPU.
+        """
+        sift = getattr(self.mask_decoder, "decode_wanted", None)
+        if sift is not None and embedding.device.type == "cpu" and self.fixed is None and prompt.mask is None:
+            sparse, dense, _ = self.prompt_encoder(prompt)
+            position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
+            rows = self._rows_per_call(embedding)
+            return sift(embedding + dense, position, sparse, features.skips, wanted, rows=rows)
+        output = self.decode(features, embedding, prompt)
+        places = torch.nonzero(wanted(output.iou))
+        row, mask = places.unbind(1)
+        return WantedMasks(row=row, mask=mask, logits=output.masks[row, mask], iou=output.iou[row, mask])
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         if self.fixed is not None:

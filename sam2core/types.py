@@ -136,6 +136,16 @@ class DecoderOutput:
 
 
 @dataclass(frozen=True, eq=False)
+class WantedMasks:
+    """Those K of a decoder's masks that were asked for, in the order of prompts and masks."""
+
+    row: Tensor  # (K,) the prompt
+    mask: Tensor  # (K,) which of its four masks
+    logits: Tensor  # (K, h, w)
+    iou: Tensor  # (K,)
+
+
+@dataclass(frozen=True, eq=False)
 class MaskCandidates:
     """The masks on offer for this prompt (one or three). A policy's `choose` believes one per object."""
 

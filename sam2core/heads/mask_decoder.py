@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam2core.heads.select import Stability
 from sam2core.heads.two_way import TwoWayTransformer
 from sam2core.ops.layers import LayerNorm2d, Mlp
-from sam2core.types import DecoderOutput
+from sam2core.types import DecoderOutput, WantedMasks
 
 
 class SamMaskDecoder(nn.Module):
@@ -76,13 +76,8 @@ class SamMaskDecoder(nn.Module):
         `dense` is the prompt's map, broadcastable to the embedding; `skips` come from `project_skips`;
         `counts` (B, P) marks the prompt tokens that are meant; None: all of them.
         """
-        batch = sparse.shape[0]
         height, width = embedding.shape[-2:]
-        own = torch.cat([self.presence_token.weight, self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(batch, -1, -1), sparse], dim=1)
-        if counts is not None:
-            counts = torch.cat([counts.new_ones(batch, own.shape[0]), counts], dim=1)
-
+        tokens, counts = self._tokens(sparse, counts)
         image = (embedding + dense).flatten(2).transpose(1, 2)
         tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), counts)
         mask_tokens = tokens[:, 2 : 2 + self.MASKS]
@@ -102,3 +97,99 @@ class SamMaskDecoder(nn.Module):
             tokens=mask_tokens,
             presence=self.presence_head(tokens[:, 0]),
         )
+
+    def decode_wanted(
+        self,
+        embedding: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        skips: tuple[Tensor, ...],
+        wanted: Callable[[Tensor], Tensor],
+        *,
+        rows: int,
+    ) -> WantedMasks:
+        """Only those masks whose scores are `wanted`, for many prompts (B, P, C) on one image (1, C, H, W).
+
+        Scores come before masks, so the others are never drawn: the same logits up to rounding as `forward`'s, for less
+        than half of the work where most masks are bad. `embedding` has the prompts' common map added already;
+        `wanted` turns scores (B', 4) into booleans (B', 4); `rows` prompts go through at a time.
+        """
+        image = embedding.flatten(2).transpose(1, 2).contiguous()
+        image_at = position.flatten(2).transpose(1, 2).contiguous()
+        shared = self.transformer.share(image, image_at)
+        draw = _Drawing(self, skips, (embedding.shape[-2], embedding.shape[-1]))
+        all_tokens, _ = self._tokens(sparse, None)
+        kept, logits, iou = [], [], []
+        for start in range(0, sparse.shape[0], rows):
+            tokens, maps = self.transformer(all_tokens[start : start + rows], image, image_at, shared=shared)
+            scores = F.sigmoid(self.iou_head(tokens[:, 1]))
+            places = torch.nonzero(wanted(scores))
+            kept.append(places + places.new_tensor([start, 0]))
+            iou.append(scores[places[:, 0], places[:, 1]])
+            logits.append(draw(maps, tokens[:, 2 : 2 + self.MASKS], places))
+        places = torch.cat(kept)
+        return WantedMasks(row=places[:, 0], mask=places[:, 1], logits=torch.cat(logits), iou=torch.cat(iou))
+
+    def _tokens(self, sparse: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The decoder's own tokens before the prompt's, and which of them all count."""
+        own = torch.cat([self.presence_token.weight, self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        if counts is not None:
+            counts = torch.cat([counts.new_ones(sparse.shape[0], own.shape[0]), counts], dim=1)
+        return tokens, counts
+
+
+class _Drawing:
+    """The way from an image's tokens to masks as matrix products: strides equal kernels, so no window overlaps.
+
+    Maps stay in tokens' order (cells, within them quarters, within them pixels); the image's finer maps are brought
+    into that order once for all prompts.
+    """
+
+    def __init__(self, decoder: SamMaskDecoder, skips: tuple[Tensor, ...], grid: tuple[int, int]) -> None:
+        self.decoder, self.grid = decoder, grid
+        widen, _, _, widen_again, _ = decoder.upscale
+        assert isinstance(widen, nn.ConvTranspose2d) and isinstance(widen_again, nn.ConvTranspose2d)
+        self.first, self.second = _as_matrix(widen), _as_matrix(widen_again)
+        self.bias, self.bias_again = _repeated(widen.bias), _repeated(widen_again.bias)
+        if skips:
+            height, width = grid
+            finer = skips[1].view(-1, height, 2, width, 2).permute(1, 3, 2, 4, 0)
+            finest = skips[0].view(-1, height, 2, 2, width, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
+            self.bias = self.bias + finer.reshape(height * width, -1)
+            self.bias_again = self.bias_again + finest.reshape(4 * height * width, -1)
+
+    def __call__(self, maps: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        """Logits (K, h, w) of the masks at `places` (K, 2) (prompt, mask), from tokens (B, N, C) and (B, 4, C)."""
+        decoder, (height, width) = self.decoder, self.grid
+        norm = decoder.upscale[1]
+        assert isinstance(norm, LayerNorm2d)
+        drawn = []
+        for row, masks in _by_row(places):
+            x = (maps[row] @ self.first).add_(self.bias).view(4 * height * width, -1)
+            x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+            x = F.gelu((x @ self.second).add_(self.bias_again)).view(16 * height * width, -1)
+            filters = torch.cat([decoder.mask_mlps[mask](tokens[row : row + 1, mask]) for mask in masks])
+            drawn.append(filters @ x.T)
+        if not drawn:
+            return maps.new_zeros(0, 4 * height, 4 * width)
+        nested = torch.cat(drawn).view(-1, height, width, 2, 2, 2, 2)
+        return nested.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
+
+
+def _as_matrix(layer: nn.ConvTranspose2d) -> Tensor:
+    """A transposed convolution of kernel and stride 2 as a matrix (C, 4 C') to the four pixels of a cell."""
+    return layer.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _repeated(bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return bias.repeat(4)
+
+
+def _by_row(places: Tensor) -> Iterator[tuple[int, list[int]]]:
+    """Each row of sorted (row, mask) pairs with its masks."""
+    rows: dict[int, list[int]] = {}
+    for row, mask in places.tolist():
+        rows.setdefault(row, []).append(mask)
+    yield from rows.items()

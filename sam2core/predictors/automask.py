@@ -249,28 +249,38 @@ class MaskGenerator:
         device = features.embedding.device
         xy = to_model_points(torch.from_numpy(points).unsqueeze(1), size, self.model.image_size).to(device)
         marks = torch.full(xy.shape[:2], int(Label.POSITIVE), dtype=torch.int32, device=device)
-        logits, iou = self._decode(features, Prompt(xy, marks), several=self.several)
-        click = np.repeat(np.arange(len(points)), iou.shape[1])
-        logits, iou = logits.flatten(0, 1), iou.flatten()
+        prompt = Prompt(xy, marks)
+        if self.several:  # scores are known before masks: those that a filter would drop are not drawn
+            drawn = self.model.decode_wanted(features, features.embedding, prompt, self._wanted)
+            row, logits, iou = drawn.row, drawn.logits.float(), drawn.iou.float()
+        else:
+            logits, iou = self._single(features, prompt)
+            row = torch.arange(len(points), device=device)
         if self.refine:
-            rows = torch.from_numpy(click).to(device)
             hint = logits.unsqueeze(1).clamp(-HINT_LIMIT, HINT_LIMIT)
-            logits, iou = self._decode(features, Prompt(xy[rows], marks[rows], mask=hint), several=False)
-            logits, iou = logits.flatten(0, 1), iou.flatten()
+            logits, iou = self._single(features, Prompt(xy[row], marks[row], mask=hint))
         if self.iou_threshold > 0:
             chosen = torch.nonzero(iou > self.iou_threshold).flatten()
-            logits, iou, click = logits[chosen], iou[chosen], click[chosen.cpu().numpy()]
-        stability, boxes = self._measure(self.postprocess(logits), size)
-        found = _Found(logits, iou.cpu().numpy(), points[click], boxes)
+            row, logits, iou = row[chosen], logits[chosen], iou[chosen]
+        logits = self.postprocess(logits)
+        stability, boxes = self._measure(logits, size)
+        found = _Found(logits, iou.cpu().numpy(), points[row.cpu().numpy()], boxes)
         if self.stability_threshold > 0:
             found = found[np.flatnonzero(stability >= self.stability_threshold)]
         return found
 
-    def _decode(self, features: ImageFeatures, prompt: Prompt, *, several: bool) -> tuple[Tensor, Tensor]:
-        """Logits (B, M, h, w) and estimates (B, M), fp32."""
+    def _wanted(self, iou: Tensor) -> Tensor:
+        """Which of the scores (B, 4) belong to masks that can still be found: not the single mask's, nor bad ones."""
+        wanted = (torch.arange(iou.shape[1], device=iou.device) > 0).expand(iou.shape)
+        if self.iou_threshold > 0 and not self.refine:
+            wanted = wanted & (iou.float() > self.iou_threshold)
+        return wanted
+
+    def _single(self, features: ImageFeatures, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """The single masks (B, h, w) of prompts and their scores (B,), fp32."""
         output = self.model.decode(features, features.embedding, prompt)
-        logits, iou, _ = candidates(output, several=several, stability=self.model.mask_decoder.stability)
-        return logits.float(), iou.float()
+        logits, iou, _ = candidates(output, several=False, stability=self.model.mask_decoder.stability)
+        return logits[:, 0].float(), iou[:, 0].float()
 
     def _measure(self, logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The stability (K,) and boxes (K, 4) of logits (K, h, w) seen at `size`, a few at a time."""
@@ -298,7 +308,7 @@ class MaskGenerator:
         x0, y0, x1, y1 = crop
         drawn = []
         row = 0
-        for full in self._resized(self.postprocess(found.logits), (y1 - y0, x1 - x0)):
+        for full in self._resized(found.logits, (y1 - y0, x1 - x0)):
             stability = self._stability(full).tolist()
             inside = (full > self.mask_threshold).cpu().numpy()
             for mask, stable in zip(inside, stability):

@@ -90,3 +90,18 @@ def test_half_precision_needs_no_autocast_and_stays_close(dtype):
     found = made.to(dtype)(*args, tuple(s.to(dtype) for s in skips))
     assert found.masks.dtype == dtype
     assert (found.masks.float() - exact.masks).abs().max() / exact.masks.abs().max() < 0.05
+
+
+@torch.no_grad()
+def test_only_wanted_masks_are_drawn_and_equal_the_others():
+    model = SamMaskDecoder(32, heads=4, hidden=48).eval()
+    embedding, position, sparse = torch.randn(1, 32, 12, 8), torch.randn(1, 32, 12, 8), torch.randn(5, 2, 32)
+    skips = torch.randn(1, 4, 48, 32), torch.randn(1, 8, 24, 16)
+    output = model(embedding, position, sparse, torch.zeros(1, 32, 1, 1), skips)
+    limit = output.iou.median()
+    for want in (lambda iou: iou > limit, lambda iou: iou > 2, lambda iou: iou < 2):
+        found = model.decode_wanted(embedding, position, sparse, skips, want, rows=2)
+        row, mask = torch.nonzero(want(output.iou)).unbind(1)
+        assert torch.equal(found.row, row) and torch.equal(found.mask, mask)
+        torch.testing.assert_close(found.logits, output.masks[row, mask], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.iou, output.iou[row, mask], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,70 @@
+"""Attention between many tokens and few: the projections of the many are folded into the few.
+
+An image has thousands of tokens, a prompt about eight. A score is q·(W k) = (Wᵀ q)·k, and what is attended is averaged
+before it is projected, so the image is multiplied by heads x tokens rows instead of by whole projections: half of the
+arithmetic of the two-way transformer, with the same results up to rounding. Pays on a CPU, where this attention is
+bound by arithmetic and its buffers by the cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sam2core.ops.attention import Attention, merge_heads, split_heads
+
+
+def folds(attention: Attention, few: Tensor, many: Tensor) -> bool:
+    """Whether folding pays and is allowed: prediction on a CPU, and fewer rows than the projections are wide."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or many.device.type != "cpu":
+        return False
+    rows = attention.heads * few.shape[1]
+    return rows <= attention.q_proj.out_features and many.shape[1] >= 4 * rows
+
+
+def gather(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What few queries (B, T, C) read from an image's tokens (B, N, C): `attention`'s answer, (B, T, C).
+
+    The bias of the keys moves all scores of a query alike, so it plays no part.
+    """
+    heads = attention.heads
+    q = split_heads(attention.q_proj(query), heads)
+    q = q @ attention.k_proj.weight.unflatten(0, (heads, -1)) * q.shape[-1] ** -0.5  # (B, heads, T, C)
+    weights = (q.flatten(1, 2) @ key.transpose(1, 2)).softmax(dim=-1)
+    means = (weights @ value).unflatten(1, (heads, -1))
+    read = means @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (B, heads, T, d)
+    return attention.out_proj(merge_heads(read) + attention.v_proj.bias)
+
+
+def scatter(
+    attention: Attention,
+    image: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    counts: Tensor | None = None,
+    *,
+    projected: Tensor | None = None,
+) -> Tensor:
+    """An image's tokens (1 or B, N, C) plus what they read from few tokens (B, T, C), (B, N, C).
+
+    `query` (1 or B, N, C) are the image's tokens with their place; `projected` (N, inner) is that of an image all rows
+    share, projected before. `counts` (B, 1, 1, T) marks the tokens that may be read.
+    """
+    heads = attention.heads
+    batch, few = key.shape[:2]
+    k = split_heads(attention.k_proj(key), heads) * (attention.k_proj.out_features // heads) ** -0.5
+    if projected is not None:
+        q = projected.unflatten(1, (heads, -1)).permute(1, 2, 0)  # (heads, d, N)
+        scores = torch.bmm(k.transpose(0, 1).flatten(1, 2), q).view(heads, batch, few, -1).transpose(0, 1)
+    else:
+        folded = (k @ attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
+        offset = k @ attention.q_proj.bias.view(heads, -1, 1)  # (B, heads, T, 1)
+        scores = torch.baddbmm(offset.flatten(1, 2), folded, query.transpose(1, 2)).unflatten(1, (heads, few))
+    if counts is not None:
+        scores = scores.masked_fill(~counts.transpose(2, 3), -torch.inf)
+    weights = scores.softmax(dim=2).flatten(1, 2)  # (B, heads T, N)
+    v = split_heads(attention.v_proj(value), heads)
+    spread = v @ attention.out_proj.weight.T.unflatten(0, (heads, -1))  # (B, heads, T, C)
+    spread[:, 0] += attention.out_proj.bias  # a head's weights sum to one
+    return torch.baddbmm(image.expand(batch, -1, -1), weights.transpose(1, 2), spread.flatten(1, 2))
