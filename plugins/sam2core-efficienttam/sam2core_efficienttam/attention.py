@@ -1,0 +1,128 @@
+"""Memory attention over pooled keys: a quarter of the tokens, and a word for how many each stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sam2core.memory.attention import RopeAttention, RopeMemoryAttention, RopeMemoryLayer
+from sam2core.ops import rope
+from sam2core.ops.attention import attend, merge_heads, split_heads
+from sam2core.types import TokenBlock
+
+SIDE = 2  # windows of 2 x 2 tokens become one
+COUNT = math.log(SIDE * SIDE)
+"""What the pooled keys get, so that each weighs as the four it stands for."""
+
+
+def pool(tokens: Tensor, blocks: Sequence[TokenBlock]) -> Tensor:
+    """Means of windows of 2 x 2 over the blocks (..., N, d) that lie on a grid; the others stay as they are."""
+    parts = []
+    for part, block in zip(tokens.split([block.tokens.shape[1] for block in blocks], dim=-2), blocks):
+        if block.grid is not None:
+            height, width = block.grid
+            windows = part.unflatten(-2, (height // SIDE, SIDE, width // SIDE, SIDE))
+            part = windows.mean(dim=(-4, -2)).flatten(-3, -2)
+        parts.append(part)
+    return torch.cat(parts, dim=-2)
+
+
+class PooledRopeAttention(RopeAttention):
+    """Attention to the memories whose keys are pooled after they were turned, and whose values are pooled.
+
+    `count` says where log 4 is added: to the ``"logits"`` of pooled keys, or to their ``"keys"``, every channel, which
+    is another function but lets fused attention run (upstream: ``EfficientRoPEAttention1`` and ``2``).
+    """
+
+    COUNTS = ("logits", "keys")
+
+    def __init__(self, dim: int, *, heads: int, key_dim: int, dropout: float, count: str) -> None:
+        super().__init__(dim, heads=heads, key_dim=key_dim, dropout=dropout)
+        if count not in self.COUNTS:
+            raise ValueError(f"count is one of {', '.join(self.COUNTS)}, not {count!r}")
+        self.count = count
+
+    def read(
+        self, query: Tensor, key: Tensor, value: Tensor, query_turn: Tensor, key_turn: Tensor, blocks: list[TokenBlock]
+    ) -> Tensor:
+        """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`."""
+        q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
+        k = pool(rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn), blocks)
+        v = split_heads(self.v_proj(pool(value, blocks)), self.heads)
+        pooled = torch.cat([q.new_full((_length(block),), COUNT * (block.grid is not None)) for block in blocks])
+        bias = None
+        if self.count == "keys":
+            k = k + pooled[:, None]
+        else:
+            bias = pooled[None, None, None, :]
+        return self.out_proj(merge_heads(attend(q, k, v, bias, self.dropout if self.training else 0.0)))
+
+
+def _length(block: TokenBlock) -> int:
+    return block.tokens.shape[1] // (1 if block.grid is None else SIDE * SIDE)
+
+
+class PooledMemoryLayer(RopeMemoryLayer):
+    """`RopeMemoryLayer` whose attention to the memories is pooled."""
+
+    def __init__(self, dim: int, memory_dim: int, *, heads: int, hidden: int, dropout: float, count: str) -> None:
+        super().__init__(dim, memory_dim, heads=heads, hidden=hidden, dropout=dropout)
+        self.cross_attn = PooledRopeAttention(dim, heads=heads, key_dim=memory_dim, dropout=dropout, count=count)
+
+    def read(
+        self, x: Tensor, keys: Tensor, values: Tensor, turn: Tensor, key_turn: Tensor, blocks: list[TokenBlock]
+    ) -> Tensor:
+        """The layer with pooled memories."""
+        y = self.norm1(x)
+        x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
+        x = x + self.dropout(self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, blocks))
+        return x + self._feed(x)
+
+
+class PooledMemoryAttention(RopeMemoryAttention):
+    """`RopeMemoryAttention` that reads more than one remembered frame in windows of 2 x 2 tokens.
+
+    Pointers are not pooled, and the memory of a single frame is read in full. `count`: see `PooledRopeAttention`.
+    Source: Xiong et al. 2024, "Efficient Track Anything", section 3.3 (efficient memory cross-attention).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        memory_dim: int,
+        *,
+        layers: int = 4,
+        heads: int = 1,
+        hidden: int = 2048,
+        theta: float = 10000.0,
+        dropout: float = 0.1,
+        count: str = "keys",
+    ) -> None:
+        super().__init__(dim, memory_dim, layers=0, heads=heads, hidden=hidden, theta=theta, dropout=dropout)
+        self.layers.extend(
+            PooledMemoryLayer(dim, memory_dim, heads=heads, hidden=hidden, dropout=dropout, count=count)
+            for _ in range(layers)
+        )
+
+    def forward(
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None
+    ) -> Tensor:
+        """See `RopeMemoryAttention`. Raises ValueError for several frames with `readable`: one must be read in full."""
+        height, width = features.shape[-2:]
+        on_grid = sum(block.tokens.shape[1] for block in blocks if block.grid is not None)
+        if on_grid <= height * width:
+            return super().forward(features, position, blocks, readable)
+        if readable is not None:
+            raise ValueError("pooled memory attention cannot be compiled with fixed shapes; leave memory_attention out")
+        x = (features + 0.1 * position).flatten(2).transpose(1, 2)
+        values = torch.cat([block.tokens for block in blocks], dim=1)
+        keys = torch.cat([block.tokens + block.position for block in blocks], dim=1)
+        turn = rope.table((height, width), self.head_dim, self.theta, x.device)
+        runs = tuple((block.grid, block.tokens.shape[1]) for block in blocks)
+        key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
+        for layer in self.layers:
+            x = layer.read(x, keys, values, turn, key_turn, list(blocks))
+        return self.norm(x).transpose(1, 2).unflatten(2, (height, width))
