@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp
+from sam2core.ops.layers import DropPath, Mlp, predicts_on_cpu, tokenwise
+from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
+
+# On a CPU, a block with larger buffers than the limit is computed in strips of windows, of so many bytes each: large
+# buffers leave the caches, and are given back to the system and faulted in again at every use.
+STRIP_LIMIT = 16 * 2**20
+STRIP_BYTES = 4 * 2**20
 
 
 def _pool(maps: Tensor) -> Tensor:
@@ -26,11 +32,14 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, kernel_size=7, stride=4, padding=3)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.proj(pixels).permute(0, 2, 3, 1)
+        return self.proj(pixels.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
 
 
 class PooledAttention(nn.Module):
-    """Self-attention over a map or a window (B, H, W, C); with `pool`, queries are 2x2 maxima and the map halves."""
+    """Self-attention over a map or a window (B, H, W, C); with `pool`, queries are 2x2 maxima and the map halves.
+
+    The output is not projected yet: `proj` is for the caller, who has no need to project the padding of windows.
+    """
 
     def __init__(self, dim: int, dim_out: int, *, heads: int, pool: bool) -> None:
         super().__init__()
@@ -47,7 +56,7 @@ class PooledAttention(nn.Module):
             height, width = q.shape[1:3]
             q = q.reshape(batch, height * width, self.heads, -1)
         x = merge_heads(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))
-        return self.proj(x.view(batch, height, width, -1))
+        return x.view(batch, height, width, -1)
 
 
 class HieraBlock(nn.Module):
@@ -73,6 +82,21 @@ class HieraBlock(nn.Module):
         self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = self._strip(x)
+        if rows >= x.shape[1]:
+            return self._block(x)
+        return torch.cat([self._block(strip) for strip in x.split(rows, dim=1)], dim=1)
+
+    def _strip(self, x: Tensor) -> int:
+        """How many rows of the map to compute at a time: whole windows, few enough for a CPU's caches."""
+        batch, height, width, _ = x.shape
+        hidden = self.mlp.layers[0].out_features // (4 if self.pool else 1)
+        row = batch * width * max(hidden, self.attn.qkv.out_features) * x.element_size()
+        if not self.window or not predicts_on_cpu(x) or height * row <= STRIP_LIMIT:
+            return height
+        return max(1, STRIP_BYTES // (row * self.window)) * self.window
+
+    def _block(self, x: Tensor) -> Tensor:
         normed = self.norm1(x)
         shortcut = x
         if self.proj is not None:
@@ -86,8 +110,11 @@ class HieraBlock(nn.Module):
             x = merge(self.attn(windows), padded, (shortcut.shape[1], shortcut.shape[2]))
         else:
             x = self.attn(normed)
-        x = shortcut + self.drop_path(x)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = shortcut + self.drop_path(self.attn.proj(x))
+        return x + self.drop_path(tokenwise(self._feed, x, self.mlp.layers[0].out_features))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))
 
 
 class Hiera(nn.Module):
@@ -152,8 +179,9 @@ class Hiera(nn.Module):
             raise ValueError(
                 f"image sides must be multiples of {4 * window.shape[2]} pixels; got {4 * grid[0]}x{4 * grid[1]}"
             )
-        background = F.interpolate(self.pos_embed.float(), size=grid, mode="bicubic")
-        return (background + window.float().tile(1, 1, *tiles)).permute(0, 2, 3, 1).to(self.pos_embed.dtype)
+        background = bicubic(self.pos_embed[0].permute(1, 2, 0).float(), grid)
+        tiled = window[0].permute(1, 2, 0).float().tile(*tiles, 1)
+        return (background + tiled).unsqueeze(0).to(self.pos_embed.dtype)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed(image)

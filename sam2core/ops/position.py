@@ -7,8 +7,10 @@ inference mode, so that a table first needed by a prediction can serve a trainin
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sam2core.ops.tables import remembered
@@ -75,6 +77,30 @@ def fourier(coordinates: Tensor, frequencies: Tensor) -> Tensor:
     """
     angle = (2 * coordinates.float() - 1) @ frequencies.float() * (2 * math.pi)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+@remembered(32)
+def _bicubic_weights(before: int, after: int, device: str) -> Tensor:
+    unit = torch.eye(before, device=device)[None, None]
+    return F.interpolate(unit, size=(after, before), mode="bicubic")[0, 0].contiguous()
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    known = torch.amp.is_autocast_available(device)  # not on the meta device
+    return torch.autocast(device, enabled=False) if known else nullcontext()
+
+
+def bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """A (h, w, C) grid at another size (H, W, C), bicubic, as two small matrix products: rows, then columns.
+
+    Equal to `F.interpolate` up to rounding, without its pass over the large map for every tap.
+    """
+    device = str(grid.device)
+    rows = _bicubic_weights(grid.shape[0], size[0], device)
+    columns = _bicubic_weights(grid.shape[1], size[1], device)
+    with _without_autocast(grid.device.type):
+        wide = columns @ grid  # (h, W, C)
+        return (rows @ wide.flatten(1)).unflatten(1, (size[1], -1))
 
 
 @remembered(32)

@@ -126,3 +126,17 @@ def test_prediction_in_inference_mode_does_not_poison_training():
 def test_an_odd_window_cannot_be_pooled():
     with pytest.raises(ValueError, match="must be even, not 7"):
         Hiera(8, heads=1, stages=(1, 1, 1, 1), windows=(8, 4, 7, 4), global_blocks=())
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_prediction_in_strips_of_windows_changes_nothing(monkeypatch, size):
+    trunk = small()
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        whole = trunk(images)
+        monkeypatch.setattr(hiera, "STRIP_LIMIT", 0)
+        monkeypatch.setattr(hiera, "STRIP_BYTES", 0)
+        assert [block._strip(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
+        for found, expected in zip(trunk(images), whole):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert trunk.blocks[0]._strip(torch.empty(2, 16, 24, 8)) == 16  # training takes the map at once

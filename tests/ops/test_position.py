@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from sam2core.ops.position import cell_centres, fourier, sine_grid, sine_time
+from sam2core.ops.position import bicubic, cell_centres, fourier, sine_grid, sine_time
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
@@ -70,3 +71,12 @@ def test_tables_first_made_in_inference_mode_serve_a_backward_pass():
 def test_a_width_that_cannot_be_split_is_refused():
     with pytest.raises(ValueError, match="divisible by 4, not 6"):
         sine_grid((2, 2), 6)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (64, 32), (5, 7), (3, 2)])
+def test_bicubic_is_the_same_in_two_products(size):
+    grid = torch.randn(5, 7, 3)
+    expected = F.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bicubic")[0].permute(1, 2, 0)
+    torch.testing.assert_close(bicubic(grid, size), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bicubic(grid, size).dtype == torch.float32
