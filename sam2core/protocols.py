@@ -9,7 +9,7 @@ is not in the state dict: what can be computed is computed on first use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -137,6 +137,24 @@ class Predictor(Protocol):
 
     model: Any
     """The `Sam2` it uses."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where a data set's videos are worked on. Constructor: ``workers`` (how many at once) and options.
+
+    `sam2core.evaluation.engines.LocalEngine` works in processes of this machine.
+    """
+
+    def map(self, prepare: Callable[[int], Callable[[Any], Any]], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Each item's index with its result, once for each item, as they are finished.
+
+        `prepare` is called once in every worker, with the worker's number, and returns the function for one item; it,
+        the items and the results can be pickled. An exception of that function ends the run and is raised here. A
+        worker that dies is replaced and its item is done again, `attempts` times at most; then ChildProcessError.
+        Leaving the iterator early stops the workers.
+        """
+        ...
 
 
 @runtime_checkable

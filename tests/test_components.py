@@ -43,7 +43,7 @@ def test_resolves_and_takes_what_it_is_passed(kind: str, name: str) -> None:
             assert parameter.default is not parameter.empty, f"{name}: option {parameter.name} has no default"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("predictor", "layout")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("predictor", "engine", "layout")])
 def test_the_tiny_models_parts_meet_their_protocols(kind: str, tiny: Sam2) -> None:
     assert isinstance(getattr(tiny, kind), protocol(kind))
 

@@ -8,7 +8,7 @@ are imported when a method that needs them looks at its first picture; both come
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from sam2core.evaluation.clicks import Click
-
-Answers = Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]
+from sam2core.evaluation.clicks import Answers, Click
 
 
 def discs(size: tuple[int, int], clicks: Iterable[Click], radius: float) -> np.ndarray:
@@ -230,8 +228,8 @@ class FlowWarp:
         """For each frame (H, W, 3) uint8, the masks (H, W) by object id; `masks` are those of the first frame."""
         import cv2
 
-        flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        soft = {key: mask.astype(np.float32) for key, mask in masks.items()}
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        soft: dict[Any, Any] = {key: mask.astype(np.float32) for key, mask in masks.items()}
         before: np.ndarray | None = None
         for frame in frames:
             gray = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)

@@ -7,6 +7,7 @@ The first click is the point deepest inside the object, each next one the centre
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,15 @@ class Sample:
     name: str
 
 
+Answers = Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]
+"""Answers all clicks so far on one object: given them and whatever it returned beside its mask last time (None at
+first), it returns a mask (H, W) bool and that whatever."""
+
+
 class Segmenter(Protocol):
-    """Anything that answers clicks: `look` takes an image, the function it returns answers clicks on one object.
+    """Anything that answers clicks: `look` takes an image (H, W, 3) uint8 and returns what answers clicks on it."""
 
-    That function is given all clicks so far and whatever it returned beside its mask last time (None at first).
-    """
-
-    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]: ...
+    def look(self, image: np.ndarray) -> Answers: ...
 
 
 def deepest(region: np.ndarray) -> tuple[int, int, float]:
@@ -70,22 +73,48 @@ def next_click(answer: np.ndarray, truth: np.ndarray) -> Click | None:
     return Click(x, y, positive=missed[2] > extra[2])
 
 
+@dataclass(frozen=True)
+class Session:
+    """What came of clicking on one object: IoU after each click, the clicks that were needed, seconds of answering."""
+
+    scores: tuple[float, ...]
+    clicks: tuple[Click, ...]
+    seconds: float
+
+
+def click_through(answer_clicks: Answers, truth: np.ndarray, *, clicks: int) -> Session:
+    """Click on one object, each time where its own answer is most wrong; scores has `clicks` numbers.
+
+    An answer without error is kept and gets no further click. Seconds are those of the answers alone.
+    """
+    said = [first_click(truth)]
+    start = time.perf_counter()
+    answer, state = answer_clicks(said, None)
+    seconds = time.perf_counter() - start
+    scores = [iou(answer, truth)]
+    while len(scores) < clicks:
+        following = next_click(answer, truth)
+        if following is not None:
+            said.append(following)
+            start = time.perf_counter()
+            answer, state = answer_clicks(said, state)
+            seconds += time.perf_counter() - start
+        scores.append(iou(answer, truth))
+    return Session(tuple(scores), tuple(said), seconds)
+
+
+def replay(answer_clicks: Answers, truth: np.ndarray, clicks: Sequence[Click], counts: Iterable[int]) -> list[float]:
+    """IoU after so many of the given clicks, which were another's; the segmenter sees each list from the start.
+
+    For methods that need no state of earlier answers. A list that ended early is taken whole.
+    """
+    return [iou(answer_clicks(list(clicks[:count]), None)[0], truth) for count in counts]
+
+
 def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[list[float]]:
     """IoU after each of `clicks` clicks, for every object of a sample: scores[object][click]."""
     answer_clicks = segmenter.look(sample.image)
-    scores = []
-    for truth in sample.masks:
-        said = [first_click(truth)]
-        answer, state = answer_clicks(said, None)
-        own = [iou(answer, truth)]
-        while len(own) < clicks:
-            following = next_click(answer, truth)
-            if following is not None:
-                said.append(following)
-                answer, state = answer_clicks(said, state)
-            own.append(iou(answer, truth))
-        scores.append(own)
-    return scores
+    return [list(click_through(answer_clicks, truth, clicks=clicks).scores) for truth in sample.masks]
 
 
 # segmenters ----------------------------------------------------------------------------------------------------------
@@ -97,18 +126,42 @@ class PredictorSegmenter:
     def __init__(self, predictor: Any):
         self.predictor = predictor
 
-    def look(self, image: np.ndarray) -> Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]:
-        handle = self.predictor.encode(image)
+    def look(self, image: np.ndarray) -> EncodedImage:
+        return EncodedImage(self.predictor.encode(image))
 
-        def answer(clicks: Sequence[Click], hint: Any) -> tuple[np.ndarray, Any]:
-            result = handle.predict(
-                points=[[click.x, click.y] for click in clicks],
-                labels=[int(click.positive) for click in clicks],
-                mask=hint,
-            )
-            return result.masks[0, 0].cpu().numpy(), result.logits[0, 0]
 
-        return answer
+class EncodedImage:
+    """An image that a predictor has seen: answers clicks when called, a box, and offers its three candidates."""
+
+    def __init__(self, handle: Any):
+        self.handle = handle
+
+    def __call__(self, clicks: Sequence[Click], hint: Any) -> tuple[np.ndarray, Any]:
+        result = self.handle.predict(**_points(clicks), mask=hint)
+        return result.masks[0, 0].cpu().numpy(), result.logits[0, 0]
+
+    def box(self, box: Sequence[float]) -> np.ndarray:
+        """The mask (H, W) of what is in a box x0, y0, x1, y1."""
+        return self.handle.predict(box=list(box)).masks[0, 0].cpu().numpy()
+
+    def candidates(self, click: Click) -> np.ndarray:
+        """The three masks (3, H, W) for a single click: what an oracle may choose from."""
+        return self.handle.predict(**_points([click]), several=True).masks[0].cpu().numpy()
+
+
+def _points(clicks: Sequence[Click]) -> dict[str, Any]:
+    return {
+        "points": [[click.x, click.y] for click in clicks],
+        "labels": [int(click.positive) for click in clicks],
+    }
+
+
+def box_of(truth: np.ndarray) -> tuple[float, float, float, float]:
+    """The tight box x0, y0, x1, y1 around a boolean mask, in pixel edges. Raises ValueError for an empty one."""
+    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+    if not rows.size:
+        raise ValueError("an empty mask has no box")
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 # data ----------------------------------------------------------------------------------------------------------------

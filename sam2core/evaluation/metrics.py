@@ -67,7 +67,7 @@ class Summary:
 
 
 def summarise(scores: Sequence[Sequence[float]], *, draws: int = 1000, seed: int = 0) -> Summary:
-    """The mean over all objects of all images (or videos), `scores[image][object]`, with a bootstrap interval over images.
+    """The mean over all objects of all images (or videos), `scores[image][object]`, with an interval over images.
 
     Raises ValueError when there is no object at all.
     """

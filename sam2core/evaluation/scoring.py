@@ -128,8 +128,8 @@ class Scores:
         """The overall table, in percent, and a line per video."""
         overall, interval = self.overall(), self.interval()
         lines = [
-            f"Protocol `{self.protocol}`, {interval.images} videos, {interval.objects} objects; in percent, J&F with its "
-            "95 % interval over videos.",
+            f"Protocol `{self.protocol}`, {interval.images} videos, {interval.objects} objects; in percent, J&F "
+            "with its 95 % interval over videos.",
             "",
             "| J&F | interval | " + " | ".join(key for key in overall if key != "J&F-Mean") + " |",
             "|" + "---|" * (len(overall) + 1),
@@ -167,7 +167,7 @@ def _number(value: float) -> float | None:
 
 
 def counted(truth: MaskFolder, folder: str = "", *, ends: bool = False) -> list[str]:
-    """The names of a video's (or an object's) true frames that count: all but the first and last, or all with `ends`."""
+    """The names of a video's (or an object's) true frames that count: all but the first and last, unless `ends`."""
     names = truth.objects[folder]
     return names if ends else names[1:-1]
 

@@ -73,6 +73,10 @@ def check(
         from sam2core.testing.predictors import examine_predictor
 
         examine_predictor(examination, part, target and _again(target, options or {}), use)
+    elif kind == "engine":
+        from sam2core.testing.engines import examine_engine
+
+        examine_engine(examination, part)
     elif kind == "memory_policy":
         from sam2core.testing.policies import SLOTS, examine_policy
 

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from registry.kinds import KINDS
 
-_WIDTHS = {"dim": 32, "memory_dim": 16}
+_WIDTHS = {"dim": 32, "memory_dim": 16, "workers": 2}
+_WORKERS = {"workers": 2}
 _PYRAMID = {"channels": (8, 16, 32, 64), "strides": (4, 8, 16, 32)}
 GIVEN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        kind: MappingProxyType({k: v for k, v in (_WIDTHS | _PYRAMID).items() if k in KINDS[kind].passes})
+        kind: MappingProxyType({k: v for k, v in (_WIDTHS | _PYRAMID | _WORKERS).items() if k in KINDS[kind].passes})
         for kind in KINDS
     }
 )
@@ -91,6 +93,8 @@ def tensors(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
     """Every tensor within a value, with words that say where it is."""
     if isinstance(value, Tensor):
         yield name, value
+    elif isinstance(value, np.ndarray):
+        yield name, torch.from_numpy(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from tensors(item, f"{name}[{key!r}]")

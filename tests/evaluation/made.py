@@ -10,8 +10,15 @@ from PIL import Image
 
 SIZE = (48, 64)
 OBJECTS = {  # the others have one
-    **{"blobs2": 2, "blobs3": 3, "perfect": 2, "empty-answer": 2, "full-answer": 2, "last-row-and-column": 2},
-    **{"away-and-back": 2, "late": 2, "appears-later": 3},
+    "blobs2": 2,
+    "blobs3": 3,
+    "perfect": 2,
+    "empty-answer": 2,
+    "full-answer": 2,
+    "last-row-and-column": 2,
+    "away-and-back": 2,
+    "late": 2,
+    "appears-later": 3,
 }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-import made  # noqa: E402
+import made
 
 
 def davis(truth: Path, answers: Path, root: Path) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Doing the same to many things: here, one after the other, or in worker processes that may die and are replaced.
+
+An engine is given a *prepare* that is called once per worker, with the worker's number, and returns the function for
+one item; both must be picklable for more than one worker. Plugins register others under the kind ``engine``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+Work = Callable[[Any], Any]
+Prepare = Callable[[int], Work]
+
+
+class LocalEngine:
+    """Worker processes on this machine; with one worker, this process itself.
+
+    Args:
+        workers: how many processes.
+        attempts: how often an item is tried whose worker died before the run is given up.
+
+    Raises:
+        ValueError: numbers below 1.
+    """
+
+    def __init__(self, workers: int = 1, *, attempts: int = 3) -> None:
+        if workers < 1 or attempts < 1:
+            raise ValueError(f"workers and attempts are 1 or more, not {workers} and {attempts}")
+        self.workers = workers
+        self.attempts = attempts
+
+    def map(self, prepare: Prepare, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """The index of each item with what the function returned, as they are finished.
+
+        An exception of the function ends the run and is raised here. Raises ChildProcessError when workers keep dying
+        over one item. Leaving the iterator early stops the workers.
+        """
+        if self.workers == 1 or len(items) < 2:
+            work = prepare(0) if items else None
+            for index, item in enumerate(items):
+                assert work is not None
+                yield index, work(item)
+            return
+        yield from self._spread(prepare, items)
+
+    def _spread(self, prepare: Prepare, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        waiting = deque(range(len(items)))
+        deaths = [0] * len(items)
+        workers = [_Worker(prepare, number) for number in range(min(self.workers, len(items)))]
+        try:
+            while waiting or any(worker.item is not None for worker in workers):
+                for worker in workers:
+                    if waiting and worker.item is None:
+                        worker.give(waiting.popleft(), items)
+                for ready in wait([worker.pipe for worker in workers if worker.item is not None]):
+                    worker = next(worker for worker in workers if worker.pipe is ready)
+                    index = worker.item
+                    assert index is not None
+                    try:
+                        done, answer = worker.take()
+                    except (EOFError, OSError):  # it is gone, and what it did of this item with it
+                        code = worker.stop()
+                        deaths[index] += 1
+                        if deaths[index] == self.attempts:
+                            raise ChildProcessError(
+                                f"{self.attempts} workers died over item {index} ({items[index]}), the last with exit "
+                                f"code {code}; -9 is most often a lack of memory: take fewer workers"
+                            ) from None
+                        waiting.appendleft(index)
+                        workers[workers.index(worker)] = _Worker(prepare, worker.number)
+                        continue
+                    if not done:
+                        error, text = answer
+                        raise error from RemoteError(text)
+                    yield index, answer
+        finally:
+            for worker in workers:
+                worker.stop()
+
+
+class RemoteError(Exception):
+    """The traceback of a worker, as the cause of the error it is raised with."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class _Worker:
+    """A process, the pipe to it, and the index of the item it works on."""
+
+    def __init__(self, prepare: Prepare, number: int) -> None:
+        context = multiprocessing.get_context("spawn")  # forking a process with threads and a GPU ends badly
+        self.number = number
+        self.item: int | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, prepare, number), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, index: int, items: Sequence[Any]) -> None:
+        self.item = index
+        try:
+            self.pipe.send(items[index])
+        except BrokenPipeError:
+            return  # it died in the meantime: reading from it says so
+
+    def take(self) -> tuple[bool, Any]:
+        answer = self.pipe.recv()
+        self.item = None
+        return answer
+
+    def stop(self) -> int | None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
+
+
+def _serve(pipe: Connection, prepare: Prepare, number: int) -> None:
+    """A worker's life: items in, (True, answer) or (False, (error, traceback)) out, until the pipe is closed."""
+    work: Work | None = None
+    while True:
+        try:
+            item = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            work = work or prepare(number)
+            answer = (True, work(item))
+        except KeyboardInterrupt:
+            return
+        except (ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            answer = (False, (error, traceback.format_exc()))
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, KeyboardInterrupt):
+            return

@@ -1,0 +1,308 @@
+"""Run a video predictor over a data set, and write its masks as the data sets' own evaluators want them.
+
+    OUT/VIDEO/FRAME.png           a pixel's value is its object, colours as in the true masks; the lower wins ties
+    OUT/VIDEO/OBJECT/FRAME.png    0 or 1, for data sets with a folder per object, whose masks may overlap
+    OUT/manifest.json             what made them, and a hash of each video's files
+
+A video's folder is called ``VIDEO.part`` until it is whole. A run that was stopped goes on with the next video. Source
+of the layouts: upstream's ``tools/vos_inference.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sam2core.evaluation.clicks import box_of, first_click
+from sam2core.evaluation.datasets import DatasetError, VideoFolder, read_ids, read_palette
+from sam2core.ops.masks import exclusive
+from sam2core.predictors.render import davis
+
+if TYPE_CHECKING:
+    from sam2core.model import Sam2
+    from sam2core.predictors.session import FrameResult
+    from sam2core.predictors.video import VideoPredictor
+    from sam2core.protocols import Engine
+
+PROMPTS = ("mask", "click", "box")
+FORMAT = "sam2core.vos.1"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a data set's videos are to be segmented.
+
+    prompt   what is said of an object on its first frame: its "mask", one "click" in its middle, or its "box"
+    later    also take up objects whose first mask comes after the first frame (SA-V, YouTube-VOS, LVOS); otherwise only
+             those of the first frame are tracked, as for DAVIS and MOSE
+    merged   everything above 0 is one object (DAVIS 2016)
+
+    Raises ValueError for an unknown prompt.
+    """
+
+    prompt: str = "mask"
+    later: bool = False
+    merged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"prompts are {', '.join(PROMPTS)}, not {self.prompt!r}")
+
+
+def track_video(
+    predictor: VideoPredictor, video: VideoFolder, task: Task, progress: Progress | None = None
+) -> Iterator[tuple[str, FrameResult | None]]:
+    """The name of each frame of a video with its result, None before the first object; only one frame is ever held.
+
+    `progress(done, total)` is called after every frame. Raises DatasetError when the first frame has no mask, or there
+    is never any.
+    """
+    session = predictor.open([str(path) for path in video.frames])
+    total = len(video.frames)
+    known: set[int] = set()
+    for index, path in enumerate(video.frames):
+        if index == 0 or task.later:
+            for number, mask in sorted(_true_masks(video, path.stem, task).items()):
+                if number not in known and mask.any():
+                    session.prompt(index, number, **_said(mask, task.prompt))
+                    known.add(number)
+        if index == 0 and not known and not task.later:
+            raise DatasetError(
+                f"{video.masks.path} shows no object on the first frame, {path.stem}; objects that come later are "
+                "tracked only when asked for"
+            )
+        result = next(session.propagate(index, index + 1)) if known else None
+        if progress is not None:
+            progress(index + 1, total)
+        yield path.stem, result
+    if not known:
+        raise DatasetError(f"{video.masks.path} shows no object on any frame of {video.images}")
+
+
+def _true_masks(video: VideoFolder, frame: str, task: Task) -> dict[int, np.ndarray]:
+    if not task.merged:
+        return video.masks.read(frame)
+    path = video.masks.file(frame)
+    return {1: read_ids(path) > 0} if path.exists() else {}
+
+
+def _said(mask: np.ndarray, prompt: str) -> dict[str, Any]:
+    """The keywords of `VideoSession.prompt` for an object whose true mask this is."""
+    if prompt == "mask":
+        return {"mask": mask}
+    if prompt == "box":
+        return {"box": box_of(mask)}
+    click = first_click(mask)
+    return {"points": [[click.x, click.y]]}
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+
+
+class MaskFiles:
+    """Writes a video's masks frame by frame: one palette PNG each, or one PNG of 0 and 1 per object.
+
+    objects: the folders per object, by number; None for palette PNGs.
+    """
+
+    def __init__(self, folder: Path, objects: Mapping[int, str] | None, palette: np.ndarray | None = None) -> None:
+        self.folder = folder
+        self.objects = objects
+        self.palette = davis() if palette is None else palette
+        self.count = 0
+        self._digest = hashlib.sha256()
+        for name in [""] if objects is None else objects.values():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def write(self, frame: str, masks: Mapping[int, np.ndarray], size: tuple[int, int]) -> None:
+        """Write a frame; masks (H, W) bool by object number, those absent count as empty."""
+        if self.objects is not None:
+            for number, name in self.objects.items():
+                empty = np.zeros(size, dtype=bool)
+                self._save(f"{name}/{frame}.png", masks.get(number, empty).astype(np.uint8))
+            return
+        ids = np.zeros(size, dtype=np.uint8)
+        for number in sorted(masks, reverse=True):
+            ids[masks[number]] = number
+        self._save(f"{frame}.png", ids)
+
+    def _save(self, name: str, values: np.ndarray) -> None:
+        picture = Image.fromarray(values)
+        picture.putpalette(self.palette.tobytes())
+        picture.save(self.folder / name)
+        self.count += 1
+        self._digest.update(name.encode() + b"\0" + values.tobytes())
+
+    @property
+    def digest(self) -> str:
+        """A hash of the names and pixels written so far, in order."""
+        return self._digest.hexdigest()
+
+
+def result_masks(result: FrameResult | None, *, apart: bool) -> dict[int, np.ndarray]:
+    """The masks (H, W) by object number; `apart`: each pixel goes to one object, to the lower number where two tie."""
+    if result is None:
+        return {}
+    order = sorted(range(len(result.objects)), key=lambda row: int(result.objects[row]))  # type: ignore[call-overload]
+    logits = result.video_logits[order]
+    if apart:
+        logits = exclusive(logits)
+    masks = (logits > result.threshold).cpu().numpy()
+    return {int(result.objects[row]): mask for row, mask in zip(order, masks)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a manifest says of a finished video."""
+
+    frames: int
+    files: int
+    sha256: str
+    seconds: float
+
+
+def write_video(
+    predictor: VideoPredictor, video: VideoFolder, task: Task, out: Path, progress: Progress | None = None
+) -> Record:
+    """Segment one video into ``OUT/VIDEO``. Raises what `track_video` does; then only ``VIDEO.part`` is left."""
+    start = time.monotonic()
+    unfinished = out / f"{video.name}.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    per_object = video.masks.per_object and not task.merged
+    folders = {video.masks.number(name): name for name in video.masks.objects} if per_object else None
+    first = video.masks.frames[0]
+    palette = None if per_object else read_palette(video.masks.file(first))
+    with Image.open(video.frames[0]) as picture:
+        size = (picture.height, picture.width)
+    files = MaskFiles(unfinished, folders, palette)
+    frames = 0
+    for name, result in track_video(predictor, video, task, progress):
+        files.write(name, result_masks(result, apart=not per_object), size)
+        frames += 1
+    shutil.rmtree(out / video.name, ignore_errors=True)
+    os.replace(unfinished, out / video.name)
+    return Record(frames, files.count, files.digest, round(time.monotonic() - start, 2))
+
+
+# many videos ---------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(model: Sam2) -> str:
+    """A hash of a model's weights, names and shapes, whatever their type: the same for the same checkpoint."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(predictor: VideoPredictor, name: str, task: Task) -> dict[str, Any]:
+    """What has a say in the masks: a manifest's ``made_by``."""
+    model = predictor.model
+    return {
+        "model": name,
+        "fingerprint": fingerprint(model),
+        "image_size": list(model.image_size),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "options": predictor.options,
+        "task": asdict(task),
+        "torch": torch.__version__,
+    }
+
+
+class Manifest:
+    """``OUT/manifest.json``: what made the masks, the videos that were asked for, and a record of each finished one.
+
+    Raises ValueError when there is one already and `resume` is false, or when it is of another model, of other options
+    or other videos: masks of two runs are never mixed.
+    """
+
+    def __init__(self, out: Path, made_by: Mapping[str, Any], videos: Sequence[str], *, resume: bool) -> None:
+        self.path = out / "manifest.json"
+        self.document: dict[str, Any] = {"format": FORMAT, "made_by": dict(made_by), "videos": list(videos), "done": {}}
+        if self.path.exists():
+            held = json.loads(self.path.read_text())
+            if not resume:
+                raise ValueError(f"{out} holds the masks of a run already: resume it, or name another folder")
+            for key in ("format", "made_by", "videos"):
+                if held.get(key) != json.loads(json.dumps(self.document[key])):
+                    raise ValueError(f"{self.path} is of another run: {_difference(key, held, self.document)}")
+            self.document["done"] = {name: record for name, record in held["done"].items() if (out / name).is_dir()}
+        self.save()
+
+    @property
+    def waiting(self) -> list[str]:
+        """The videos that are not done, in order."""
+        return [name for name in self.document["videos"] if name not in self.document["done"]]
+
+    def add(self, video: str, record: Record) -> None:
+        self.document["done"][video] = asdict(record)
+        self.save()
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        spare = self.path.with_suffix(".part")
+        spare.write_text(json.dumps(self.document, indent=1) + "\n")
+        os.replace(spare, self.path)
+
+
+def _difference(key: str, held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    was, new = held.get(key), now[key]
+    if isinstance(was, dict) and isinstance(new, dict):
+        return "; ".join(
+            f"{name} was {was.get(name)!r}, is {new[name]!r}" for name in new if was.get(name) != new[name]
+        )
+    if isinstance(was, list) and isinstance(new, list):
+        return f"{len(was)} videos were asked for, now {len(new)}, {len(set(was) ^ set(new))} of them in one only"
+    return f"{key} was {was!r}, is {new!r}"
+
+
+@dataclass(frozen=True)
+class Writers:
+    """Makes the workers of a run: called with a worker's number, it builds a predictor and returns what does a video.
+
+    make: called with the worker's number; picklable, as all of this is, for workers in other processes.
+    """
+
+    make: Callable[[int], VideoPredictor]
+    task: Task
+    out: Path
+    progress: Callable[[str, int, int], None] | None = None
+    """Told a video's name, how many of its frames are done, and how many it has; for one worker, in this process."""
+
+    def __call__(self, number: int) -> Callable[[VideoFolder], Record]:
+        predictor = self.make(number)
+
+        def work(video: VideoFolder) -> Record:
+            told = None if self.progress is None else partial(self.progress, video.name)
+            return write_video(predictor, video, self.task, self.out, told)
+
+        return work
+
+
+def run(
+    engine: Engine,
+    writers: Callable[[int], Callable[[VideoFolder], Record]],
+    videos: Sequence[VideoFolder],
+    manifest: Manifest,
+) -> Iterator[tuple[str, Record]]:
+    """Do what a manifest still lacks, on any engine; each finished video is in the manifest before it is yielded."""
+    waiting = set(manifest.waiting)
+    todo = [video for video in videos if video.name in waiting]
+    for index, record in engine.map(writers, todo):
+        manifest.add(todo[index].name, record)
+        yield todo[index].name, record
