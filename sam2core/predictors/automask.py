@@ -206,6 +206,18 @@ class MaskGenerator:
             yield self._picture(values, plan, report)
             done += clicks
 
+    def tiles(
+        self, source: Any, *, tile: int = 1024, overlap: int | None = None, progress: Progress | None = None
+    ) -> Iterator[AutoMask]:
+        """The masks of a picture of any size, tile by tile and as they are done: `stream_tiles` over `open_raster`.
+
+        Options, crops too, apply to each tile; memory does not depend on the picture's size. `progress` counts tiles.
+        """
+        from sam2core.predictors.rasters import open_raster
+        from sam2core.predictors.tiles import stream_tiles
+
+        return stream_tiles(self.generate, open_raster(source), tile=tile, overlap=overlap, progress=progress)
+
     @torch.inference_mode()
     def _picture(
         self, values: Tensor, plan: Sequence[tuple[Crop, int]], report: Callable[[int], None]

@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import torch
 
 from sam2core.predictors.automask import MaskGenerator
 from tests.parity import oracle
