@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,20 @@ from registry.kinds import KINDS
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+# what importing a stranger's module may raise
+BROKEN = (
+    ImportError,
+    AttributeError,
+    SyntaxError,
+    NameError,
+    TypeError,
+    ValueError,
+    LookupError,
+    OSError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,15 @@ class Components:
             target = importlib.import_module(module)
             for step in attribute.split("."):
                 target = getattr(target, step)
-        except (ImportError, AttributeError) as error:
+        except BROKEN as error:
+            near = (
+                hint(attribute, vars(sys.modules[module]))
+                if isinstance(error, AttributeError) and module in sys.modules
+                else ""
+            )
             raise SpecError(
-                f"{kind} {name!r} of {entry.owner} cannot be had from {entry.target!r}: {type(error).__name__}: {error}"
+                f"{kind} {name!r} of {entry.owner} cannot be had from {entry.target!r}: "
+                f"{type(error).__name__}: {error}{near}"
             ) from error
         return target
 

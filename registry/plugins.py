@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ import pluggy
 import sam2core.hooks
 from registry import builtin
 from registry.components import Components
-from registry.errors import hint
+from registry.errors import hint, nearest
 from registry.spec import Specs
 from sam2core.hooks import PROJECT
 
@@ -101,7 +103,7 @@ class Zoo:
         self.manager.subset_hook_caller(hook, others)(**arguments)
 
     def _failed(self, record: PluginRecord, error: BaseException) -> None:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = " ".join(f"{type(error).__name__}: {error}{_where(error)}{_advice(error)}".split())
         self._records[record.name] = replace(record, status="failed", error=text)
         logger.warning("plugin %r (%s) failed: %s", record.name, record.owner, text)
         logger.debug("plugin %r failed here", record.name, exc_info=error)
@@ -134,13 +136,14 @@ class Zoo:
         self.components, self.specs = components, specs
         self._records[record.name] = replace(record, provides=tuple(provides))
 
-    def _offer(self, record: PluginRecord, load: Callable[[], object]) -> None:
+    def _offer(self, record: PluginRecord, load: Callable[[], object], requires: Iterable[str]) -> None:
         """Admit a stranger's plugin, or record why not."""
         holder = self._records.get(record.name)
         try:
             if holder is not None:
                 record = replace(record, name=f"{record.name} of {record.owner}")
                 raise ValueError(f"a plugin called {holder.name!r} is already offered by {holder.owner}")
+            _check_version(record, requires)
             self._admit(record, load())
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- a stranger's code: recorded, never fatal
             if self.manager.has_plugin(record.name):
@@ -169,11 +172,73 @@ def discover(
             zoo._records.setdefault(record.name, replace(record, status="off"))
             continue
         met.add(point.name)
-        zoo._offer(record, point.load)
+        zoo._offer(record, point.load, (point.dist.requires if point.dist is not None else None) or ())
+    known = sorted({*zoo._records, *met})
     for name in sorted((names or set()) - met - {PROJECT}):
         record = PluginRecord(name, "", "", "ok")
-        zoo._failed(record, LookupError("named in SAM2CORE_PLUGINS, but no installed distribution offers it"))
+        words = f"named in SAM2CORE_PLUGINS, but no installed distribution offers it{hint(name, known)}"
+        zoo._failed(record, LookupError(words))
     return zoo
+
+
+def stray() -> list[str]:
+    """Entry points that were probably meant for us and are in a group that nobody reads, one sentence each."""
+    every = importlib.metadata.distributions()
+    found = {(point.group, f"{one.name} {one.version}") for one in every for point in one.entry_points}
+    return [
+        f"{owner} has entry points in the group {group!r}, which nobody reads; ours is {PROJECT!r}: "
+        f"[project.entry-points.{PROJECT}] in its pyproject.toml"
+        for group, owner in sorted(found)
+        if group != PROJECT and (group.startswith(PROJECT) or _letters(group) == PROJECT or nearest(group, [PROJECT]))
+    ]
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
+class IncompatibleVersion(ValueError):
+    """A plugin whose metadata asks for another version of this distribution than the one that is here."""
+
+
+def _check_version(record: PluginRecord, requires: Iterable[str]) -> None:
+    """Raise IncompatibleVersion unless this version is one the plugin's own dependencies allow."""
+    for line in requires:
+        if not re.match(rf"{PROJECT}\b", line, re.IGNORECASE):
+            continue
+        from packaging.requirements import Requirement
+
+        need = Requirement(line)
+        if need.name.lower() != PROJECT or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
+            continue
+        if not need.specifier.contains(_own_version(), prereleases=True):
+            raise IncompatibleVersion(
+                f"it needs {PROJECT}{need.specifier}, and {_own_version()} is installed: "
+                f"pip install '{PROJECT}{need.specifier}', or another version of {record.distribution}"
+            )
+
+
+_OURS = tuple(str(Path(package).resolve().parent) for package in (__file__, sam2core.hooks.__file__, pluggy.__file__))
+
+
+def _where(error: BaseException) -> str:
+    """The place in a stranger's file where it went wrong, or nothing when that is not in one."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith("<") or "importlib" in Path(frame.filename).parts:
+            continue
+        if str(Path(frame.filename).resolve()).startswith(_OURS):
+            return ""
+        return f" ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about the commonest failure, or nothing."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not _where(error):
+        return "; the plugin's entry point names a module that is not installed: its name is misspelled, or it is gone"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"; a package it needs is not installed: install what brings {error.name.partition('.')[0]!r}"
+    return ""
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:

@@ -10,9 +10,12 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from registry.plugins import PluginRecord
 
 BROKEN = (ImportError, OSError, RuntimeError, AttributeError)  # what importing a package that does not fit raises
 
@@ -125,13 +128,30 @@ def _extras(facts: dict[str, Any], problems: list[str]) -> None:
 
 
 def _plugins(facts: dict[str, Any], problems: list[str]) -> None:
-    from registry.plugins import current
+    from registry.plugins import current, stray
 
     facts["plugins"] = []
     for record in current().records:
         facts["plugins"].append(f"{record.name} ({record.owner}): {record.status}")
         if record.status == "failed":
             problems.append(f"plugin {record.name} ({record.owner}) failed: {record.error}")
+        problems += _parts(record)
+    problems += [f"a plugin is not found: {words}" for words in stray()]
+
+
+def _parts(record: PluginRecord) -> list[str]:
+    """The parts that a plugin names and that cannot be imported, one sentence each."""
+    from registry.plugins import current
+    from sam2core.hooks import PROJECT
+
+    broken = []
+    for kind, _, name in (entry.partition(":") for entry in record.provides if record.name != PROJECT):
+        if kind != "spec":
+            try:
+                current().components.resolve(kind, name)
+            except ValueError as error:
+                broken.append(str(error))
+    return broken
 
 
 def _weights(facts: dict[str, Any], problems: list[str]) -> None:

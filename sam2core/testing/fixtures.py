@@ -85,12 +85,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     monkeypatch.delenv("SAM2CORE_PLUGINS", raising=False)
     monkeypatch.delenv("SAM2CORE_STRICT_PLUGINS", raising=False)
 
+    every = importlib.metadata.distributions
+
     def entry_points(**params: Any) -> importlib.metadata.EntryPoints:
-        found = importlib.metadata.distributions(path=[str(site)])
-        every = [point for distribution in found for point in distribution.entry_points]
-        return importlib.metadata.EntryPoints(every).select(**params)
+        found = every(path=[str(site)])
+        return importlib.metadata.EntryPoints(p for one in found for p in one.entry_points).select(**params)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **context: every(path=[str(site)]))
     fixture = Installed(site, monkeypatch)
     fixture.again()
     yield fixture
