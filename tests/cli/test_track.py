@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from registry.cli.track import KINDS, Prompts, gone, legs, split
+from registry.cli.job import gone, legs
+from registry.cli.output import KINDS, split
+from registry.cli.prompts import Prompts
 from sam2core.ops import rle
 from sam2core.predictors import frames as frames_module
 from sam2core.predictors.session import FrameResult, VideoSession
@@ -258,7 +260,7 @@ def test_a_second_interruption_stops_at_once(track, clip, tmp_path, interrupt, m
 
 def test_a_killed_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
     """What SIGKILL leaves: a document with .part, more frames in it than the session knows, a line that breaks off."""
-    monkeypatch.setattr("registry.cli.track.CHECKPOINT", 0.0)
+    monkeypatch.setattr("registry.cli.job.CHECKPOINT", 0.0)
     saved = []
 
     def save(self, path, keep=VideoSession.save):
@@ -499,7 +501,7 @@ def test_masks_at_the_videos_size_a_few_at_a_time(monkeypatch):
     logits = torch.randn(5, 12, 16)
     result = FrameResult(0, tuple("abcde"), logits, torch.ones(5), torch.ones(5), (HEIGHT, WIDTH))
     masks, numbers = split(result, list("edcba"))
-    monkeypatch.setattr("registry.cli.track.CHUNK", HEIGHT * WIDTH * 2)
+    monkeypatch.setattr("registry.cli.output.CHUNK", HEIGHT * WIDTH * 2)
     again = split(result, list("edcba"))
     np.testing.assert_array_equal(masks, again[0])
     np.testing.assert_array_equal(numbers, again[1])

@@ -1,0 +1,109 @@
+"""Talking on stderr and listening to the keyboard while something long runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+
+class Say:
+    """Lines on stderr, and one that is written over again."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._over = 0
+
+    def __call__(self, text: str, *, always: bool = False) -> None:
+        if always or not self.quiet:
+            self.over("")
+            click.echo(text, err=True)
+
+    def over(self, text: str) -> None:
+        """Replace the line that `over` wrote; on terminals only."""
+        if text or self._over:
+            sys.stderr.write("\r" + text.ljust(self._over) + ("" if text else "\r"))
+            sys.stderr.flush()
+        self._over = len(text)
+
+
+class Bar:
+    """How far it is and how fast: a bar on a terminal, a line now and then elsewhere."""
+
+    EVERY, LINES = 0.1, 15.0
+
+    def __init__(self, say: Say, label: str, total: int | None, done: int) -> None:
+        self.say, self.label, self.total, self.first, self.done = say, label, total, done, done
+        self.begun = self.shown = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def update(self, done: int) -> None:
+        self.done = done
+        now = time.monotonic()
+        if not self.say.quiet and now - self.shown >= (self.EVERY if self.live else self.LINES):
+            self.shown = now
+            (self.say.over if self.live else self.say)(self._text(now))
+
+    def _text(self, now: float) -> str:
+        rate = (self.done - self.first) / max(now - self.begun, 1e-6)
+        text = f"{self.label} {self.done}" + ("" if self.total is None else f"/{self.total}") + f"  {rate:.2f} frames/s"
+        if not self.total:
+            return text
+        left = round((self.total - self.done) / max(rate, 1e-6))
+        filled = round(24 * self.done / self.total)
+        bar = f"  [{'#' * filled}{'-' * (24 - filled)}]" if self.live else ""
+        return f"{text}{bar}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self.begun
+        count = self.done - self.first
+        self.say(f"{self.label}: {count} frames in {seconds:.1f} s, {count / max(seconds, 1e-6):.2f} frames/s")
+
+
+class Patience:
+    """Lets the frame at hand be finished when somebody interrupts; the second time, at once."""
+
+    def __init__(self, say: Say, promise: str = "stopping after this frame; Ctrl-C again to stop at once") -> None:
+        self.say, self.promise = say, promise
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Patience:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say(self.promise)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt when somebody has asked to stop."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def listen(self) -> None:
+        """Take q and Enter for a request to stop."""
+        if not sys.stdin.isatty():
+            return
+
+        def wait() -> None:
+            for line in sys.stdin:
+                if line.strip().lower() in ("q", "quit"):
+                    self.asked = True
+                    return
+
+        threading.Thread(target=wait, name="keys", daemon=True).start()
