@@ -31,7 +31,7 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     return Sam2(
         backbone=backbone,
         neck=make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim),
-        prompt_encoder=PromptEncoder(spec.dim, size),
+        prompt_encoder=call("prompt_encoder", PromptEncoder, spec.prompt_encoder, dim=spec.dim, image_size=size),
         mask_decoder=make("mask_decoder", spec.mask_decoder, dim=spec.dim),
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),

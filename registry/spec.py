@@ -68,7 +68,7 @@ class ModelSpec:
 
     image_size    [height, width] in pixels, multiples of 32
     dim           width of the maps and tokens; `memory_dim` that of a memory
-    backbone ...  the parts: {type: name, **options}
+    backbone ...  the parts: {type: name, **options}; `memory_readout` and `prompt_encoder` have options and no type
     predictors    per task, the defaults of the predictor's options
     parameters    how many numbers the state dict holds, as recorded; None when nobody recorded it
     """
@@ -84,6 +84,7 @@ class ModelSpec:
     memory_attention: dict[str, Any]
     memory_policy: dict[str, Any]
     memory_readout: dict[str, Any] = field(default_factory=dict)
+    prompt_encoder: dict[str, Any] = field(default_factory=dict)
     multimask: MultimaskSpec = MultimaskSpec()
     predictors: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: WeightsSpec | None = None
