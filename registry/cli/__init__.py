@@ -18,8 +18,8 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 
-VERBS = ("segment", "track", "train", "evaluate", "models", "show", "convert", "download", "plugins", "doctor")
-EXTRAS = {"video": ("av",)}  # extra -> the modules it brings
+VERBS = ("segment", "automask", "track", "train", "evaluate", "models", "show", "convert", "download", "plugins", "doctor")
+EXTRAS = {"video": ("av",), "raster": ("tifffile",), "baselines": ("cv2", "skimage")}  # extra -> the modules it brings
 
 
 class Failure(click.ClickException):
@@ -136,6 +136,7 @@ def main() -> None:
 
     \b
     sam2core segment photo.jpg --point 300,130        one click, one object
+    sam2core automask photo.jpg                       everything in it
     sam2core track clip.mp4 --point 0:300,130         the same, followed through a video
     sam2core models                                   what can be used
 
