@@ -18,7 +18,19 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 
-VERBS = ("segment", "automask", "track", "train", "evaluate", "models", "show", "convert", "download", "plugins", "doctor")
+VERBS = (
+    "segment",
+    "automask",
+    "track",
+    "train",
+    "evaluate",
+    "models",
+    "show",
+    "convert",
+    "download",
+    "plugins",
+    "doctor",
+)
 EXTRAS = {"video": ("av",), "raster": ("tifffile",), "baselines": ("cv2", "skimage")}  # extra -> the modules it brings
 
 

@@ -1,0 +1,91 @@
+"""Track everything: automatic masks of key frames start objects of a video session, and newcomers join later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam2core.predictors.automask import AutoMask, MaskGenerator
+from sam2core.predictors.session import FrameResult, VideoSession
+
+Progress = Callable[[int, "int | None"], None]
+
+
+def track_everything(
+    session: VideoSession,
+    generator: MaskGenerator,
+    *,
+    every: int = 30,
+    stop: int | None = None,
+    same: float = 0.5,
+    covered: float = 0.7,
+    min_area: float = 0.0005,
+    max_objects: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[FrameResult]:
+    """Follow all that `generator` finds in a video, frame by frame from the first, without a prompt.
+
+    On every `every`-th frame the masks found are compared with the objects followed so far. One that has an IoU of
+    `same` or more with an object, or lies by a share of `covered` within objects, is that object or a part of it; one
+    smaller than `min_area` of the picture is left out. The others start new objects, numbered from 1 in the order they
+    were found, up to `max_objects`; nested masks give one object, the one with the best estimate. Objects that the
+    session has already are followed along. `progress(done, total)` counts frames. Results come one per frame; the
+    generator can be closed at any time. Raises ValueError for a live session and for numbers out of range.
+    """
+    if session.source is None:
+        raise ValueError("a live session has no frames to look through; open the video itself")
+    if every < 1 or max_objects < 1:
+        raise ValueError(f"every and max_objects are 1 or more, not {every} and {max_objects}")
+    for name, share in (("same", same), ("covered", covered), ("min_area", min_area)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, not {share}")
+    end = session.length if stop is None else stop if session.length is None else min(stop, session.length)
+    frame = 0
+    while frame != end and (end is not None or session.source.has(frame)):
+        result = None
+        if session.tracks:
+            result = next(iter(session.propagate(frame, frame + 1)))
+        if frame % every == 0 and len(session.tracks) < max_objects:
+            smallest = min_area * session.size[0] * session.size[1]
+            found = [mask for mask in generator.generate(session.source[frame]) if mask.area > smallest]
+            known = [] if result is None else [mask.cpu() for mask in result.masks.values()]
+            for mask in newcomers(found, known, same=same, covered=covered)[: max_objects - len(session.tracks)]:
+                result = session.prompt(frame, _next_id(session), mask=mask)
+        if progress is not None:
+            progress(frame + 1, end)
+        yield session.result(frame) if result is None else result
+        frame += 1
+
+
+def newcomers(found: Sequence[AutoMask], known: Sequence[Tensor], *, same: float, covered: float) -> list[np.ndarray]:
+    """The masks (H, W) that are neither one of the `known` ones nor a part of them, nor of a newcomer before them.
+
+    Those with the best estimates come first.
+    """
+    taken = [mask.bool() for mask in known]
+    chosen: list[np.ndarray] = []
+    for mask in sorted(found, key=lambda mask: -mask.iou):
+        inside = torch.from_numpy(mask.mask)
+        area = int(inside.sum())
+        if not area or _is_known(inside, area, taken, same, covered):
+            continue
+        taken.append(inside)
+        chosen.append(inside.numpy())
+    return chosen
+
+
+def _is_known(inside: Tensor, area: int, taken: Sequence[Tensor], same: float, covered: float) -> bool:
+    together = torch.zeros_like(inside)
+    for other in taken:
+        shared = int((inside & other).sum())
+        if shared and shared / (area + int(other.sum()) - shared) >= same:
+            return True
+        together |= other
+    return int((inside & together).sum()) / area >= covered
+
+
+def _next_id(session: VideoSession) -> int:
+    return max((id for id in session.tracks if isinstance(id, int)), default=0) + 1
