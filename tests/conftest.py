@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from sam2core.testing.fixtures import installed, isolated_registry  # noqa: F401
 
 # Before anything discovers: what else is installed here must not change a test.
 os.environ["SAM2CORE_PLUGINS"] = ""
@@ -49,63 +47,3 @@ def _seed() -> None:
     import torch
 
     torch.manual_seed(0)
-
-
-class Installed:
-    """A folder on sys.path with hand-written distributions, and the records and zoo that discovery makes of it."""
-
-    def __init__(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.site = site
-        self.monkeypatch = monkeypatch
-        self.plugins = importlib.import_module("registry.plugins")  # `registry.plugins` itself is the function
-
-    def __call__(
-        self,
-        name: str,
-        files: Mapping[str, str],
-        points: Mapping[str, str] | None = None,
-        *,
-        version: str = "0.3",
-    ) -> None:
-        """Write a distribution: its files by path, its entry points by name (default: the name to the first module)."""
-        for path, text in files.items():
-            file = self.site / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        module = next(iter(files)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        info = self.site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        lines = [f"{point} = {target}" for point, target in (points or {name: module}).items()]
-        (info / "entry_points.txt").write_text("\n".join(["[sam2core]", *lines, ""]))
-        self.again()
-
-    def again(self) -> None:
-        """Forget what was discovered."""
-        importlib.invalidate_caches()
-        self.monkeypatch.setattr(self.plugins, "_zoo", None)
-
-    def record(self, name: str) -> Any:
-        """The record of the plugin called `name`."""
-        return {record.name: record for record in self.plugins.current().records}[name]
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
-    site = tmp_path / "site"
-    site.mkdir()
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.delenv("SAM2CORE_PLUGINS")
-
-    def entry_points(*, group: str) -> list[importlib.metadata.EntryPoint]:
-        found = importlib.metadata.distributions(path=[str(site)])
-        return [point for distribution in found for point in distribution.entry_points if point.group == group]
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-    fixture = Installed(site, monkeypatch)
-    fixture.again()
-    yield fixture
-    for name in set(sys.modules) - before:
-        if str(site) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]

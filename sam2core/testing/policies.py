@@ -36,14 +36,14 @@ def examine_policy(examination: Examination, policy: Any, slots: int = SLOTS) ->
                 for frame, recalled, *_ in _track(policy, 1, frames, backwards=backwards, length=length):
                     if taken := [slot for slot, _ in recalled if slot >= slots]:
                         raise Found(f"slot {taken[0]} on frame {frame}; the readout has slots 0 to {slots - 1}")
+    with examination.rule("determinism", "the same object in the same video is tracked in the same way"):
+        _equal(list(_track(policy, 1, frames)), list(_track(policy, 1, frames)), "when tracked once more")
     wants = f"what `recall` reads of the trail lies within `horizon` ({policy.horizon}) frames: the rest is dropped"
     with examination.rule("horizon", wants):
         for backwards in (False, True):
             whole = list(_track(policy, 1, frames, backwards=backwards, trim=False))
             trimmed = list(_track(policy, 1, frames, backwards=backwards, trim=True))
             _equal(whole, trimmed, "once the bank was trimmed to the horizon")
-    with examination.rule("determinism", "the same object in the same video is tracked in the same way"):
-        _equal(list(_track(policy, 1, frames)), list(_track(policy, 1, frames)), "when tracked once more")
     wants = "objects do not see each other: all that lasts is in the state that `start` gives, and in the bank"
     with examination.rule("state isolation", wants):
         alone = list(_track(policy, 1, frames))
