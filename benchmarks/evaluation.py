@@ -1,16 +1,16 @@
 """How good the masks are: a model and simple methods, on the same photographs and clicks, and on a clip.
 
     python benchmarks/evaluation.py baselines DATA      GrabCut, random walker, flood fill, disc; copied masks, flow
-    python benchmarks/evaluation.py model DATA          the model, then the others on the model's clicks
-    python benchmarks/evaluation.py report              table, plot and the ten worst, from what was measured
+    python benchmarks/evaluation.py model DATA          the model, and the others on the model's clicks
+    python benchmarks/evaluation.py report DATA         tables, plot and the ten worst, from what was measured
     python benchmarks/evaluation.py tune DATA           the settings of the baselines, on training photographs
 
-DATA holds ``bsds500_val``, ``coco128_panoptic``, ``ccp_clothing`` and ``pumavos_samples``. Everything can be interrupted
-and goes on where it stopped: what is measured is kept in ``benchmarks/results/evaluation_*.json``, of each method apart,
-and measured again only when the method's settings or the model's weights changed.
+DATA holds ``bsds500_val``, ``coco128_panoptic``, ``ccp_clothing`` and ``pumavos_samples``. Everything can be
+interrupted and goes on where it stopped: measurements are kept in ``benchmarks/results/evaluation_*.json``, of each
+method apart, and made again only when the method's settings or the model's weights changed.
 
-Protocol: regions of 0.5 to 60 % of the picture, at most ``--objects`` a picture, one annotator drawn; the first click in
-the middle of the region, each further one in the middle of the largest error of the method's own answer.
+Protocol: regions of 0.5 to 60 % of the picture, at most ``--objects`` a picture, one annotator drawn; the first click
+in the middle of the region, each further one in the middle of the largest error of the method's own answer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -27,12 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from sam2core.evaluation import baselines, clicks
-from sam2core.evaluation.clicks import Sample
-from sam2core.evaluation.metrics import iou
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.evaluation_report import report  # noqa: E402
+from sam2core.evaluation import baselines, clicks  # noqa: E402
+from sam2core.evaluation.clicks import Click, Sample  # noqa: E402
+from sam2core.evaluation.datasets import VideoFolder, video_folders  # noqa: E402
+from sam2core.evaluation.metrics import iou  # noqa: E402
+from sam2core.evaluation.scoring import Scores, score  # noqa: E402
+from sam2core.evaluation.vos import MaskFiles, Task, fingerprint, write_video  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
 CLICKS, MANY, COUNTS = 8, 20, (1, 3, 8)
 METHODS: dict[str, Any] = {
     "constant disc": baselines.ConstantDisc(),
@@ -40,7 +49,6 @@ METHODS: dict[str, Any] = {
     "GrabCut": baselines.GrabCut(),
     "random walker": baselines.RandomWalker(),
 }
-BOXED = "GrabCut"
 
 
 def sets(data: Path, objects: int) -> dict[str, Callable[[], Iterable[Sample]]]:
@@ -106,43 +114,198 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[str, int, Sample]]:
             yield name, number, sample
 
 
-def measure_baselines(options: argparse.Namespace) -> None:
-    """Every baseline on its own clicks, and GrabCut from boxes."""
-    import cv2
+def follow(
+    store: Store, method: str, settings: str, segmenter: Any, each: tuple[str, int, Sample], options: Any
+) -> None:
+    """A method on one photograph: its own clicks on every region, and its box and oracle where it has them."""
+    name, number, sample = each
+    held = store.method(method, settings).setdefault(name, {}).setdefault(sample.name, {})
+    answers = None
+    for index, truth in enumerate(sample.masks):
+        key = object_key(truth)
+        many = index == 0 and number < options.many and name == "bsds500_val"
+        wanted = MANY if many else options.clicks
+        if key in held and len(held[key]["iou"]) >= wanted:
+            continue
+        answers = answers or segmenter.look(sample.image)
+        found = session_of(answers, truth, wanted)
+        box = clicks.box_of(truth)
+        if isinstance(segmenter, baselines.GrabCut):
+            found["box"] = round(iou(segmenter.box(sample.image, box), truth), 4)
+        if isinstance(answers, clicks.EncodedImage):
+            found["box"] = round(iou(answers.box(box), truth), 4)
+            offered = answers.candidates(clicks.first_click(truth))
+            found["oracle"] = round(max(iou(mask, truth) for mask in offered), 4)
+        held[key] = found
+    store.save()
+    if number % 10 == 9:
+        say(f"{name} {number + 1} {method}")
 
-    cv2.setNumThreads(1)
+
+def measure_baselines(options: argparse.Namespace) -> None:
+    """Every baseline on its own clicks, GrabCut from boxes too, and those for the clip."""
     store = Store(RESULTS / "evaluation_baselines.json")
-    for name, number, sample in chosen(options):
+    clip_baselines(store, options)
+    for each in chosen(options):
         for method, segmenter in METHODS.items():
-            held = store.method(method, repr(segmenter)).setdefault(name, {}).setdefault(sample.name, {})
-            count = MANY if number < options.many and name == "bsds500_val" else options.clicks
-            answers = None
-            for index, truth in enumerate(sample.masks):
-                key = object_key(truth)
-                wanted = count if index == 0 else options.clicks
-                if key in held and len(held[key]["iou"]) >= wanted:
-                    continue
-                answers = answers or segmenter.look(sample.image)
-                held[key] = session_of(answers, truth, wanted)
-                if method == BOXED:
-                    held[key]["box"] = round(iou(segmenter.box(sample.image, clicks.box_of(truth)), truth), 4)
-        store.save()
-        if number % 10 == 9:
-            say(f"{name} {number + 1}")
+            follow(store, method, repr(segmenter), segmenter, each, options)
     store.save(force=True)
+
+
+def measure_model(options: argparse.Namespace) -> None:
+    """The model on its own clicks, boxes and the clip; then the baselines on the clicks that the model asked for."""
+    import registry
+
+    tool = registry.predictor(options.model, "image", weights=options.weights)
+    settings = fingerprint(tool.model)[:16]
+    store = Store(model_file(options.model))
+    clip_model(store, settings, options)
+    segmenter = clicks.PredictorSegmenter(tool)
+    for each in chosen(options):
+        follow(store, options.model, settings, segmenter, each, options)
+    store.save(force=True)
+    if options.replay:
+        for name, number, sample in chosen(options):
+            said = store.method(options.model, settings)[name][sample.name]
+            for method, baseline in METHODS.items():
+                of_model = f"{method}, clicks of the model"
+                held = (
+                    store.method(of_model, f"{baseline!r} {settings}").setdefault(name, {}).setdefault(sample.name, {})
+                )
+                missing = [truth for truth in sample.masks if object_key(truth) not in held]
+                answers = baseline.look(sample.image) if missing else None
+                for truth in missing:
+                    words = [Click(x, y, bool(on)) for x, y, on in said[object_key(truth)]["clicks"]]
+                    found = clicks.replay(answers, truth, words, COUNTS)
+                    held[object_key(truth)] = {"at": dict(zip(map(str, COUNTS), rounded(found)))}
+            store.save()
+            if number % 10 == 9:
+                say(f"{name} {number + 1}, clicks of the model")
+    store.save(force=True)
+
+
+def model_file(model: str) -> Path:
+    return RESULTS / f"evaluation_{Path(model).stem}.json"
+
+
+# the clip ------------------------------------------------------------------------------------------------------------
+
+
+def clip_of(options: argparse.Namespace) -> VideoFolder:
+    return video_folders(options.data / "pumavos_samples" / "example_videos" / "chair")[0]
+
+
+def clip_entry(store: Store, method: str, prompt: str, settings: str, make: Callable[[Path], int], video: VideoFolder):
+    """Make the masks of the clip in a folder, score them as DAVIS does, and keep it; nothing when that is done."""
+    held = store.document.setdefault("clips", {}).setdefault(method, {})
+    if held.get(prompt, {}).get("settings") == settings:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        frames = make(Path(folder))
+        seconds = (time.perf_counter() - start) / frames
+        found = [one for _, objects in score(video.masks.path.parent, folder, protocol="davis") for one in objects]
+    overall = Scores("davis", tuple(found)).overall()
+    held[prompt] = {"settings": settings, "overall": overall, "seconds": round(seconds, 4), "frames": frames}
+    store.save(force=True)
+    say(f"{video.name}, {method}, {prompt}: J&F {100 * overall['J&F-Mean']:.1f}")
+
+
+def clip_baselines(store: Store, options: argparse.Namespace) -> None:
+    """Copied and flowing masks: from the true first mask, and from what the still methods make of a click and a box."""
+    video = clip_of(options)
+    frames = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
+    truth = video.masks.read(video.frames[0].stem)
+    walker, cut = METHODS["random walker"], METHODS["GrabCut"]
+    for prompt in ("mask", "click", "box"):
+        settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
+        for name, method in (("first mask, copied", baselines.CopyFirstMask()), ("DIS flow", baselines.FlowWarp())):
+
+            def make(folder: Path, prompt: str = prompt, method: Any = method) -> int:
+                first = dict(truth)
+                for number, mask in truth.items():
+                    if prompt == "click":
+                        first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
+                    if prompt == "box":
+                        first[number] = cut.box(frames[0], clicks.box_of(mask))
+                files = MaskFiles(folder / video.name, None)
+                for path, masks in zip(video.frames, method.follow(frames, first)):
+                    files.write(path.stem, masks, frames[0].shape[:2])
+                return len(frames)
+
+            clip_entry(store, name, prompt, settings, make, video)
+
+
+def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None:
+    import registry
+
+    video = clip_of(options)
+    tool = registry.predictor(options.model, "video", weights=options.weights)
+    for prompt in ("mask", "click", "box"):
+
+        def make(folder: Path, prompt: str = prompt) -> int:
+            return write_video(tool, video, Task(prompt), folder).frames
+
+        clip_entry(store, options.model, prompt, settings, make, video)
+
+
+# tuning --------------------------------------------------------------------------------------------------------------
+
+
+def training_photographs(data: Path) -> list[Sample]:
+    """50 of them with one region each: every fourth of COCO's train half, 25 of CCP without its last 100."""
+    coco = clicks.coco_samples(data / "coco128_panoptic", split="train", most=1, seed=7)
+    samples = list(islice(coco, 0, 100, 4))
+    root = data / "ccp_clothing"
+    paths = sorted((root / "images").iterdir())[:-100]
+    for index in range(0, len(paths), len(paths) // 25):
+        labels = np.asarray(Image.open(root / "labels" / f"{paths[index].stem}.png"))
+        masks = clicks.regions_of(labels, most=1, generator=np.random.default_rng([7, index]))
+        if len(masks) and len(samples) < 50:
+            samples.append(Sample(np.array(Image.open(paths[index]).convert("RGB")), masks, paths[index].name))
+    return samples
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Every setting on the same 50 training photographs, three clicks; the one with the best mean is taken."""
+    samples = training_photographs(options.data)
+    tried: list[Any] = [baselines.ConstantDisc(radius) for radius in (0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3, 0.4)]
+    tried += [baselines.FloodFill(tolerance) for tolerance in (4, 8, 12, 16, 24, 32)]
+    tried += [baselines.RandomWalker(beta) for beta in (90, 130, 300, 1000)]
+    tried += [baselines.GrabCut(radius) for radius in (0.1, 0.2, 0.35, 0.5)]
+    path = RESULTS / "evaluation_tuning.json"
+    held: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+    for method in tried:
+        if repr(method) not in held:
+            scores = [one for sample in samples for one in clicks.follow(method, sample, clicks=3)]
+            held[repr(method)] = rounded(np.mean(scores, axis=0))
+            path.write_text(json.dumps(held, indent=1) + "\n")
+            say(f"{method!r}: {held[repr(method)]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["baselines"])
-    parser.add_argument("data", type=Path, nargs="?")
+    tasks = {"baselines": measure_baselines, "model": measure_model, "report": report, "tune": tune}
+    parser.add_argument("task", choices=tasks)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="sam2core_nano")
+    parser.add_argument("--weights", default=True, help="other weights of the model, a file")
     parser.add_argument("--sets", nargs="*", help="only these sets of photographs")
     parser.add_argument("--images", type=int, help="only the first so many photographs of each set")
     parser.add_argument("--objects", type=int, default=3, help="regions a photograph at most")
-    parser.add_argument("--many", type=int, default=25, help="photographs whose first region gets 20 clicks, for NoC")
     parser.add_argument("--clicks", type=int, default=CLICKS, help="clicks on a region")
+    parser.add_argument("--many", type=int, default=25, help="photographs of BSDS whose first region gets 20 clicks")
+    parser.add_argument("--no-replay", dest="replay", action="store_false", help="baselines on their own clicks alone")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--private", type=Path, help="a folder for the ten worst of all sets, not to be passed on")
     options = parser.parse_args()
-    measure_baselines(options)
+    import cv2
+    import torch
+
+    cv2.setNumThreads(options.threads)
+    torch.set_num_threads(options.threads)
+    RESULTS.mkdir(exist_ok=True)
+    tasks[options.task](options)
 
 
 if __name__ == "__main__":

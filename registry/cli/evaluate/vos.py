@@ -53,6 +53,7 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
 
     if options["subset"] and options["videos"]:
         raise click.UsageError("--subset and --video exclude each other")
+    root = root.resolve()  # workers elsewhere do not start in this folder
     names = list(options["videos"]) or listed(root, options["subset"])
     videos = video_folders(root, names)
     protocol = protocol or ("sav" if videos[0].masks.per_object else "davis")

@@ -1,0 +1,85 @@
+"""The engine on a Ray of this machine: the contract, the command line, the same files as without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from click.testing import CliRunner
+from PIL import Image
+from sam2core_ray.engine import RayEngine
+
+from registry.cli import main
+from sam2core.testing import check
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_the_contract():
+    check("engine", RayEngine(workers=2))
+
+
+def test_it_is_registered():
+    import registry
+
+    assert "ray" in registry.components("engine")
+    assert [record.status for record in registry.plugins() if record.name == "ray"] == ["ok"]
+
+
+def test_an_item_that_kills_every_worker_ends_the_run():
+    def dying(number):
+        return lambda item: os._exit(7)
+
+    with pytest.raises(ChildProcessError, match=r"2 workers died over item 0 \(a\)"):
+        list(RayEngine(workers=1, attempts=2).map(dying, ["a"]))
+    with pytest.raises(ValueError, match="1 or more, not 0 and 3"):
+        RayEngine(workers=0)
+
+
+def test_an_error_in_preparing_is_told():
+    def broken(number):
+        raise FileNotFoundError("no such weights")
+
+    with pytest.raises(FileNotFoundError, match="no such weights"):
+        list(RayEngine(workers=2).map(broken, [1, 2]))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for video in ("a", "b", "c"):
+        for frame in range(3):
+            for kind in ("JPEGImages", "Annotations"):
+                (root / kind / video).mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng([frame, ord(video)]).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(root / "JPEGImages" / video / f"{frame:05d}.jpg")
+            ids = np.zeros(SIZE, np.uint8)
+            ids[5:25, 5 + frame : 30 + frame] = 1
+            Image.fromarray(ids).save(root / "Annotations" / video / f"{frame:05d}.png")
+    return root
+
+
+def test_the_union_is_the_run_on_one_machine(data, tmp_path):
+    done = {}
+    # the embedded weights: random ones would differ from worker to worker
+    for engine, workers in (("local", 1), ("ray", 2)):
+        out = tmp_path / engine
+        words = ["evaluate", "vos", data, "-o", out, "--model", "sam2core_nano", "--image-size", 128, "--device", "cpu"]
+        words += ["--engine", engine, "--workers", workers, "--threads", 1]
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        manifest = json.loads((out / "manifest.json").read_text())
+        done[engine] = {name: record["sha256"] for name, record in manifest["done"].items()}
+        done[engine]["scores"] = json.loads((out / "scores.json").read_text())
+    assert done["ray"] == done["local"] and set(done["ray"]) == {"a", "b", "c", "scores"}
