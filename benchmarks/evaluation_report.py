@@ -23,7 +23,7 @@ Found = Mapping[str, Mapping[str, Mapping[str, Any]]]  # image -> object -> what
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write ``evaluation_MODEL.md`` and ``.png``, and ``evaluation_MODEL_worst.jpg`` of photographs that may be shown."""
+    """Write ``evaluation_MODEL.md``, ``.png``, and ``_worst.jpg`` of photographs that may be shown."""
     results = Path(__file__).parent / "results"
     stem = f"evaluation_{Path(options.model).stem}"
     simple = _read(results / "evaluation_baselines.json")
@@ -51,11 +51,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _words(model: bool) -> list[str]:
     who = "the model and simple methods" if model else "simple methods (the model was not measured yet)"
     return [
-        f"Mean IoU of {who} on the same regions; each method is clicked where its own answer is most wrong. In brackets",
-        "the 95 % interval, resampled over photographs. *box*: IoU from the tight box of the true mask. *best of 3*: the",
-        "best of the model's three masks after one click, chosen by an oracle; not comparable with the other columns.",
-        "*NoC*: clicks to an IoU of 0.80 or 0.90, at most 20, on the first region of BSDS's first photographs. Seconds are",
-        "one thread's, measured on a busy machine. Regions are those that all methods have been measured on.",
+        f"Mean IoU of {who} on the same regions, those that all methods were measured on;",
+        "each is clicked where its own answer is most wrong. In brackets the 95 % interval, resampled over photographs.",
+        "*box*: from the tight box of the true mask. *best of 3*: the best of the model's three masks after one click,",
+        "chosen by an oracle, not comparable with the other columns. *NoC*: clicks to an IoU of 0.80 or 0.90, at most",
+        "20, on the first region of BSDS's first photographs. Seconds are one thread's, measured on a busy machine.",
         "",
     ]
 
@@ -96,7 +96,9 @@ def _table(name: str, found: Mapping[str, Found]) -> list[str]:
         row = [method, *(_cell(_scores(one, places, lambda what, at=count: what["iou"][at - 1])) for count in COUNTS)]
         for extra in ("box", "oracle"):
             row.append(
-                _cell(_scores(one, places, lambda what, key=extra: what[key])) if _has(one, places, extra) else ""
+                _cell(_scores(one, places, lambda what, key=extra: what[key]))
+                if all(extra in one[image][key] for image, key in places)
+                else ""
             )
         for goal in GOALS:
             needed = [clicks_needed(one[image][key]["iou"][:MANY], goal) or MANY for image, key in many]
@@ -104,10 +106,6 @@ def _table(name: str, found: Mapping[str, Found]) -> list[str]:
         row.append(f"{np.median([one[image][key]['seconds'] for image, key in places]):.3f}")
         lines.append("| " + " | ".join(row) + " |")
     return [*lines, "", *_thirds(found, places)]
-
-
-def _has(found: Found, places: Sequence[tuple[str, str]], key: str) -> bool:
-    return all(key in found[image][one] for image, one in places)
 
 
 def _thirds(found: Mapping[str, Found], places: Sequence[tuple[str, str]]) -> list[str]:
@@ -178,14 +176,13 @@ def _plot(path: Path, sets: Sequence[str], methods: Mapping[str, Mapping[str, Fo
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [
-        name for name in sets if _shared({key: one[name] for key, one in methods.items() if name in one}, COUNTS[-1])
-    ]
+    by_set = {name: {method: one[name] for method, one in methods.items() if one.get(name)} for name in sets}
+    shown = [name for name in sets if _shared(by_set[name], COUNTS[-1])]
     if not shown:
         return
     figure, panels = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.8), sharey=True, squeeze=False)
     for panel, name in zip(panels[0], shown):
-        found = {method: one[name] for method, one in methods.items() if name in one}
+        found = by_set[name]
         places = _shared(found, COUNTS[-1])
         for method, one in found.items():
             curve = np.mean([one[image][key]["iou"][: COUNTS[-1]] for image, key in places], axis=0)
@@ -205,7 +202,7 @@ def _plot(path: Path, sets: Sequence[str], methods: Mapping[str, Mapping[str, Fo
 
 
 def worst(options: argparse.Namespace, found: Mapping[str, Found], path: Path, *, count: int = 10) -> None:
-    """The regions with the lowest IoU after three clicks, of photographs that may be passed on; of all with --private."""
+    """The regions with the lowest IoU after three clicks, of photographs that may be passed on; --private: of all."""
     licences = options.data / "coco128_panoptic" / "LICENSES_per_image.tsv"
     with licences.open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}
@@ -219,10 +216,8 @@ def worst(options: argparse.Namespace, found: Mapping[str, Found], path: Path, *
     shown = sorted(one for one in everything if one[1] == "coco128_val" and one[2] in free)[:count]
     if shown:
         _sheet(options, found, shown, path)
-        credits = [
-            f"{image}: {rows[image]['licence']}, {rows[image]['flickr_url']}"
-            for image in dict.fromkeys(one[2] for one in shown)
-        ]
+        images = dict.fromkeys(image for _, _, image, _ in shown)
+        credits = [f"{image}: {rows[image]['licence']}, {rows[image]['flickr_url']}" for image in images]
         path.with_suffix(".txt").write_text("\n".join(credits) + "\n")
     if options.private is not None:
         options.private.mkdir(parents=True, exist_ok=True)
