@@ -17,6 +17,7 @@ DATA = (
     "registry/recipes/*.yaml",
     "registry/weights/*.safetensors",
     "registry/weights/*.md",
+    "registry/skeletons/*.txt",
     "registry/samples/*",
     "registry/py.typed",
     "sam2core/py.typed",
