@@ -114,9 +114,15 @@ class MemoryPolicy(Protocol):
 
     horizon: int
     """How far back, in frames, `recall` may ever look on the trail; older memories are dropped."""
+    clearing: int
+    """How far around a prompt, in frames, the trail is forgotten when a session is asked to."""
 
     def start(self) -> Any:
-        """The state of a new object; handed back to the other methods."""
+        """The state of a new object; handed back to the other methods. Numbers, strings, tensors, lists and dicts."""
+        ...
+
+    def copy(self, state: Any) -> Any:
+        """An independent copy of an object's state, for forks and undo."""
         ...
 
     def choose(self, candidates: MaskCandidates, state: Any) -> Tensor:
