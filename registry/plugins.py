@@ -218,7 +218,9 @@ def _check_version(record: PluginRecord, requires: Iterable[str]) -> None:
             )
 
 
-_OURS = tuple(str(Path(package).resolve().parent) for package in (__file__, sam2core.hooks.__file__, pluggy.__file__))
+_OURS = tuple(
+    str(Path(file).resolve().parent) + os.sep for file in (__file__, sam2core.hooks.__file__, pluggy.__file__)
+)
 
 
 def _where(error: BaseException) -> str:

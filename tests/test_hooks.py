@@ -121,6 +121,7 @@ def test_a_hook_that_fails_later_is_recorded_and_the_others_go_on(
 
     assert acme_b.done == [1]
     assert installed.record("acme-a").status == "failed"
-    assert installed.record("acme-a").error == "OSError: no compiler"
+    file = installed.site / "acme_a.py"
+    assert installed.record("acme-a").error == f"OSError: no compiler ({file}, line 4)"
     assert installed.record("acme-b").status == "ok"
     registry.build("test_tiny", weights=False)

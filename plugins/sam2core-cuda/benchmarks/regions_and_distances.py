@@ -2,7 +2,7 @@
 
     python plugins/sam2core-cuda/benchmarks/regions_and_distances.py [--sizes 256,1024] [--batch 1,16] [--rounds 30]
 
-Prints a row for each size and batch: median milliseconds of every way, measured in turn, after checking that the results
+Prints a row for each size and batch: median milliseconds of every way, measured in turn, after a check that results
 agree. `cc_torch` is measured when it is installed; it takes (N, 1, H, W) masks with even sides.
 """
 
