@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import sys
 import threading
 import weakref
@@ -109,5 +111,8 @@ def camera(name: str) -> Reader:
         raise ValueError(f"cameras are known on {', '.join(CAMERAS)}, not on {sys.platform}")
     system, numbered, named = CAMERAS[sys.platform]
     path = (numbered if device.isdigit() else named).format(device)
-    container, stream = open_video(path, repr(name), format=system, timeout=TIMEOUT)
+    if sys.platform == "linux" and not os.path.exists(path):
+        here = ", ".join(sorted(glob.glob(numbered.format("*")))) or "none"
+        raise ValueError(f"there is no camera {name!r}: {path} does not exist; the cameras here are: {here}")
+    container, stream = open_video(path, f"{name!r} ({path}, through {system})", format=system, timeout=TIMEOUT)
     return Live(received(container, stream), repr(name), rate(stream))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import http.server
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,8 +92,76 @@ def test_closing_a_live_source_ends_its_thread() -> None:
 
 @needs_av
 def test_there_is_no_such_camera() -> None:
-    with pytest.raises(ValueError, match="'camera:973' is no video that can be opened|cameras are known on"):
+    with pytest.raises(ValueError, match="no camera 'camera:973'|is no video that can be opened|cameras are known on"):
         open_source("camera:973")
+
+
+@needs_av
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists its cameras as files")
+def test_a_missing_camera_is_told_from_a_device_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(live.CAMERAS, "linux", ("v4l2", f"{tmp_path}/video{{}}", "{}"))
+    with pytest.raises(ValueError, match=r"no camera 'camera:0': .*video0 does not exist; the cameras here are: none"):
+        open_source("camera:0")
+    (tmp_path / "video2").touch()
+    with pytest.raises(ValueError, match=r"the cameras here are: .*video2$"):
+        open_source("camera:0")
+    with pytest.raises(ValueError, match=r"'camera:2' \(.*video2, through v4l2\) is no video that can be opened"):
+        open_source("camera:2")
+
+
+def serve_once(content: bytes, *, pause: float = 0.0, chunk: int = 4 * 188) -> str:
+    """The address of a TCP server that sends this to the first who asks, with pauses, and hangs up."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def send() -> None:
+        with listening, listening.accept()[0] as caller, contextlib.suppress(ConnectionError):
+            for at in range(0, len(content), chunk):
+                caller.sendall(content[at : at + chunk])
+                time.sleep(pause)
+
+    threading.Thread(target=send, name="server", daemon=True).start()
+    return f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@needs_av
+def test_a_stream_over_tcp_ends_when_its_sender_hangs_up(video: Callable[[str], Path]) -> None:
+    content = video("h264 in ts").read_bytes()
+    with open_source(serve_once(content[: len(content) * 2 // 3], pause=0.002)) as source:
+        assert source.live
+        assert source.length is None
+        seen = [number_in(frame) for frame in source]
+    assert seen == sorted(set(seen))
+    assert 20 < seen[-1] < 89
+
+
+@needs_av
+def test_a_stream_that_falls_silent_ends(video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TIMEOUT", 1.0)
+    content = video("h264 in ts").read_bytes()
+    quiet = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def send() -> None:
+        with listening, listening.accept()[0] as caller:
+            caller.sendall(content[: len(content) // 2])
+            quiet.wait(60)
+
+    threading.Thread(target=send, name="server", daemon=True).start()
+    try:
+        with open_source(f"tcp://127.0.0.1:{listening.getsockname()[1]}") as source:
+            seen = [number_in(frame) for frame in source]
+    finally:
+        quiet.set()
+    assert 1 <= len(seen)
+    assert seen == sorted(set(seen))
+
+
+@needs_av
+def test_nobody_at_the_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ValueError, match=f"tcp://127.0.0.1:{port}' is no video that can be opened"):
+        open_source(f"tcp://127.0.0.1:{port}")
 
 
 @pytest.fixture()
