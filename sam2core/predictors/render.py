@@ -14,16 +14,15 @@ import os
 import shutil
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from PIL import Image
 
 from sam2core.ops import rle
+from sam2core.predictors.drawing import draw_box, draw_mask, draw_name, draw_point
 
 # Apart from each other and from most photographs, also for the colour-blind; the golden angle goes on from there.
 _BRIGHT = (
@@ -47,8 +46,6 @@ _COLORBLIND = (
     (204, 121, 167),
 )
 PALETTES = ("bright", "davis", "colorblind", "pastel")
-_POSITIVE, _NEGATIVE, _WHITE, _DARK = (46, 190, 80), (225, 45, 45), (255, 255, 255), (20, 20, 20)
-_TILE = 64
 FORMAT = "sam2core.masks.1"
 """What the first key of a `RleWriter`'s document says."""
 Self = TypeVar("Self", bound="Writer")
@@ -99,6 +96,7 @@ def overlay(
     points: np.ndarray | Sequence = (),
     labels: np.ndarray | Sequence | None = None,
     boxes: np.ndarray | Sequence = (),
+    box_colors: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw masks, their contours and names, and the prompts over a photograph.
 
@@ -106,12 +104,14 @@ def overlay(
         image: (H, W, 3) or (H, W) uint8.
         masks: (K, H, W) bool, later ones above earlier ones.
         colors: (K, 3) uint8; `palette(K)` when not given.
-        names: K words, each written where its mask is widest; empty masks go without.
+        names: K words, each written where its mask is widest, below a click that is there; empty masks go without, and
+            so do pictures too small for the word.
         opacity: of the mask's colour, 0 to 1.
         contour: width of the outline in pixels, 0 for none; by default in proportion to the image.
         points: (P, 2) x, y in pixels.
         labels: (P,) 1 inside (green), 0 outside (red); all 1 when not given.
-        boxes: (N, 4) x0, y0, x1, y1, each in the colour of the mask of the same index where there is one per mask.
+        boxes: (N, 4) x0, y0, x1, y1.
+        box_colors: (N, 3) uint8; by default the masks' colours where there is one box per mask, white otherwise.
 
     Returns:
         (H, W, 3) uint8, a new array.
@@ -133,152 +133,27 @@ def overlay(
         raise ValueError(f"{len(masks)} masks want colours of shape ({len(masks)}, 3), not {colors.shape}")
     if names is not None and len(names) != len(masks):
         raise ValueError(f"{len(masks)} masks want as many names, not {len(names)}")
-    unit = max(1.0, min(height, width) / 300)
-    stroke = 1.6 * unit if contour is None else float(contour)
-    for mask, color in zip(masks, colors):
-        _draw_mask(canvas, mask, color, opacity, stroke)
-    for mask, name in zip(masks, names or ()):
-        _draw_name(canvas, mask, str(name), round(max(11.0, 9 * unit)))
-
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-    frames = colors if len(boxes) == len(masks) else np.full((len(boxes), 3), 255)
-    for box, color in zip(boxes, frames):
-        _draw_box(canvas, box, color, unit)
+    if box_colors is None:
+        box_colors = colors if len(boxes) == len(masks) else np.full((len(boxes), 3), 255)
+    if len(box_colors) != len(boxes):
+        raise ValueError(f"{len(boxes)} boxes want as many colours, not {len(box_colors)}")
     points = np.asarray(points, dtype=np.float32).reshape(-1, 2)
     labels = np.ones(len(points)) if labels is None else np.asarray(labels).reshape(-1)
     if len(labels) != len(points):
         raise ValueError(f"{len(points)} points want as many labels, not {len(labels)}")
+
+    unit = max(0.5, min(height, width) / 300)
+    stroke = 1.6 * unit if contour is None else float(contour)
+    for mask, color in zip(masks, colors):
+        draw_mask(canvas, mask, color, opacity, stroke)
+    for box, color in zip(boxes, box_colors):
+        draw_box(canvas, box, color, unit)
     for point, label in zip(points, labels):
-        _draw_point(canvas, point, bool(label > 0), 4.5 * unit)
+        draw_point(canvas, point, bool(label > 0), 4.5 * max(0.75, unit))
+    for mask, name in zip(masks, names or ()):
+        draw_name(canvas, mask, str(name), round(max(11.0, 9 * unit)), clicks=points, reach=6 * max(0.75, unit))
     return canvas
-
-
-def centre(mask: np.ndarray) -> tuple[int, int] | None:
-    """The x, y of a pixel inside a mask (H, W), where it is about widest; None for an empty mask."""
-    window = _window(mask, 0)
-    if window is None:
-        return None
-    inside = mask[window]
-    step = max(1, max(inside.shape) // 128)
-    if not inside[::step, ::step].any():
-        step = 1
-    depth = distance_transform_edt(np.pad(inside[::step, ::step], 1))
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(window[1].start + (column - 1) * step), int(window[0].start + (row - 1) * step)
-
-
-def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice] | None:
-    """The part of the picture that a mask lies in, with a margin; None when it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return None
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
-
-
-def _blend(canvas: np.ndarray, color: np.ndarray | Sequence[int], alpha: np.ndarray) -> None:
-    """Lay a colour over a part of the canvas, in place; alpha (h, w) is 0 to 1."""
-    values = canvas + alpha[..., None] * (np.asarray(color, dtype=np.float32) - canvas)
-    canvas[...] = np.clip(np.rint(values), 0, 255)
-
-
-def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, opacity: float, stroke: float) -> None:
-    reach = int(np.ceil(2 * stroke)) + 2
-    window = _window(mask, reach)
-    if window is None:
-        return
-    part, inside = canvas[window], mask[window]
-    for channel, value in enumerate(np.asarray(color, dtype=np.float64)):
-        table = np.arange(256) + opacity * (value - np.arange(256))
-        table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-        np.copyto(part[..., channel], table[part[..., channel]], where=inside)
-    if stroke <= 0:
-        return
-    # distances matter near the border only: tiles without a border are left out, which is most of a large mask
-    height, width = inside.shape
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            y0, x0 = max(0, top - reach), max(0, left - reach)
-            around = inside[y0 : top + _TILE + reach, x0 : left + _TILE + reach]
-            if around.all() or not around.any():
-                continue
-            # signed, positive inside: the line is as smooth as a line of that width can be
-            depth = np.where(around, distance_transform_edt(around) - 0.5, 0.5 - distance_transform_edt(~around))
-            depth = depth[top - y0 : top - y0 + _TILE, left - x0 : left - x0 + _TILE]
-            tile = part[top : top + _TILE, left : left + _TILE]
-            _blend(tile, _WHITE, 0.85 * np.clip(0.4 * stroke + 0.5 - abs(depth + 0.8 * stroke), 0, 1))
-            _blend(tile, color, np.clip(0.5 * stroke + 0.5 - abs(depth), 0, 1))
-
-
-def _draw_name(canvas: np.ndarray, mask: np.ndarray, name: str, size: int) -> None:
-    at = centre(mask)
-    if at is None or not name:
-        return
-    letters, halo = _letters(name, size)
-    height, width = canvas.shape[:2]
-    x, y = at[0] - letters.shape[1] // 2, at[1] - letters.shape[0] // 2
-    x, y = max(0, min(x, width - letters.shape[1])), max(0, min(y, height - letters.shape[0]))
-    part = canvas[y : y + letters.shape[0], x : x + letters.shape[1]]
-    shown = (slice(part.shape[0]), slice(part.shape[1]))
-    _blend(part, _DARK, 0.8 * halo[shown])
-    _blend(part, _WHITE, letters[shown])
-
-
-@lru_cache(256)
-def _letters(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each pixel a word covers, and a dark rim around it covers: (h, w) float32 from 0 to 1 each."""
-    try:
-        font: Any = ImageFont.load_default(size)
-    except (TypeError, ImportError):  # Pillow before 10.1, or built without FreeType, has one small font
-        font = ImageFont.load_default()
-        text = text.encode("latin-1", "replace").decode("latin-1")
-    rim = max(1, size // 10)
-    x0, y0, x1, y1 = (int(np.ceil(side)) for side in font.getbbox(text))
-    sheet = Image.new("L", (x1 - x0 + 2 * rim + 2, y1 - y0 + 2 * rim + 2))
-    ImageDraw.Draw(sheet).text((rim + 1 - x0, rim + 1 - y0), text, fill=255, font=font)
-    letters = np.asarray(sheet, dtype=np.float32) / 255
-    return letters, maximum_filter(letters, 2 * rim + 1)
-
-
-def _patches(
-    canvas: np.ndarray, left: float, top: float, right: float, bottom: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield the part of the canvas a drawing touches with x and y of its pixels; nothing when outside."""
-    height, width = canvas.shape[:2]
-    x0, x1 = max(0, int(np.floor(left))), min(width, int(np.ceil(right)) + 1)
-    y0, y1 = max(0, int(np.floor(top))), min(height, int(np.ceil(bottom)) + 1)
-    if x0 < x1 and y0 < y1:
-        y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-        yield canvas[y0:y1, x0:x1], x, y
-
-
-def _draw_box(canvas: np.ndarray, box: np.ndarray, color: np.ndarray, unit: float) -> None:
-    x0, y0, x1, y1 = box
-    margin = 3 * unit + 1
-    for part, x, y in _patches(canvas, x0 - margin, y0 - margin, x1 + margin, y1 + margin):
-        across, along = abs(x - (x0 + x1) / 2) - (x1 - x0) / 2, abs(y - (y0 + y1) / 2) - (y1 - y0) / 2
-        away = abs(np.maximum(across, along))
-        _blend(part, _WHITE, 0.9 * np.clip(1.6 * unit + 0.5 - away, 0, 1))
-        _blend(part, color, np.clip(0.8 * unit + 0.5 - away, 0, 1))
-
-
-def _draw_point(canvas: np.ndarray, point: np.ndarray, positive: bool, radius: float) -> None:
-    """A disc with a plus or a minus in it, so that colour is not all that tells a click inside from one outside."""
-    px, py = point
-    reach = radius + 3
-    for part, x, y in _patches(canvas, px - reach, py - reach, px + reach, py + reach):
-        away = np.hypot(x - px, y - py)
-        _blend(part, _DARK, 0.6 * np.clip(radius * 1.18 + 1.0 - away, 0, 1))
-        _blend(part, _WHITE, np.clip(radius * 1.12 + 0.5 - away, 0, 1))
-        _blend(part, _POSITIVE if positive else _NEGATIVE, np.clip(radius * 0.86 + 0.5 - away, 0, 1))
-        thick, length = radius * 0.14, radius * 0.52
-        bar = np.clip(thick + 0.5 - abs(y - py), 0, 1) * np.clip(length + 0.5 - abs(x - px), 0, 1)
-        if positive:
-            post = np.clip(thick + 0.5 - abs(x - px), 0, 1) * np.clip(length + 0.5 - abs(y - py), 0, 1)
-            bar = np.maximum(bar, post)
-        _blend(part, _WHITE, bar)
 
 
 # writers

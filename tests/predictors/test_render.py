@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sam2core.ops import rle
+from sam2core.predictors.drawing import centre
 from sam2core.predictors.render import (
     PALETTES,
     CutoutWriter,
@@ -17,7 +18,6 @@ from sam2core.predictors.render import (
     RleFrames,
     RleWriter,
     VideoWriter,
-    centre,
     davis,
     overlay,
     palette,
@@ -59,8 +59,8 @@ def test_the_photograph_is_not_written_to(photograph):
 
 def test_points_are_green_inside_and_red_outside():
     drawn = overlay(np.zeros((90, 120, 3), np.uint8), points=[(30, 40), (80, 40)], labels=[1, 0]).astype(int)
-    assert drawn[40 - 3, 30 + 2, 1] > 100 > drawn[40 - 3, 30 + 2, 0]
-    assert drawn[40 - 3, 80 + 2, 0] > 100 > drawn[40 - 3, 80 + 2, 1]
+    assert drawn[40 - 2, 30 + 1, 1] > 100 > drawn[40 - 2, 30 + 1, 0]
+    assert drawn[40 - 2, 80 + 1, 0] > 100 > drawn[40 - 2, 80 + 1, 1]
     assert not drawn[60:].any()
 
 
@@ -357,3 +357,42 @@ def test_writers_keep_no_frames(tmp_path):
 
     peak(5)
     assert peak(160) < peak(40) + 2**16
+
+
+def test_a_name_does_not_hide_under_a_click():
+    image = np.full((200, 300, 3), 90, np.uint8)
+    mask = np.zeros((200, 300), bool)
+    mask[20:180, 40:260] = True
+    named = overlay(image, [mask], names=["dog"], points=[centre(mask)], contour=0)
+    plain = overlay(image, [mask], points=[centre(mask)], contour=0)
+    rows = np.flatnonzero((named != plain).any((1, 2)))
+    x, y = centre(mask)
+    assert rows.size and rows.min() >= y + 4  # below the disc
+    np.testing.assert_array_equal(named[y - 4 : y + 4, x - 4 : x + 4], plain[y - 4 : y + 4, x - 4 : x + 4])
+    low = overlay(image[:24], [mask[10:34]], points=[[150, 12]], contour=0)
+    assert (overlay(image[:24], [mask[10:34]], names=["x"], points=[[150, 12]], contour=0) == low).mean() > 0.5
+
+
+def test_pictures_too_small_for_a_name_go_without():
+    image, mask = np.full((24, 32, 3), 90, np.uint8), np.ones((24, 32), bool)
+    np.testing.assert_array_equal(overlay(image, [mask], names=["a long name"]), overlay(image, [mask]))
+    huge = np.full((1080, 1920, 3), 90, np.uint8)
+    mask = np.ones((1080, 1920), bool)
+    rows = np.flatnonzero(
+        (overlay(huge, [mask], names=["dog"], contour=0) != overlay(huge, [mask], contour=0)).any((1, 2))
+    )
+    assert 25 < rows[-1] - rows[0] < 60  # letters grow with the picture
+
+
+@pytest.mark.parametrize("name", ["Müller", "猫", "Ünïcode 猫", "\N{GRINNING FACE}"])
+def test_names_in_any_script_are_written(name):
+    image, mask = np.full((300, 400, 3), 90, np.uint8), np.ones((300, 400), bool)
+    assert (overlay(image, [mask], names=[name]) != overlay(image, [mask])).any()
+
+
+def test_boxes_have_the_colours_they_are_given():
+    image, box = np.full((300, 400, 3), 90, np.uint8), [[100, 100, 300, 200]]
+    drawn = overlay(image, boxes=box, box_colors=[(1, 2, 250)])
+    assert tuple(drawn[100, 200]) == (1, 2, 250)
+    with pytest.raises(ValueError, match="1 boxes want as many colours, not 2"):
+        overlay(image, boxes=box, box_colors=np.zeros((2, 3)))
