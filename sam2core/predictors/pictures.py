@@ -49,8 +49,11 @@ def as_frame(item: Any) -> Frame:
 
 def rgb(picture: Any) -> np.ndarray:
     """A decoded picture as (H, W, 3) uint8, turned and mirrored the way it is to be seen, by right angles."""
+    from av.sidedata.sidedata import SideDataContainer
+
     pixels = picture.to_ndarray(format="rgb24")
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    # not `picture.side_data`: that keeps the picture, 12 MB at 4K, in a cycle until the garbage collector comes by
+    matrix = SideDataContainer(picture).get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y

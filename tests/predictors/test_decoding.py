@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import struct
 import threading
@@ -68,6 +69,19 @@ def test_a_video_is_opened_without_being_read(video: Callable[[str], Path], monk
         assert source.length == 90
         source[50]
         assert len(made) == 1
+
+
+@needs_av
+def test_decoded_pictures_are_released_at_once(video: Callable[[str], Path]) -> None:
+    gc.collect()
+    gc.disable()  # what only the collector would find stays
+    try:
+        with open_source(video("h264")) as source:
+            assert len(list(source)) == 90
+            alive = [one for one in gc.get_objects() if type(one) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(alive) <= 12
 
 
 @needs_av
