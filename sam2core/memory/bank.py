@@ -40,9 +40,12 @@ class MemoryBank:
         if frame in self.anchors:
             self.trail[frame] = self.anchors.pop(frame)
 
-    def trim(self, frame: int, horizon: int) -> None:
-        """Forget the trail further than `horizon` frames from `frame` and from every anchor, where a pass may start."""
-        near = (frame, *self.anchors)
+    def trim(self, frame: int, horizon: int, *, onwards: bool = False) -> None:
+        """Forget the trail further than `horizon` frames from `frame` and from every anchor, where a pass may start.
+
+        With `onwards`, no pass starts anywhere but goes on from `frame`, as in a live session: anchors keep no trail.
+        """
+        near = (frame,) if onwards else (frame, *self.anchors)
         for at in [at for at in self.trail if all(abs(at - one) > horizon for one in near)]:
             del self.trail[at]
 

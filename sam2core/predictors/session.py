@@ -481,8 +481,9 @@ class VideoSession:
         self.position = frame
         result = self.result(frame)
         if self.keep == "horizon":
-            for track in tracks:
-                track.bank.trim(frame, self.predictor.policy.horizon)
+            earlier = [before for _, before in self._undo if before is not None]
+            for track in (*tracks, *earlier):
+                track.bank.trim(frame, self.predictor.policy.horizon, onwards=self.source is None)
         return result
 
     def _memorize_pending(self) -> None:

@@ -43,3 +43,5 @@ def test_trimming_keeps_what_lies_near_the_frame_or_an_anchor():
         bank.put(memory(frame), Shelf.ANCHOR if frame == 10 else Shelf.TRAIL)
     bank.trim(25, 2)
     assert list(bank.trail) == [8, 9, 11, 12, 23, 24, 25, 26, 27] and list(bank.anchors) == [10]
+    bank.trim(25, 1, onwards=True)
+    assert list(bank.trail) == [24, 25, 26] and list(bank.anchors) == [10]
