@@ -192,6 +192,10 @@ def command(
         if options["weights"] is None:
             fetch(registry.spec(name, *changes), quiet)
         also: dict[str, Any] = {"exclusive": True} if exclusive else {}
+        if options["weights"] == "none":  # the same random ones in every run, so that --resume goes on with them
+            import torch
+
+            torch.manual_seed(0)
         predictor = registry.predictor(name, "video", *changes, **build_arguments(options), **also)
         job = Job(output, settings, prompts, source, predictor, say)
         if source.live:

@@ -247,6 +247,16 @@ def test_stopped_and_resumed_is_as_never_stopped(track, clip, tmp_path, interrup
     assert ends[0] == ends[1] and ends[0]["status"] == "complete"
 
 
+def test_random_weights_are_the_same_when_a_run_goes_on(run, clip, tmp_path, interrupt):
+    words = ("track", clip, "-p", "0:14,16", "-m", "test_tiny", "--weights", "none", "--image-size", "64", "-o")
+    interrupt(3)
+    assert run(*words, tmp_path / "out", "--write", "rle").code == 130
+    interrupt(-1)
+    ended = run(*words, tmp_path / "out", "--write", "rle", "--resume")
+    assert ended.code == 0, ended.err
+    assert list(json.loads((tmp_path / "out" / "masks.json").read_text())["frames"]) == [str(at) for at in range(COUNT)]
+
+
 def test_a_second_interruption_stops_at_once(track, clip, tmp_path, interrupt, monkeypatch):
     visit = VideoSession._visit
     interrupt(3, times=2)
