@@ -99,6 +99,41 @@ def test_a_cleared_frame_is_prompted_as_if_it_had_not_been_tracked(name):
     run(name, MODELS[name], steps)
 
 
+# what is remembered
+
+
+@pytest.mark.parametrize("name", ["2.1-96", "2.0"])
+def test_memories_are_stored_as_upstream_stores_them(name):
+    """Their type too: a memory kept in fp32 would deviate by far less than masks are allowed to."""
+    theirs, ours = pair(name)
+    frames, values, known = encoded(name, 8, (30, 50))
+    settings = MODELS[name]
+    exact, widened = (Ours(ours, frames, settings, memory_dtype=kind) for kind in ("bfloat16", "float32"))
+    other = Theirs(theirs, values, settings, known)
+    worst = {}
+    with driven(theirs):
+        for side in (exact, widened, other):
+            side.prompt(click(0))
+        for mine, wide, expected in zip(*(side.propagate(Propagate()) for side in (exact, widened, other))):
+            for label, shown in (("bfloat16", mine), ("float32", wide)):
+                worst[label] = max(worst.get(label, 0.0), scripts.deviation(shown, expected))
+    assert worst["bfloat16"] < 5e-5, worst
+    assert worst["float32"] > 2 * worst["bfloat16"], worst
+
+    bank = exact.session.tracks["cup"].bank
+    outputs = other.state["output_dict_per_obj"][0]
+    seen = outputs["cond_frame_outputs"] | outputs["non_cond_frame_outputs"]
+    assert sorted(seen) == list(range(8)) and len(bank) == 8
+    for frame, output in seen.items():
+        (block,) = bank.get(frame).blocks
+        stored = output["maskmem_features"].flatten(2).transpose(1, 2)
+        assert block.tokens.dtype == stored.dtype == torch.bfloat16
+        assert block.tokens.shape == stored.shape
+        assert (block.tokens == stored).float().mean() > 0.99  # the rest lies beside where bfloat16 rounds
+        torch.testing.assert_close(block.tokens, stored, rtol=2**-7, atol=1e-5)
+        assert bank.get(frame).pointer.dtype == output["obj_ptr"].dtype == torch.float32
+
+
 # where upstream has no answer, ours has
 
 
