@@ -1,11 +1,16 @@
-"""Tracking, side by side with `sam2` and `transformers`: seconds per frame, by number of objects and stage.
+"""Tracking, side by side with `sam2` and `transformers`: seconds per frame, by number of objects, type and stage.
 
-    python benchmarks/video.py --size t --objects 1 4 --frames 10
+    python benchmarks/video.py --size t --objects 1 4 16 --rounds 3
 
-All implementations have the same random weights and see the same synthetic clip; every object gets one click on frame
-0. They take turns frame by frame (A B C A B C ...), so that a slow minute of the machine hits all alike; ratios are
-taken within a frame, and the medians of the last frames (memories full from frame 7 on) are printed, with the share of
-the machine's fp32 matrix-multiply peak that the memory attention reaches. Results go to ``benchmarks/results/``.
+All contenders have the same random weights and see the same synthetic clip; every object gets one click on frame 0.
+Frame 1 is tracked, and what each contender remembers of it is copied to frames 2 to 15, in its own form: from frame 16
+on every past is full (7 memories, 16 pointers an object) without 15 frames having been computed. Frame 16 warms up, with
+few objects, and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each round begun
+by another), so that a slow minute of the machine hits all alike; ratios are taken within a round, and medians over
+rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured in the same
+round.
+
+Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,41 +33,89 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.image import gemm, processor_name, versions  # noqa: E402
+from benchmarks.image import processor_name, timed, versions  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
 from tests.parity import oracle, scripts  # noqa: E402
 
 STAGES = ("encode", "memory attention", "decode", "memorize")
 VIDEO = (270, 480)
+FULL = 16
+"""The first frame whose past is full."""
+WARMED = 8
+"""With more objects no frame is spent on warming up: the first round counts the arithmetic, in less than 1 % of it."""
+CONTENDERS = (
+    "ours float32",
+    "sam2 float32",
+    "transformers float32",
+    "ours bfloat16",
+    "sam2 bfloat16",
+    "transformers bfloat16",
+)
 
 
 class Stages:
-    """Sums up the time spent in modules, by stage."""
+    """Sums up the time spent in modules, and on request their arithmetic, by stage."""
 
     def __init__(self, modules: dict[str, list[torch.nn.Module]]) -> None:
         self.spent: dict[str, float] = defaultdict(float)
+        self.flops: dict[str, float] = defaultdict(float)
+        self.counting = False
         for stage, parts in modules.items():
             for part in parts:
-                started: list[float] = []
-                part.register_forward_pre_hook(lambda *_, s=started: s.append(time.perf_counter()))
-                part.register_forward_hook(
-                    lambda *_, s=started, stage=stage: self._add(stage, time.perf_counter() - s.pop())
-                )
+                self._watch(stage, part)
 
-    def _add(self, stage: str, seconds: float) -> None:
-        self.spent[stage] += seconds
+    def _watch(self, stage: str, part: torch.nn.Module) -> None:
+        started: list[tuple[float, FlopCounterMode | None]] = []
+
+        def before(*_: Any) -> None:
+            counter = FlopCounterMode(display=False) if self.counting else None
+            if counter is not None:
+                counter.__enter__()
+            started.append((time.perf_counter(), counter))
+
+        def after(*_: Any) -> None:
+            began, counter = started.pop()
+            self.spent[stage] += time.perf_counter() - began
+            if counter is not None:
+                counter.__exit__(None, None, None)
+                self.flops[stage] += counter.get_total_flops()
+
+        part.register_forward_pre_hook(before)
+        part.register_forward_hook(after)
 
     def take(self) -> dict[str, float]:
         spent, self.spent = dict(self.spent), defaultdict(float)
         return spent
 
 
+class Walk:
+    """One contender's way along the clip."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        steps: Iterator[torch.Tensor],
+        state: Callable[[], Any],
+        autocast: torch.dtype = torch.float32,
+    ) -> None:
+        self.stages = stages
+        self.steps = steps
+        self.state = state
+        self.autocast = autocast
+
+    def step(self) -> torch.Tensor:
+        """The next frame's logits (N, h, w). Modes are entered for each step: a generator would leave them on."""
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != torch.float32):
+            return next(self.steps)
+
+
 def clicks(objects: int) -> np.ndarray:
     return np.random.default_rng(0).uniform((20, 20), (VIDEO[1] - 20, VIDEO[0] - 20), (objects, 2))
 
 
-def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> tuple[Iterator[Any], Stages]:
+def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
     stages = Stages(
         {
             "encode": [model.backbone, model.neck],
@@ -75,13 +129,18 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> tu
         session.prompt(0, number, [place])
 
     def walk() -> Iterator[torch.Tensor]:
-        for result in session.propagate():
+        for result in session.propagate(stop=2):
+            yield result.video_logits
+        for track in session.tracks.values():
+            for frame in range(2, FULL):
+                track.bank.trail[frame] = replace(copied(track.bank.trail[1]), frame=frame)
+        for result in session.propagate(FULL):
             yield result.video_logits
 
-    return walk(), stages
+    return Walk(stages, walk(), lambda: [list(track.bank) for track in session.tracks.values()])
 
 
-def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> tuple[Iterator[Any], Stages]:
+def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
     stages = Stages(
         {
             "encode": [model.image_encoder],
@@ -91,24 +150,26 @@ def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -
         }
     )
     video = (scripts.pixels(frames, model.image_size), *VIDEO)
+    state: dict[str, Any] = {}
 
     def walk() -> Iterator[torch.Tensor]:
         with (
-            torch.inference_mode(),
-            torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
             mock.patch("sam2.sam2_video_predictor.load_video_frames", lambda **_: video),
             mock.patch("sam2.sam2_video_predictor.tqdm", lambda frames, **_: frames),
         ):
-            state = model.init_state(video_path="frames in memory")
+            state.update(model.init_state(video_path="frames in memory"))
             for number, place in enumerate(clicks(objects)):
                 model.add_new_points_or_box(state, 0, number, points=[place.tolist()], labels=[1])
-            for _, _, logits in model.propagate_in_video(state):
+            for _, _, logits in model.propagate_in_video(state, 0, 1):
+                yield logits[:, 0]
+            _fill(state["output_dict_per_obj"])
+            for _, _, logits in model.propagate_in_video(state, FULL):
                 yield logits[:, 0]
 
-    return walk(), stages
+    return Walk(stages, walk(), lambda: state["output_dict_per_obj"], dtype)
 
 
-def transformers(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> tuple[Iterator[Any], Stages]:
+def transformers(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
     from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
     stages = Stages(
@@ -120,131 +181,323 @@ def transformers(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtyp
         }
     )
     side = model.config.image_size
-    pixels = scripts.pixels(frames, side)
+    session = Sam2VideoInferenceSession(
+        video=scripts.pixels(frames, side), video_height=VIDEO[0], video_width=VIDEO[1], dtype=torch.float32
+    )
+    scale = np.array([side / VIDEO[1], side / VIDEO[0]])
 
     def walk() -> Iterator[torch.Tensor]:
-        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            session = Sam2VideoInferenceSession(
-                video=pixels, video_height=VIDEO[0], video_width=VIDEO[1], dtype=torch.float32
-            )
-            scale = np.array([side / VIDEO[1], side / VIDEO[0]])
-            for number, place in enumerate(clicks(objects)):
-                prompt = {
-                    "point_coords": torch.tensor(place * scale, dtype=torch.float32)[None, None, None],
-                    "point_labels": torch.ones(1, 1, 1, dtype=torch.int32),
-                }
-                session.add_point_inputs(session.obj_id_to_idx(number), 0, prompt)
-            session.obj_with_new_inputs = list(range(objects))
-            for result in model.propagate_in_video_iterator(session, start_frame_idx=0):
-                yield result.pred_masks[:, 0]
+        for number, place in enumerate(clicks(objects)):
+            prompt = {
+                "point_coords": torch.tensor(place * scale, dtype=torch.float32)[None, None, None],
+                "point_labels": torch.ones(1, 1, 1, dtype=torch.int32),
+            }
+            session.add_point_inputs(session.obj_id_to_idx(number), 0, prompt)
+        session.obj_with_new_inputs = list(range(objects))
+        for result in model.propagate_in_video_iterator(session, 0, 1):
+            yield result.pred_masks[:, 0]
+        _fill(session.output_dict_per_obj)
+        for result in model.propagate_in_video_iterator(session, FULL):
+            yield result.pred_masks[:, 0]
 
-    return walk(), stages
+    return Walk(stages, walk(), lambda: session.output_dict_per_obj, dtype)
+
+
+def _fill(outputs: dict[int, Any]) -> None:
+    """Copy what the peers remember of frame 1 to the frames behind it."""
+    for one in outputs.values():
+        for frame in range(2, FULL):
+            one["non_cond_frame_outputs"][frame] = copied(one["non_cond_frame_outputs"][1])
+
+
+def copied(value: Any) -> Any:
+    """The same with tensors of its own."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: copied(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return type(value)(copied(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def held(value: Any, seen: dict[int, int] | None = None) -> int:
+    """The bytes of all tensors in a state, each storage once."""
+    seen = {} if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        seen[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            held(getattr(value, field.name), seen)
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            held(item, seen)
+    return sum(seen.values())
 
 
 WALKS = {"ours": ours, "sam2": upstream, "transformers": transformers}
 
 
 def models(size: str, image: int, names: list[str]) -> dict[str, Any]:
-    """The same random weights in each implementation."""
+    """The same random weights for each contender; what autocasts shares the model of what does not."""
+    from sam2core.checkpoints.facebook import FACEBOOK
+
     shape = oracle.SHAPES[size].at(image=image)
     torch.manual_seed(0)
-    found = {"ours": oracle.ours(shape)}
-    state = found["ours"].state_dict()
-    if "sam2" in names:
-        from sam2core.checkpoints.facebook import FACEBOOK
+    first = oracle.ours(shape)
+    state = first.state_dict()
+    found: dict[str, Any] = {}
+    for name in names:
+        package = name.split()[0]
+        if package == "ours":
+            found[name] = oracle.ours(shape)
+            found[name].load_state_dict(state)
+        elif twin := next((found[other] for other in found if other.split()[0] == package), None):
+            found[name] = twin
+        elif package == "sam2":
+            found[name] = oracle.upstream(shape, video=True)
+            found[name].load_state_dict(FACEBOOK.inverse(state))
+        else:
+            found[name] = oracle.transformers_model(shape, video=True)
+            found[name].load_state_dict(oracle.to_transformers(state), strict=True)
+    return found
 
-        found["sam2"] = oracle.upstream(shape, video=True)
-        found["sam2"].load_state_dict(FACEBOOK.inverse(state))
-    if "transformers" in names:
-        found["transformers"] = oracle.transformers_model(shape, video=True)
-        found["transformers"].load_state_dict(oracle.to_transformers(state), strict=True)
-    return {name: found[name] for name in names}
+
+def peak(dtype: torch.dtype) -> float:
+    """The best GFLOP/s of a 2048 x 2048 product, now."""
+    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / min(timed(lambda: a @ b)[0]["wall"] for _ in range(5)) / 1e9
 
 
-def run(options: argparse.Namespace, objects: int) -> list[dict[str, Any]]:
-    """One row per frame: each implementation's time and stages, and the peak just before."""
-    frames = scripts.clip(options.frames, VIDEO, 0)
-    dtype = getattr(torch, options.dtype)
-    walks = {
-        name: WALKS[name](model, frames, objects, dtype)
-        for name, model in models(options.size, options.image, options.names).items()
-    }
-    rows = []
-    for number in range(options.frames):
-        row: dict[str, Any] = {"objects": objects, "frame": number, "gemm": gemm()}
-        turn = number % len(options.names)
-        for name in options.names[turn:] + options.names[:turn]:
-            walk, stages = walks[name]
+def told(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+class Cell:
+    """All contenders with so many objects, walked up to a full past."""
+
+    def __init__(self, options: argparse.Namespace, objects: int, rounds: int) -> None:
+        self.objects = objects
+        frames = scripts.clip(FULL + 1 + rounds, VIDEO, 0)
+        made = models(options.size, options.image, options.names)
+        self.walks: dict[str, Walk] = {}
+        self.flops: dict[str, dict[str, float]] = {}
+        for name in options.names:
+            package, dtype = name.split()
+            walk = WALKS[package](made[name], frames, objects, getattr(torch, dtype))
+            self.walks[name] = walk
+            walk.step(), walk.step()
+            if objects <= WARMED:
+                self._count(name)
+            told(f"{objects} objects: {name} has a full past")
+
+    def _count(self, name: str) -> torch.Tensor:
+        """One frame whose arithmetic is counted."""
+        walk = self.walks[name]
+        walk.stages.counting = True
+        logits = walk.step()
+        walk.stages.counting = False
+        self.flops[name] = dict(walk.stages.flops)
+        return logits
+
+    def round(self, number: int) -> dict[str, Any]:
+        """One frame of each contender."""
+        row: dict[str, Any] = {"objects": self.objects, "round": number}
+        row["peak"] = {name: peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
+        names = list(self.walks)
+        turn = number % len(names)
+        masks = {}
+        for name in names[turn:] + names[:turn]:
+            walk = self.walks[name]
+            for other in self.walks.values():
+                other.stages.take()
+            before = held(walk.state())
             wall, cpu = time.perf_counter(), time.process_time()
-            next(walk)
-            row[name] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "stages": stages.take()}
-        rows.append(row)
-        told = ", ".join(f"{name} {row[name]['wall']:.2f} s" for name in options.names)
-        print(f"[{time.strftime('%H:%M:%S')}] {objects} objects, frame {number}: {told}", file=sys.stderr, flush=True)
-    return rows
+            logits = walk.step() if name in self.flops else self._count(name)
+            row[name] = {
+                "wall": time.perf_counter() - wall,
+                "cpu": time.process_time() - cpu,
+                "stages": walk.stages.take(),
+                "flops": self.flops[name],
+                "grown": held(walk.state()) - before,
+            }
+            masks[name] = logits.float() > 0
+        for name, mask in masks.items():
+            exact = masks.get("sam2 float32", mask)
+            if mask.shape != exact.shape:  # transformers gives masks of low resolution
+                continue
+            both, either = (mask & exact).sum().item(), (mask | exact).sum().item()
+            row[name]["iou"] = both / either if either else 1.0
+        told(f"{self.objects} objects, round {number}: " + ", ".join(f"{n} {row[n]['wall']:.2f} s" for n in names))
+        return row
 
 
-def table(rows: list[dict[str, Any]], names: list[str], last: int) -> str:
-    others = [name for name in names if name != "ours"]
-    head = ["objects", "seconds per frame", *names, *(f"ours / {name}" for name in others)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+def measure(options: argparse.Namespace, rows: list[dict[str, Any]], save: Callable[[], None]) -> None:
+    """The rounds that are missing."""
+    for objects in options.objects:
+        done = sum(row["objects"] == objects for row in rows)
+        if done >= options.rounds:
+            continue
+        cell = Cell(options, objects, options.rounds - done)
+        for number in range(done, options.rounds):
+            rows.append(cell.round(number))
+            save()
+
+
+def _median(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(value(row) for row in rows)
+
+
+def frame_table(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """Seconds a frame, and ours against each peer within a round: how many times as fast."""
+    lines = ["| objects | rounds | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
     for objects in sorted({row["objects"] for row in rows}):
-        steady = [row for row in rows if row["objects"] == objects][-last:]
-
-        def cells(label: str, value: Any, steady: list[dict[str, Any]] = steady, objects: int = objects) -> str:
-            medians = [statistics.median(value(row[name]) for row in steady) for name in names]
-            relative = [
-                statistics.median(value(row["ours"]) / max(value(row[other]), 1e-9) for row in steady)
-                for other in others
-            ]
-            told = [f"{seconds:.3f}" for seconds in medians] + [f"{ratio:.2f}" for ratio in relative]
-            return "| " + " | ".join([str(objects), label, *told]) + " |"
-
-        lines.append(cells("frame, wall", lambda part: part["wall"]))
-        lines.append(cells("frame, CPU time", lambda part: part["cpu"]))
-        for stage in STAGES:
-            lines.append(cells(stage, lambda part, stage=stage: part["stages"].get(stage, 0.0)))
+        some = [row for row in rows if row["objects"] == objects]
+        cells = [f"{_median(some, lambda row, n=name: row[n]['wall']):.3f}" for name in names]
+        lines.append(f"| {objects} | {len(some)} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| objects | ours | times as fast as | wall | CPU time | mask IoU with sam2 float32 |",
+        "|" + "---|" * 6,
+    ]
+    for objects in sorted({row["objects"] for row in rows}):
+        some = [row for row in rows if row["objects"] == objects]
+        for mine in (name for name in names if name.startswith("ours")):
+            for other in (name for name in names if not name.startswith("ours")):
+                if mine.endswith("float32") and not other.endswith("float32"):
+                    continue
+                ratios = [
+                    f"{_median(some, lambda row, m=mine, o=other, k=key: row[o][k] / row[m][k]):.2f}"
+                    for key in ("wall", "cpu")
+                ]
+                lines.append(f"| {objects} | {mine} | {other} | " + " | ".join(ratios) + " |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="t", choices=["t", "s", "b+", "l"])
-    parser.add_argument("--image", type=int, default=1024)
-    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--last", type=int, default=3, help="how many last frames count as steady")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--names", nargs="+", default=list(WALKS), choices=list(WALKS))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    options = parser.parse_args()
-    assert "ours" in options.names, "ratios are ours to others"
-    torch.set_num_threads(options.threads)
-    rows: list[dict[str, Any]] = []
-    for objects in options.objects:
-        rows += run(options, objects)
-    peaks = [row["gemm"] for row in rows]
-    text = "\n".join(
+def stage_table(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """Seconds by stage, and the share of the peak."""
+    lines = ["| objects | stage | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+    for objects in sorted({row["objects"] for row in rows}):
+        some = [row for row in rows if row["objects"] == objects]
+        for stage in STAGES:
+            cells = []
+            for name in names:
+                dtype = name.split()[1]
+
+                def share(row: dict[str, Any], name: str = name, stage: str = stage, dtype: str = dtype) -> float:
+                    spent = max(row[name]["stages"].get(stage, 0.0), 1e-9)
+                    return row[name]["flops"].get(stage, 0.0) / spent / 1e9 / row["peak"][dtype]
+
+                seconds = _median(some, lambda row, n=name, s=stage: row[n]["stages"].get(s, 0.0))
+                cells.append(f"{seconds:.3f} ({100 * _median(some, share):.0f} %)")
+            lines.append(f"| {objects} | {stage} | " + " | ".join(cells) + " |")
+        ious = [f"{_median(some, lambda row, n=name: row[n].get('iou', float('nan'))):.4f}" for name in names]
+        lines.append(f"| {objects} | mask IoU with sam2 float32 | " + " | ".join(ious).replace("nan", "-") + " |")
+        grown = [f"{_median(some, lambda row, n=name: row[n]['grown']) / objects / 2**20:.2f} MiB" for name in names]
+        lines.append(f"| {objects} | kept per frame and object | " + " | ".join(grown) + " |")
+    return "\n".join(lines)
+
+
+def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
+    peaks = {name: sorted(row["peak"][name] for row in rows) for name in ("float32", "bfloat16")}
+    return "\n".join(
         [
-            f"# Video benchmark, size {options.size}, {options.image} px, {options.dtype}, {options.threads} thread(s)",
+            f"# Video benchmark, size {options.size}, {options.image} px, {options.threads} thread(s)",
             "",
             f"{processor_name()}, {os.cpu_count()} cores; "
-            + ", ".join(f"{name} {version}" for name, version in versions(options.names).items())
-            + f". fp32 GEMM during the run: median {statistics.median(peaks):.0f} GFLOP/s, "
-            f"{min(peaks):.0f} to {max(peaks):.0f}. Load average {os.getloadavg()[0]:.1f}.",
+            + ", ".join(f"{n} {v}" for n, v in versions([name.split()[0] for name in options.names]).items())
+            + ". Matrix products of 2048 in GFLOP/s, measured in every round: "
+            + ", ".join(f"{n} {statistics.median(p):.0f} ({p[0]:.0f} to {p[-1]:.0f})" for n, p in peaks.items())
+            + ".",
             "",
-            f"Random weights, the same in all; one click per object on frame 0; medians of the last {options.last} of "
-            f"{options.frames} frames, ratios within a frame. Below 1.00 ours is faster.",
+            "Random weights, the same in all; one click per object on frame 0; every past full. sam2 and transformers "
+            "run bfloat16 under autocast, ours with weights in it. Medians over rounds; ratios within a round.",
             "",
-            table(rows, options.names, options.last),
+            "## Seconds per frame",
+            "",
+            frame_table(rows, options.names),
+            "",
+            "## By stage",
+            "",
+            "Seconds a frame and, in brackets, the share of the peak that the contender's own arithmetic reached.",
+            "",
+            stage_table(rows, options.names),
             "",
         ]
     )
+
+
+COLOURS = {
+    "encode": "#4477aa",
+    "memory attention": "#ee6677",
+    "decode": "#228833",
+    "memorize": "#ccbb44",
+    "rest": "#bbbbbb",
+}
+
+
+def _spent(part: dict[str, Any], stage: str) -> float:
+    stages = part["stages"]
+    return part["wall"] - sum(stages.values()) if stage == "rest" else stages.get(stage, 0.0)
+
+
+def plot(options: argparse.Namespace, rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds a frame and object, stacked by stage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = sorted({row["objects"] for row in rows})
+    figure, axes = pyplot.subplots(1, len(counts), figsize=(4 * len(counts), 4), layout="constrained")
+    for axis, objects in zip(np.atleast_1d(axes), counts, strict=True):
+        some = [row for row in rows if row["objects"] == objects]
+        left = np.zeros(len(options.names))
+        for stage, colour in COLOURS.items():
+            values = np.array([_median(some, lambda row, n=name, s=stage: _spent(row[n], s)) for name in options.names])
+            axis.barh(options.names, values, left=left, label=stage, color=colour)
+            left += values
+        for place, total in enumerate(left):
+            axis.text(total, place, f" {total:.2f}", va="center", fontsize=8)
+        axis.set_xlim(0, left.max() * 1.15)
+        axis.invert_yaxis()
+        axis.set_title(f"{objects} object{'s' * (objects > 1)}")
+        axis.set_xlabel("seconds a frame")
+        if objects != counts[0]:
+            axis.set_yticks([])
+    np.atleast_1d(axes)[-1].legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="t", choices=["t", "s", "b+", "l"])
+    parser.add_argument("--image", type=int, default=1024)
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--names", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"video_{options.size.replace('+', '_plus')}_{options.dtype}"
-    stem.with_suffix(".json").write_text(json.dumps({"options": {**vars(options), "out": ""}, "rows": rows}, indent=1))
+    stem = options.out / f"video_{options.size.replace('+', '_plus')}"
+    same = {"size": options.size, "image": options.image, "threads": options.threads, "names": options.names}
+    rows: list[dict[str, Any]] = []
+    if stem.with_suffix(".json").exists():
+        before = json.loads(stem.with_suffix(".json").read_text())
+        if before["options"] == same:
+            rows = before["rows"]
+            told(f"going on with {len(rows)} rounds of {stem.name}.json")
+
+    def save() -> None:
+        stem.with_suffix(".json").write_text(json.dumps({"options": same, "rows": rows}, indent=1))
+
+    measure(options, rows, save)
+    text = report(options, rows)
     stem.with_suffix(".md").write_text(text)
+    plot(options, rows, stem.with_suffix(".png"))
     print(text)
 
 

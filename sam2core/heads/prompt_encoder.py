@@ -86,7 +86,8 @@ class PromptEncoder(nn.Module):
         labels = torch.cat([labels, last], dim=1)
         points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
 
-        extent = points.new_tensor([self.image_size[1], self.image_size[0]])
+        height, width = self.image_size  # filled on the device: a copy from the host would wait for it
+        extent = torch.cat([points.new_full((1,), width), points.new_full((1,), height)])
         code = fourier((points + 0.5) / extent, self.frequencies)  # clicks mean pixel centres
         learned: list[Tensor] = [embed.weight for embed in (self.padding_embed, *self.label_embed)]
         table = torch.cat(learned).to(code.dtype)

@@ -71,7 +71,9 @@ class MemoryReadout(nn.Module):
             ages = [[age / max(recall.horizon, 1) for age, _ in recall.pointers] for recall in recalls]
             if all(row == ages[0] for row in ages):
                 ages = ages[:1]
-            age = torch.tensor(ages, dtype=torch.float32, device=device)
+            # pinned and not waited for: a plain copy would hold up the host until the device has caught up
+            host = torch.tensor(ages, dtype=torch.float32, pin_memory=device.type == "cuda")
+            age = host.to(device, non_blocking=True)
             code = sine_time(age.flatten(), self.dim).to(dtype)
             position = self.pointer_time(code).repeat_interleave(pieces, dim=0).unflatten(0, (len(ages), -1))
         return TokenBlock(tokens, position, grid=None)

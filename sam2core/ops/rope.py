@@ -38,7 +38,9 @@ def _sequence(runs: Runs, dim: int, theta: float, device: str) -> Tensor:
     parts = []
     for grid, length in runs:
         if grid is None:
-            parts.append(torch.tensor([1.0, 0.0], device=device).expand(length, dim // 2, 2))
+            still = torch.zeros(length, dim // 2, 2, device=device)
+            still[..., 0] = 1.0
+            parts.append(still)
         else:
             assert grid[0] * grid[1] == length, f"a block of {length} tokens cannot lie on a {grid} grid"
             parts.append(table(grid, dim, theta, device))
