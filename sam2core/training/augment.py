@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from sam2core.training.clips import Clip, LabelledImage
+from sam2core.training.filming import Filming, film
+from sam2core.training.footage import Footage
 from sam2core.training.pseudo import Motion, pseudo_video
 
 
@@ -31,6 +33,7 @@ class Augment:
     noise: float = 0.2
     max_area: float = 0.8  # objects larger than this share of the crop are not asked for
     motion: Motion = Motion()  # of clips made from pictures
+    filming: Filming = Filming()  # of clips cut out of footage
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Mixture:
 
     def __init__(
         self,
-        collections: Sequence[Sequence[LabelledImage]],
+        collections: Sequence[Sequence[LabelledImage] | Sequence[Footage]],
         weights: Sequence[float],
         *,
         augment: Augment = Augment(),
@@ -63,6 +66,7 @@ class Mixture:
         self.cut_outs = [
             (which, index, number)
             for which, collection in enumerate(self.collections)
+            if len(collection) and not isinstance(collection[0], Footage)
             for index in range(len(collection))
             for number, thing in enumerate(collection[index].things)
             if thing
@@ -79,6 +83,11 @@ class Mixture:
         generator = np.random.default_rng([self.seed, epoch, index])
         for _ in range(50):
             source = self._draw(generator)
+            if isinstance(source, Footage):
+                clip = self._film(source, frames, generator, size=size, objects=objects, min_area=min_area)
+                if clip is not None:
+                    return clip
+                continue
             # a picture that is set in motion is larger than its frames: the camera has room, zooming in loses less
             canvas = crop(source, size if frames == 1 else size * 5 // 4, self.augment, generator)
             canvas = self._compose(canvas, generator)
@@ -94,9 +103,43 @@ class Mixture:
             )
         raise RuntimeError(f"no crop with an object of area {min_area} to {self.augment.max_area} found")
 
-    def _draw(self, generator: np.random.Generator) -> LabelledImage:
+    def _film(
+        self, source: Footage, frames: int, generator: np.random.Generator, *, size: int, objects: int, min_area: float
+    ) -> Clip | None:
+        """A clip of footage; a single picture is set in motion when the clip wants several frames."""
+        moves = source.length == 1 and frames > 1
+        found = film(
+            source,
+            1 if moves else frames,
+            generator,
+            size=size * 5 // 4 // 2 * 2 if moves else size,
+            objects=objects,
+            min_area=min_area,
+            filming=self.augment.filming,
+        )
+        if found is None or not moves:
+            return found
+        strangers, motion = self._strangers(generator), self.augment.motion
+        return pseudo_video(
+            found.frames[0],
+            found.masks[0],
+            frames,
+            generator,
+            size=size,
+            motion=motion,
+            strangers=strangers,
+            source=found.source,
+        )
+
+    def _draw(self, generator: np.random.Generator) -> LabelledImage | Footage:
         collection = self.collections[generator.choice(len(self.collections), p=self.weights)]
         return collection[int(generator.integers(len(collection)))]
+
+    def _texture(self, generator: np.random.Generator) -> np.ndarray:
+        source = self._draw(generator)
+        if isinstance(source, Footage):
+            return source.pictures([int(generator.integers(source.length))])[0]
+        return source.image
 
     def _strangers(self, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
         """Something cut out of any of the pictures, to cross the objects of another: pixels and mask."""
@@ -118,7 +161,7 @@ class Mixture:
                 canvas = paste_object(canvas, self.collections[which][index], number, generator)
         if generator.random() < self.augment.shapes:
             for _ in range(int(generator.integers(1, 4))):
-                canvas = paste_shape(canvas, self._draw(generator).image, generator)
+                canvas = paste_shape(canvas, self._texture(generator), generator)
         return canvas
 
 

@@ -115,14 +115,11 @@ def label_folder(
     instances: ids are instances, each a thing by itself; otherwise they are classes, whose pieces are objects.
     """
     root = Path(root)
-    names = _pairs(root)
-    chosen = names[: len(names) - holdout] if split == "train" else names[len(names) - holdout :]
-    for image_path, label_path in chosen:
-        image = _rgb(image_path)
-        labels = _label_png(label_path)
-        if labels.shape != image.shape[:2]:
-            raise DataError(f"{label_path} is {labels.shape}, its image {image_path} is {image.shape[:2]}")
-        yield from_labels(image, labels, whole=whole, instances=instances, source=str(image_path))
+    names, lonely = label_pairs(root)
+    if lonely:
+        raise DataError(f"{len(lonely)} images of {root} have no labels/NAME.png, the first is {lonely[0].name}")
+    for pair in names[: len(names) - holdout] if split == "train" else names[len(names) - holdout :]:
+        yield read_pair(*pair, whole=whole, instances=instances)
 
 
 def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[LabelledImage]:
@@ -137,7 +134,7 @@ def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[Labelle
     images = {image["id"]: image["file_name"] for image in listing["images"]}
     for annotation in listing["annotations"]:
         image_path = root / "images" / f"{split}2017" / images[annotation["image_id"]]
-        image = _rgb(image_path)
+        image = read_picture(image_path)
         colour = np.asarray(Image.open(annotations / f"panoptic_{split}2017" / annotation["file_name"]).convert("RGB"))
         ids = colour.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
         regions = np.zeros(ids.shape, dtype=np.uint16)
@@ -164,9 +161,36 @@ def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[Labelle
         yield LabelledImage(image, regions, tuple(objects), tuple(things), str(image_path))
 
 
+def cut_outs(
+    root: str | Path, *, skip: Sequence[str] = (), smallest: int = 100, colours: int = 250
+) -> Iterator[LabelledImage]:
+    """Read pictures with transparency anywhere below `root`; what is opaque is one object, to be pasted elsewhere.
+
+    skip: paths that contain one of these are left out. smallest: shortest side in pixels. colours: least number of
+    colours (5 bits a channel) of the opaque part, which tells photographs from drawings.
+    """
+    paths = [path for path in sorted(Path(root).rglob("*.png")) if not any(part in str(path) for part in skip)]
+    if not paths:
+        raise DataError(f"{root} holds no PNG")
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGBA"))
+        except OSError as error:
+            raise DataError(f"cannot read image {path}: {error}") from error
+        inside = pixels[..., 3] > 128
+        if min(inside.shape) < smallest or not 0.05 < inside.mean() < 0.98:
+            continue
+        shades = (pixels[..., :3][inside] // 8).astype(np.int32) @ np.array([1, 32, 1024], dtype=np.int32)
+        if np.unique(shades).size >= colours:
+            image = np.ascontiguousarray(pixels[..., :3])
+            yield LabelledImage(image, inside.astype(np.uint16), ((1,),), (True,), str(path))
+
+
 READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
     "label_folder": label_folder,
     "coco_panoptic": coco_panoptic,
+    "cut_outs": cut_outs,
 }
 
 
@@ -212,20 +236,29 @@ def _add_region(regions: np.ndarray, mask: np.ndarray, *, split_pieces: bool, mi
     return added
 
 
-def _pairs(root: Path) -> list[tuple[Path, Path]]:
+def label_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """The pairs of `root/images/NAME.*` and `root/labels/NAME.png` by name, and the images that have no labels."""
+    root = Path(root)
     if not (root / "images").is_dir() or not (root / "labels").is_dir():
         raise DataError(f"{root} must hold the folders images/ and labels/")
     labels = {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
     images = [path for path in sorted((root / "images").iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-    missing = [path.name for path in images if path.stem not in labels]
-    if missing:
-        raise DataError(f"{len(missing)} images of {root} have no labels/NAME.png, the first is {missing[0]}")
     if not images:
         raise DataError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return [(path, labels[path.stem]) for path in images]
+    pairs = [(path, labels[path.stem]) for path in images if path.stem in labels]
+    return pairs, [path for path in images if path.stem not in labels]
 
 
-def _rgb(path: Path) -> np.ndarray:
+def read_pair(image: Path, labels: Path, *, whole: bool = False, instances: bool = False) -> LabelledImage:
+    """A picture and its labels; see `label_folder`. Raises DataError when one cannot be read or sizes differ."""
+    pixels, ids = read_picture(image), read_labels(labels)
+    if ids.shape != pixels.shape[:2]:
+        raise DataError(f"{labels} is {ids.shape}, its image {image} is {pixels.shape[:2]}")
+    return from_labels(pixels, ids, whole=whole, instances=instances, source=str(image))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8. Raises DataError that names it."""
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
@@ -233,7 +266,8 @@ def _rgb(path: Path) -> np.ndarray:
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
-def _label_png(path: Path) -> np.ndarray:
+def read_labels(path: Path) -> np.ndarray:
+    """A PNG of ids (palette, 8 or 16 bit) as (H, W). Raises DataError that names it."""
     try:
         with Image.open(path) as picture:
             labels = np.asarray(picture)

@@ -36,12 +36,13 @@ class Draws:
         """(rows, count) numbers, each row its own."""
         if not len(self.rows):
             return torch.zeros(0, count)
-        numbers = self._generator(0, *tag).random((int(self.rows.max()) + 1, count), dtype=np.float32)
+        numbers = self._generator(*tag, 1).random((int(self.rows.max()) + 1, count), dtype=np.float32)
         return torch.from_numpy(numbers[self.rows])
 
     def shared(self, *tag: int) -> np.random.Generator:
         """A generator that is the same for all rows of the step, in every process."""
-        return self._generator(1, *tag)
+        return self._generator(*tag, 2)
 
     def _generator(self, *tag: int) -> np.random.Generator:
+        # seeds that differ in zeros at the end only are the same seed: the last tag is never 0
         return np.random.default_rng([*self.key, *tag])

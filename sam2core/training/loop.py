@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from sam2core.training.adapters import add_adapters, merge_adapters, merged
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
 from sam2core.training.initialise import localise, look
@@ -173,7 +174,7 @@ def train(
             step += 1
             numbers = None
             if rank == 0 and validate is not None and (step % validate_every == 0 or step == recipe.steps):
-                numbers = _validated(model, average, validate)
+                numbers = _validated(model, average, validate, recipe)
             frames = batch.frames.shape[0] * batch.frames.shape[1] * world
             progress = Progress(
                 step, recipe.steps, stage.name, time.monotonic() - began, named, numbers, rate=rate, frames=frames
@@ -185,7 +186,7 @@ def train(
             if rank == 0 and (step % save_every == 0 or step == last):
                 _save(checkpoint, model, update, average, step, recipe)
     model.load_state_dict(average.weights)
-    return model.eval()
+    return merge_adapters(model).eval()
 
 
 def _select(model: nn.Module, recipe: Recipe) -> None:
@@ -194,6 +195,8 @@ def _select(model: nn.Module, recipe: Recipe) -> None:
         if not recipe.tracks and not name.startswith(IMAGE_PARTS):
             parameter.requires_grad_(False)
     freeze(model, recipe.freeze)
+    if recipe.lora:
+        add_adapters(model, recipe.lora, seed=recipe.seed)
 
 
 def _train_mode(model: nn.Module) -> None:
@@ -266,7 +269,7 @@ def _dump(path: Path, rollout: Rollout, batch: ClipBatch, recipe: Recipe, step: 
 
 
 def _validated(
-    model: nn.Module, average: Average, validate: Callable[[nn.Module], dict[str, float]]
+    model: nn.Module, average: Average, validate: Callable[[nn.Module], dict[str, float]], recipe: Recipe
 ) -> dict[str, float]:
     """Numbers of the averaged weights; the model gets its own back afterwards."""
     own = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -274,7 +277,7 @@ def _validated(
     model.load_state_dict(average.weights)
     model.eval()
     try:
-        return validate(model)
+        return validate(merged(model) if recipe.lora else model)
     finally:
         model.load_state_dict(own)
         _train_mode(model)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from sam2core.training.adapters import Lora
 from sam2core.training.augment import Augment
+from sam2core.training.filming import Filming
 from sam2core.training.losses import LossWeights
 from sam2core.training.optim import Optim, Rule
 from sam2core.training.prompting import PromptPlan
@@ -69,6 +71,7 @@ class Recipe:
     start: str = "fresh"  # "fresh": initialise to look at the click; "weights": go on from the model's weights
     side: int = 640  # longer side of the decoded pictures
     freeze: tuple[str, ...] = ()
+    lora: Lora | None = None
     augment: Augment = Augment()
     optim: Optim = Optim()
     memory: TrainMemory = TrainMemory()
@@ -118,8 +121,10 @@ _NESTED: dict[tuple[type, str], type] = {
     (Recipe, "sources"): Source,
     (Recipe, "stages"): Stage,
     (Recipe, "memory"): TrainMemory,
+    (Recipe, "lora"): Lora,
     (Optim, "rules"): Rule,
     (Augment, "motion"): Motion,
+    (Augment, "filming"): Filming,
     (Stage, "prompts"): PromptPlan,
     (Stage, "losses"): LossWeights,
     (Stage, "stills"): Stills,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
 from sam2core.training.clips import collate, from_labels
 from sam2core.training.initialise import localise, look
-from sam2core.training.loop import Recipe, RecipeError, train
-from sam2core.training.losses import LossWeights, hard_iou, soft_target
-from sam2core.training.optim import Optim, learning_rate, parameter_groups
+from sam2core.training.loop import train
+from sam2core.training.losses import LossWeights
 from sam2core.training.prompting import PromptPlan
+from sam2core.training.recipe import Recipe, RecipeError
 from sam2core.training.rollout import Rollout
 from sam2core.types import Prompt
 
@@ -100,35 +101,16 @@ def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_ends_the_ru
     def broken(self, *args, **options):
         losses = forward(self, *args, **options)
         steps.append(len(steps))
-        factor = float("nan") if steps[-1] in (0, 2, 3, 4) else 1.0
+        factor = float("nan") if steps[-1] in (0, 3, 5, 7) else 1.0
         return {name: value * factor for name, value in losses.items()}
 
     monkeypatch.setattr(Rollout, "forward", broken)
     with pytest.raises(FloatingPointError, match="3 non-finite losses in a row"):
         run(tmp_path)
-    assert steps == [0, 1, 2, 3, 4]
-
-
-def test_overfits_in_seconds():
-    torch.manual_seed(0)
-    model = registry.build("test_tiny", weights=False).train()
-    localise(model)
-    mixture = Mixture([pictures(2)], [1.0], augment=PLAIN)
-    batch = collate([mixture.sample(0, index, size=128, objects=2) for index in range(2)])
-    rollout, generator = Rollout(model), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay=0.0), lr=3e-3, betas=(0.9, 0.95))
-    for _ in range(100):
-        losses = rollout(batch, PromptPlan(), LossWeights(), dense=0.5, corrections=0, generator=generator)
-        optimiser.zero_grad()
-        losses["total"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-    masks = batch.masks[:, 0].flatten(0, 1)
-    with torch.no_grad():
-        step = rollout.steps(*rollout.encode(batch.frames[:, 0]), masks, PromptPlan(centre=1.0), 0, generator)[0]
-    reached = hard_iou(step.output.masks, soft_target(masks, (32, 32))[:, None].expand_as(step.output.masks))
-    assert reached[:, 1:].amax(1).mean() > 0.85
-    assert reached[:, 0].mean() > 0.6
+    assert steps[-1] == 8  # five steps, and once more for each that is written down
+    written = json.loads((tmp_path / "nonfinite_4.json").read_text())
+    assert written["stage"] == "clicks" and len(written["sources"]) == 2
+    assert np.array(written["prompts"][0]["points"]).shape[::2] == (4, 2)
 
 
 def test_gradients_reach_every_part_an_image_needs():
@@ -137,10 +119,8 @@ def test_gradients_reach_every_part_an_image_needs():
     localise(model)
     mixture = Mixture([pictures()], [1.0], augment=PLAIN)
     batch = collate([mixture.sample(0, index, size=128, objects=2) for index in range(4)])
-    plan = PromptPlan(box=0.5, corrections=2)
-    generator = torch.Generator().manual_seed(0)
-    losses = Rollout(model)(batch, plan, LossWeights(), dense=0.5, corrections=2, generator=generator)
-    losses["total"].backward()
+    plan = PromptPlan(box=0.5, corrections=2, vary=False)
+    Rollout(model)(batch, plan, LossWeights(), dense=0.5, key=(0, 1))["total"].backward()
     without = {
         name
         for name, parameter in model.named_parameters()
@@ -171,7 +151,8 @@ def test_attention_starts_at_the_click():
         )
         points = torch.tensor([[[56.0, 72.0]], [[184.0, 40.0]], [[120.0, 120.0]], [[40.0, 200.0]]])
         with torch.no_grad():
-            features, embedding = Rollout(model).encode(pictures)
+            features = Rollout(model).encode(pictures)
+            embedding = model.condition(features, None)
             model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
             handle.remove()
             queries, keys = attention.q_proj(seen[0])[:, 2:6], attention.k_proj(seen[1])
@@ -187,7 +168,7 @@ def test_attention_starts_at_the_click():
         pictures = (
             torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
         )
-        look(model, Rollout(model).encode(pictures)[1])
+        look(model, model.condition(Rollout(model).encode(pictures), None))
     assert share_at_click() > max(0.1, 2 * drowned)
 
 
@@ -197,20 +178,3 @@ def test_recipes_name_the_key_they_do_not_know():
     with pytest.raises(RecipeError, match=r"unknown key 'stages\[0\].prompts.click'"):
         recipe(stages=[{"name": "a", "steps": 1, "prompts": {"click": 1.0}}])
     assert recipe().stage_at(1).name == "dense" and recipe().stage_at(2).name == "clicks" and recipe().begins(2)
-
-
-def test_the_schedule_warms_up_and_ends_at_the_floor():
-    optim = Optim(lr=1.0, floor=0.1, warmup=4)
-    rates = [learning_rate(step, 20, optim) for step in range(21)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0 and rates[20] == pytest.approx(0.1) and rates[12] == pytest.approx(0.55)
-
-
-def test_freezing_names_an_unknown_part():
-    model = registry.build("test_tiny", weights=False)
-    with pytest.raises(ValueError, match="no parameter starts with 'trunk'"):
-        parameter_groups(model, weight_decay=0.1, freeze=["trunk"])
-    groups = parameter_groups(model, weight_decay=0.1, freeze=["backbone."])
-    counted = sum(parameter.numel() for group in groups for parameter in group["params"])
-    assert counted == sum(p.numel() for n, p in model.named_parameters() if not n.startswith("backbone."))
-    assert not any(p.requires_grad for p in model.backbone.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -16,7 +17,9 @@ from sam2core.training.losses import (
     mask_loss,
     soft_target,
     step_losses,
+    upstream_losses,
 )
+from tests.golden.record_losses import CASES, TARGET, inputs
 
 
 def test_bce_by_hand():
@@ -66,6 +69,7 @@ def test_one_click_teaches_the_best_of_three_and_a_box_teaches_mask_zero():
     losses = step_losses(
         masks, torch.zeros(2, 4), torch.full((2, 1), 50.0), target, torch.tensor([True, False]), weights
     )
+    losses = {name: value.mean() for name, value in losses.items()}
     assert losses["mask"].item() == pytest.approx(mask_loss(good, target[0], weights).item(), rel=1e-5)
     assert losses["presence"].item() == pytest.approx(0.0, abs=1e-6)
     assert losses["iou"].item() == pytest.approx(2 / 8)  # two of eight masks are right, all were given 0
@@ -77,5 +81,39 @@ def test_every_mask_gets_a_gradient():
     losses = step_losses(
         masks, torch.rand(3, 4), torch.zeros(3, 1), target, torch.ones(3, dtype=torch.bool), LossWeights()
     )
-    losses["total"].backward()
+    losses["total"].sum().backward()
     assert (masks.grad.abs().flatten(2).sum(-1) > 0).all()
+
+
+def test_of_an_absent_object_only_the_presence_is_taught():
+    masks = torch.randn(2, 4, 8, 8, requires_grad=True)
+    presence = torch.zeros(2, 1, requires_grad=True)
+    target = torch.zeros(2, 8, 8)
+    target[0, :4] = 1
+    losses = step_losses(masks, torch.rand(2, 4), presence, target, torch.ones(2, dtype=torch.bool), LossWeights())
+    assert losses["mask"][1] == losses["spread"][1] == losses["iou"][1] == 0 and losses["mask"][0] > 0
+    losses["total"].sum().backward()
+    assert not masks.grad[1].any() and presence.grad[0] < 0 < presence.grad[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_upstreams_loss_to_the_fifth_digit(case):
+    wanted = json.loads(TARGET.read_text())[case]
+    weights = LossWeights(bce=0.0, focal=20.0, dice=1.0, iou=1.0, presence=1.0, compat="upstream")
+    target, steps = inputs(case)
+    found = [upstream_losses(logits, iou, presence, target, weights) for logits, iou, presence in steps]
+    names = {
+        "focal": "loss_mask",
+        "dice": "loss_dice",
+        "iou": "loss_iou",
+        "presence": "loss_class",
+        "total": "core_loss",
+    }
+    for name, theirs in names.items():
+        ours = sum(each[name].sum() for each in found) / len(target)
+        assert float(ours) == pytest.approx(wanted[theirs], rel=1e-5, abs=1e-5)
+
+
+def test_an_unknown_compatibility_is_refused():
+    with pytest.raises(ValueError, match="compat is '' or 'upstream'"):
+        LossWeights(compat="meta")
