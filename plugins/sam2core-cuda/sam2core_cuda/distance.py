@@ -22,9 +22,9 @@ LONGEST = 2**14  # of a side: squared distances and FAR together stay within 32 
 @triton.jit
 def _down(masks, squares, height, width, FAR: tl.constexpr, BLOCK: tl.constexpr):
     """The squared distance of each pixel to the nearest False one of its column, FAR when there is none."""
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = x < width
-    at = tl.program_id(1).to(tl.int64) * height * width + x
+    at = tl.program_id(0).to(tl.int64) * height * width + x
     steps = tl.full((BLOCK,), 32768, tl.int32)
     for y in range(height):
         inside = tl.load(masks + at + y * width, mask=live, other=0) != 0
@@ -42,8 +42,8 @@ def _down(masks, squares, height, width, FAR: tl.constexpr, BLOCK: tl.constexpr)
 @triton.jit
 def _across(squares, out, width, TILE: tl.constexpr):
     """The least of the columns' squares plus the squared way there, for `TILE` pixels of one row."""
-    row = tl.program_id(1).to(tl.int64) * width
-    x = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    row = tl.program_id(0).to(tl.int64) * width
+    x = tl.program_id(1) * TILE + tl.arange(0, TILE)
     least = tl.full((TILE,), 2147483647, tl.int32)
     for start in range(0, width, TILE):
         other = start + tl.arange(0, TILE)
@@ -66,9 +66,9 @@ def distances(mask: Tensor) -> Tensor:
     flat = mask.bool().reshape(-1, height, width).contiguous()
     columns = torch.empty(flat.shape, dtype=torch.int32, device=mask.device)
     squares = torch.empty_like(columns)
-    count = flat.shape[0]
-    _down[(triton.cdiv(width, COLUMNS), count)](flat.view(torch.uint8), columns, height, width, FAR=FAR, BLOCK=COLUMNS)
-    _across[(triton.cdiv(width, TILE), count * height)](columns, squares, width, TILE=TILE)
+    count = flat.shape[0]  # the first axis of a grid is the long one: the others end at 65535 programs
+    _down[(count, triton.cdiv(width, COLUMNS))](flat.view(torch.uint8), columns, height, width, FAR=FAR, BLOCK=COLUMNS)
+    _across[(count * height, triton.cdiv(width, TILE))](columns, squares, width, TILE=TILE)
     return _beyond(flat, squares.float().sqrt()).view(mask.shape)
 
 
