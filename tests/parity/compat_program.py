@@ -127,9 +127,7 @@ def video(predictor, folder: Path, seed: int, save) -> None:
         moved.save(frames / f"{frame:05d}.jpg", quality=95)
     predictor.non_overlap_masks = seed % 3 == 1
     predictor.add_all_frames_to_correct_as_cond = seed % 4 == 2
-    state = predictor.init_state(
-        str(frames), offload_state_to_cpu=seed % 2 == 0, async_loading_frames=seed % 3 == 0
-    )
+    state = predictor.init_state(str(frames), offload_state_to_cpu=seed % 2 == 0, async_loading_frames=seed % 3 == 0)
     save("frame", state["images"][length - 1])
 
     def shown(answer) -> None:
@@ -140,7 +138,10 @@ def video(predictor, folder: Path, seed: int, save) -> None:
 
     def click(frame, obj, **more):
         count = rng.randrange(1, 4)
-        said = {"points": points(rng, size, count), "labels": np.array([1] + [rng.randrange(2) for _ in range(count - 1)])}
+        said = {
+            "points": points(rng, size, count),
+            "labels": np.array([1] + [rng.randrange(2) for _ in range(count - 1)]),
+        }
         kind = rng.randrange(4) if not more else 0
         if kind == 1:
             said = {"box": box(rng, size)}
@@ -185,7 +186,7 @@ def video(predictor, folder: Path, seed: int, save) -> None:
         elif what < 0.97:
             ids, updated = predictor.remove_object(state, obj)
             save("ids", np.array([OBJECTS.index(one) for one in ids]))
-            for frame, masks in sorted(updated, key=lambda one: one[0]):
+            for _, masks in sorted(updated, key=lambda one: one[0]):
                 save("video", masks)
         else:
             predictor.reset_state(state)

@@ -95,7 +95,9 @@ class SAM2AutomaticMaskGenerator:
         # upstream cleans at zero whatever the threshold of the masks is
         rules = self.predictor._transforms
         engine.postprocess = Postprocess(
-            fill_holes=int(rules.max_hole_area), drop_islands=int(rules.max_sprinkle_area), threshold=rules.mask_threshold
+            fill_holes=int(rules.max_hole_area),
+            drop_islands=int(rules.max_sprinkle_area),
+            threshold=rules.mask_threshold,
         )
         return engine
 

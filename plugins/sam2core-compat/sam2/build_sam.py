@@ -76,9 +76,7 @@ def _postprocessing(wanted: bool, *, video: bool) -> list[str]:
     return [f"++model.{name}={str(value).lower()}" for name, value in options.items()]
 
 
-def _build(
-    config: Any, kind: type[SAM2Base], ckpt_path: Any, device: Any, mode: str, overrides: list[str]
-) -> SAM2Base:
+def _build(config: Any, kind: type[SAM2Base], ckpt_path: Any, device: Any, mode: str, overrides: list[str]) -> SAM2Base:
     place = _device(device)
     try:
         tree = configuration.load(config)
@@ -90,7 +88,9 @@ def _build(
             overrides = [text for text in overrides if "sam_mask_decoder_extra_args" not in text]
     tree = configuration.override(tree, overrides)
     kind = _kind(tree.pop("_target_", None), kind)
-    parts = {key: describe(value, f"model.{key}") if isinstance(value, Mapping) else value for key, value in tree.items()}
+    parts = {
+        key: describe(value, f"model.{key}") if isinstance(value, Mapping) else value for key, value in tree.items()
+    }
     try:
         model = kind(**parts)
     except TypeError as error:
@@ -101,7 +101,7 @@ def _build(
 
 
 def _kind(target: str | None, wanted: type[SAM2Base]) -> type[SAM2Base]:
-    """The class of a configuration's own ``_target_``: one of this package's, or a subclass that is imported already."""
+    """The class that a configuration names: one of this package's, or a subclass that is imported already."""
     if target is None or target == "sam2.modeling.sam2_base.SAM2Base":
         return wanted
     module, _, name = target.rpartition(".")

@@ -37,7 +37,9 @@ class SAM2ImagePredictor:
             max_sprinkle_area=max_sprinkle_area,
         )
         self.mask_threshold = mask_threshold
-        self._bb_feat_sizes = [(self.model.image_size // stride, self.model.image_size // stride) for stride in (4, 8, 16)]
+        self._bb_feat_sizes = [
+            (self.model.image_size // stride, self.model.image_size // stride) for stride in (4, 8, 16)
+        ]
         self.reset_predictor()
 
     @classmethod

@@ -298,7 +298,7 @@ class SAM2VideoPredictor(SAM2Base):
         return {key: masks}
 
     def _get_orig_video_res_output(self, inference_state, any_res_masks):
-        """Logits on the device, and the same at the video's size; with `non_overlap_masks` each pixel has one object."""
+        """Logits on the device, and at the video's size; with `non_overlap_masks` each pixel has one object."""
         any_res_masks = any_res_masks.to(inference_state["device"], non_blocking=True)
         size = (inference_state["video_height"], inference_state["video_width"])
         masks = mask_ops.resize(any_res_masks, size)

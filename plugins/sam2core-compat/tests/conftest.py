@@ -10,7 +10,7 @@ import pytest
 PLUGIN = Path(__file__).parents[1]
 ROOT = PLUGIN.parents[1]
 
-for place in (ROOT, PLUGIN):
+for place in (Path(__file__).parent, ROOT, PLUGIN):
     if str(place) in sys.path:
         sys.path.remove(str(place))
     sys.path.insert(0, str(place))

@@ -31,7 +31,9 @@ def test_the_image_predictor_resizes_in_floating_point(model):
     from torchvision.transforms.functional import normalize, resize, to_tensor
 
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8))
-    wanted = normalize(resize(to_tensor(picture), [64, 64], antialias=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    wanted = normalize(
+        resize(to_tensor(picture), [64, 64], antialias=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
     torch.testing.assert_close(SAM2Transforms(64, 0.0)(picture), wanted, atol=1e-6, rtol=0)
 
 

@@ -316,9 +316,7 @@ class SAM2Base(nn.Module):
         return mask_ops.exclusive(pred_masks.squeeze(1)).unsqueeze(1)
 
 
-def _prompt(
-    point_inputs: Mapping[str, Tensor] | None, hint: Tensor | None, batch: int, device: torch.device
-) -> Prompt:
+def _prompt(point_inputs: Mapping[str, Tensor] | None, hint: Tensor | None, batch: int, device: torch.device) -> Prompt:
     if point_inputs is None:
         nothing = Prompt.nothing(batch, device)
         return Prompt(nothing.points, nothing.labels, hint)
@@ -376,4 +374,3 @@ def _renamed(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not unknown:
             raise
         return FACEBOOK.rename({name: tensor for name, tensor in state.items() if name not in unknown}), unknown
-

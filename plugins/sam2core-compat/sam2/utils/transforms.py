@@ -36,9 +36,9 @@ class SAM2Transforms(nn.Module):
 
     def transforms(self, x: Tensor) -> Tensor:
         """Values (..., 3, H, W) resized to the model's square, bilinear with antialiasing, and normalised."""
-        return torch.cat([to_model(one, (self.resolution, self.resolution)) for one in x.reshape(-1, *x.shape[-3:])]).view(
-            *x.shape[:-2], self.resolution, self.resolution
-        )
+        return torch.cat(
+            [to_model(one, (self.resolution, self.resolution)) for one in x.reshape(-1, *x.shape[-3:])]
+        ).view(*x.shape[:-2], self.resolution, self.resolution)
 
     def __call__(self, x: Any) -> Tensor:
         return self.transforms(self.to_tensor(x))
@@ -48,7 +48,7 @@ class SAM2Transforms(nn.Module):
         return torch.stack([self(image) for image in img_list])
 
     def transform_coords(self, coords: Tensor, normalize=False, orig_hw=None) -> Tensor:
-        """Places (..., 2) in model pixels; with `normalize` they are in pixels of an image of `orig_hw`, else in [0, 1]."""
+        """Places (..., 2) in model pixels, from pixels of an image of `orig_hw` with `normalize`, else from [0, 1]."""
         if normalize:
             assert orig_hw is not None, "normalize needs the image's size, orig_hw"
             coords = coords / coords.new_tensor([orig_hw[1], orig_hw[0]])

@@ -122,4 +122,4 @@ def test_a_client_runs_unchanged(name, shared, wheels, checkpoint, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     told = run(python, HERE / f"uses_{name}.py", data, weights, cwd=data, env=dict(os.environ, MPLBACKEND="Agg"))
-    print(told.strip().splitlines()[-1])
+    sys.stdout.write("\n" + told.strip().splitlines()[-1])

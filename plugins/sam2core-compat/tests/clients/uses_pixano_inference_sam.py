@@ -32,9 +32,13 @@ options = {
 
 
 def config(kind: str, **more):
-    return ModelDeploymentConfig(model_class=kind, model_params={**options, **more}, resources={"num_gpus": 0}, **{
-        "name": kind, "capability": "segmentation" if kind == "Sam2ImageModel" else "tracking"
-    })
+    return ModelDeploymentConfig(
+        model_class=kind,
+        model_params={**options, **more},
+        resources={"num_gpus": 0},
+        name=kind,
+        capability="segmentation" if kind == "Sam2ImageModel" else "tracking",
+    )
 
 
 images = Sam2ImageModel(config("Sam2ImageModel"))
@@ -66,11 +70,13 @@ frames.mkdir()
 for frame in range(2):
     Image.fromarray(np.roll(picture, 3 * frame, axis=1)).save(frames / f"{frame:05d}.jpg")
 os.environ["PIXANO_INFERENCE_MEDIA_ROOT"] = str(folder)
-state = videos._init_video_state([
-    "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode() for path in sorted(frames.iterdir())
-])
+state = videos._init_video_state(
+    ["data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode() for path in sorted(frames.iterdir())]
+)
 predictor = videos._predictor
 predictor.add_new_points_or_box(state, 0, 1, points=[[50, 40]], labels=[1])
 areas = [int((masks > 0).sum()) for _, _, masks in predictor.propagate_in_video(state)]
 assert len(areas) == 2
-print(f"pixano-inference-sam: the same {len(first.masks[0])} masks from its own embedding; video areas {areas}")
+sys.stdout.write(
+    f"pixano-inference-sam: the same {len(first.masks[0])} masks from its own embedding; video areas {areas}" + "\n"
+)

@@ -45,4 +45,6 @@ automatic = SamGeo2(
 automatic.generate(image)
 keys = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
 assert automatic.masks and all(keys <= set(record) for record in automatic.masks), automatic.masks[:1]
-print(f"segment-geospatial: scores {scores.round(3).tolist()}, {len(automatic.masks)} masks of the whole picture")
+sys.stdout.write(
+    f"segment-geospatial: scores {scores.round(3).tolist()}, {len(automatic.masks)} masks of the whole picture" + "\n"
+)

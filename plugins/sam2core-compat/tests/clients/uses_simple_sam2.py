@@ -30,4 +30,4 @@ written = sorted((folder / "storage").rglob("*_1_box.png"))
 assert len(written) == 3, written
 masks = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in written]
 assert all(mask.shape == (96, 128) and set(np.unique(mask)) <= {0, 255} for mask in masks)
-print(f"simple-sam2: {len(masks)} masks, areas {[int((mask > 0).sum()) for mask in masks]}")
+sys.stdout.write(f"simple-sam2: {len(masks)} masks, areas {[int((mask > 0).sum()) for mask in masks]}" + "\n")

@@ -129,7 +129,7 @@ class MaskDecoder(nn.Module):
         return masks, iou
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
-        """Call `hook(decoder, arguments, outputs)` after every decoding, also of the predictors'; it cannot change them.
+        """Call `hook(decoder, arguments, outputs)` after every decoding, the predictors' too; it cannot change them.
 
         Outputs are upstream's four: masks, IoU, tokens, presence.
         """

@@ -85,7 +85,9 @@ class PromptEncoder(nn.Module):
         there is no box. `masks` (B, 1, h, w) are logits.
         """
         device = self.inner.no_mask.weight.device
-        given = [part.shape[0] for part in (points[0] if points is not None else None, boxes, masks) if part is not None]
+        given = [
+            part.shape[0] for part in (points[0] if points is not None else None, boxes, masks) if part is not None
+        ]
         batch = given[0] if given else 1
         xy, labels = [], []
         if points is not None:

@@ -1,0 +1,127 @@
+"""Configurations by upstream's names, and overrides in Hydra's notation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def built(name, *overrides):
+    """A model without storage."""
+    from sam2 import configuration
+    from sam2.modeling.sam2_base import SAM2Base
+
+    from registry.assemble import hollow
+
+    tree = configuration.override(configuration.load(name), overrides)
+    tree.pop("_target_")
+    with hollow():
+        return SAM2Base(**tree)
+
+
+@pytest.mark.parametrize("family", ["sam2", "sam2.1"])
+@pytest.mark.parametrize("size", ["t", "s", "b+", "l"])
+def test_the_eight_models_are_those_of_the_registry(family, size):
+    import registry
+
+    made = built(f"configs/{family}/{family}_hiera_{size}.yaml").core
+    known = registry.build(f"{family}_hiera_{size}", weights=False, device="meta")
+    shapes = {name: tensor.shape for name, tensor in known.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in made.state_dict().items()} == shapes
+    assert vars(made.memory_policy) == vars(known.memory_policy) and made.multimask == known.multimask
+    blocks = zip(made.backbone.blocks, known.backbone.blocks, strict=True)
+    assert all(
+        (mine.window, mine.pool, mine.attn.heads) == (its.window, its.pool, its.attn.heads) for mine, its in blocks
+    )
+
+
+def test_names_as_upstreams_users_spell_them():
+    from sam2 import configuration
+
+    for name in (
+        "sam2.1_hiera_l",
+        "sam2.1_hiera_l.yaml",
+        "configs/sam2.1/sam2.1_hiera_l",
+        "configs/sam2.1/sam2.1_hiera_l.yaml",
+    ):
+        assert configuration.load(name)["image_encoder"]["trunk"]["embed_dim"] == 144
+    assert configuration.load("sam2_hiera_b+.yaml")["image_encoder"]["trunk"]["embed_dim"] == 112
+    path = Path(configuration.FOLDER / "sam2_hiera_t.yaml")
+    assert configuration.load(path) == configuration.load("sam2_hiera_t") == configuration.load(str(path))
+    with pytest.raises(ValueError, match=r"no configuration 'sam2.1_hiera_large.yaml', did you mean"):
+        configuration.load("sam2.1_hiera_large.yaml")
+
+
+def test_overrides_change_add_and_remove():
+    made = built(
+        "sam2.1_hiera_t",
+        "model.image_size=512",
+        "++model.max_cond_frames_in_attn=4",
+        "+model.memory_temporal_stride_for_eval=2",
+        "~model.compile_image_encoder",
+        "++model.memory_attention.layer.self_attention.feat_sizes=[32,32]",
+        "++model.memory_encoder.fuser.layer.layer_scale_init_value=1e-3",
+    )
+    assert made.image_size == 512 and made.core.image_size == (512, 512)
+    assert made.core.memory_policy.anchors == 4 and made.core.memory_policy.stride == 2
+    assert made.core.prompt_encoder.hint_size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.imagesize=512", "there is no 'imagesize', did you mean 'image_size'"),
+        ("++model.image_encoder.trunk.embedding=96", "model.image_encoder.trunk has no option 'embedding'"),
+        ("+model.image_size=512", "adds what is there already"),
+        ("image_size=512", "is no override"),
+        ("++model.soft_no_obj_ptr=true", "model.soft_no_obj_ptr is True: only False is supported"),
+        ("++model.image_encoder.neck.fpn_interp_model=bilinear", "only 'nearest' is supported"),
+        ("++model.no_such_option=1", "does not fit SAM2Base: .*no_such_option"),
+        ("++model.image_encoder.trunk._target_=os.system", "is 'os.system'; what can be built"),
+        ("++model._target_=os.system", "which is no SAM2Base"),
+    ],
+)
+def test_what_is_wrong_is_named(override, told):
+    from sam2.build_sam import build_sam2
+
+    with pytest.raises(ValueError, match=told):
+        build_sam2("sam2.1_hiera_t", device="cpu", hydra_overrides_extra=[override])
+
+
+def test_no_hydra_is_imported_by_building():
+    import subprocess
+
+    places = [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]
+    program = f"import sys; sys.path[:0] = {places!r}; sys.modules['hydra'] = None\n"
+    program += "import sam2; assert 'torch' not in sys.modules\n"
+    program += "from sam2.build_sam import build_sam2; build_sam2('test_tiny', device='cpu')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hydra_builds_the_same_where_it_is_installed():
+    hydra = pytest.importorskip("hydra")
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("sam2", version_base="1.2"):
+        overrides = [
+            "++model._target_=sam2.sam2_video_predictor.SAM2VideoPredictor",
+            "++model.image_encoder.trunk.embed_dim=16",
+            "++model.image_encoder.trunk.stages=[1,2,3,1]",
+            "++model.image_encoder.trunk.global_att_blocks=[4]",
+            "++model.image_encoder.neck.backbone_channel_list=[128,64,32,16]",
+            "++model.image_size=128",
+            "++model.fill_hole_area=8",
+        ]
+        config = hydra.compose(config_name="configs/sam2.1/sam2.1_hiera_t.yaml", overrides=overrides)
+        OmegaConf.resolve(config)
+        made = instantiate(config.model, _recursive_=True)
+    assert isinstance(made, SAM2VideoPredictor) and made.fill_hole_area == 8 and made.core.image_size == (128, 128)
+    assert isinstance(made, torch.nn.Module) and made.hidden_dim == 256
