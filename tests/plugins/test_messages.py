@@ -1,4 +1,4 @@
-"""What a stranger reads of a plugin that does not work: in the list, from `doctor`, when a build fails because of it."""
+"""What a stranger reads of a plugin that does not work: in the list, from `doctor`, and when a build fails for it."""
 
 from __future__ import annotations
 
