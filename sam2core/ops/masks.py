@@ -16,6 +16,27 @@ def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
+def resize_window(logits: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
+    """The window x0, y0, x1, y1 (the last corner outside) of what `resize` makes of logits (h, w) at (H, W), in fp32.
+
+    Equal up to rounding, and costs what the window covers.
+    """
+    x0, y0, x1, y1 = window
+    rows, rows_after, down = _between(logits.shape[0], size[0], y0, y1, logits.device)
+    columns, columns_after, along = _between(logits.shape[1], size[1], x0, x1, logits.device)
+    first, last = int(columns[0]), int(columns_after[-1]) + 1
+    part = logits[:, first:last].float()
+    lines = torch.lerp(part[rows], part[rows_after], down.unsqueeze(1))
+    return torch.lerp(lines[:, columns - first], lines[:, columns_after - first], along)
+
+
+def _between(length: int, size: int, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For pixels `start` to `stop` of a line of `size`: the two of `length` they lie between, and how far along."""
+    at = ((torch.arange(start, stop, device=device) + 0.5) * (length / size) - 0.5).clamp(min=0)
+    before = at.long().clamp(max=length - 1)
+    return before, (before + 1).clamp(max=length - 1), at - before
+
+
 def stability_score(logits: Tensor, delta: float, threshold: float = 0.0) -> Tensor:
     """How little a mask's area depends on the threshold: area at +`delta` over area at -`delta`, per (..., h, w) mask.
 
@@ -81,7 +102,8 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndar
         height = np.minimum(y1[index], y1[rest]) - np.maximum(y0[index], y0[rest])
         shared = np.maximum(width, 0) * np.maximum(height, 0)
         with np.errstate(invalid="ignore"):  # two boxes without area: neither removes the other
-            alive[rest[shared / (areas[index] + areas[rest] - shared) > threshold]] = False
+            overlap = shared / (areas[index] + areas[rest] - shared)
+        alive[rest[overlap.astype(np.float64) > threshold]] = False
     return np.array(kept, dtype=np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -21,7 +22,7 @@ from sam2core.predictors.transforms import ImageLike, read_image, to_model_point
 from sam2core.types import HINT_LIMIT, ImageFeatures, Label, Prompt
 
 FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
-CHUNK_BYTES = {"cpu": 16 * 2**20, "other": 512 * 2**20}  # of full-size logits looked at together
+CHUNK_BYTES = 512 * 2**20  # of full-size logits looked at together on a device with memory of its own
 CPU_POINTS = 32
 
 Progress = Callable[[int, int], None]
@@ -298,21 +299,51 @@ class MaskGenerator:
         """The stability (K,) and boxes (K, 4) of logits (K, h, w) seen at `size`, a few at a time."""
         stability = [np.zeros(0, np.float32)]
         boxes = [np.zeros((0, 4), np.int64)]
-        for full in self._resized(logits, size):
+        for full, (x0, y0) in self._resized(logits, size):
             stability.append(self._stability(full).cpu().numpy())
-            boxes.append(mask_ops.boxes(full > self.mask_threshold).cpu().numpy())
+            inside = full > self.mask_threshold
+            there = inside.flatten(1).any(dim=1, keepdim=True)
+            corner = torch.tensor([x0, y0, x0, y0], device=full.device)
+            boxes.append((mask_ops.boxes(inside) + corner * there).cpu().numpy())
         return np.concatenate(stability), np.concatenate(boxes)
 
-    def _resized(self, logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-        """Logits (K, h, w) at `size`, in parts that fit the memory meant for them."""
-        chunk = CHUNK_BYTES["cpu" if logits.device.type == "cpu" else "other"]
-        step = max(1, chunk // (4 * size[0] * size[1]))
+    def _resized(self, logits: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """Logits (K, h, w) at `size`: parts (K', H', W') with the place x, y of their first pixel, in order.
+
+        Outside of a part there is nothing above the lower threshold. On a CPU a part is one mask and its surroundings;
+        elsewhere as many whole masks as fit the memory meant for them.
+        """
+        if logits.device.type == "cpu":
+            near = self._windows(logits, size)
+            for mask, window in zip(logits, near):
+                x0, y0, x1, y1 = window
+                if 2 * (x1 - x0) * (y1 - y0) > size[0] * size[1]:
+                    yield mask_ops.resize(mask[None, None], size)[0], (0, 0)
+                else:
+                    yield mask_ops.resize_window(mask, size, window).unsqueeze(0), (x0, y0)
+            return
+        step = max(1, CHUNK_BYTES // (4 * size[0] * size[1]))
         for start in range(0, len(logits), step):
-            yield mask_ops.resize(logits[start : start + step].unsqueeze(1), size).squeeze(1)
+            yield mask_ops.resize(logits[start : start + step].unsqueeze(1), size).squeeze(1), (0, 0)
+
+    def _windows(self, logits: Tensor, size: tuple[int, int]) -> list[Crop]:
+        """For each of the logits (K, h, w), where at `size` it can be above the lower threshold."""
+        height, width = logits.shape[-2:]
+        down, along = size[0] / height, size[1] / width
+        found = mask_ops.boxes(logits > self.mask_threshold - self.stability_offset).tolist()
+        return [
+            (
+                max(0, math.floor((x0 - 1) * along)),
+                max(0, math.floor((y0 - 1) * down)),
+                min(size[1], math.ceil((x1 + 2) * along) + 1),
+                min(size[0], math.ceil((y1 + 2) * down) + 1),
+            )
+            for x0, y0, x1, y1 in found
+        ]
 
     def _stability(self, full: Tensor) -> Tensor:
-        inner = (full > self.mask_threshold + self.stability_offset).flatten(1).sum(1)
-        outer = (full > self.mask_threshold - self.stability_offset).flatten(1).sum(1)
+        inner = torch.count_nonzero(full > self.mask_threshold + self.stability_offset, dim=(1, 2))
+        outer = torch.count_nonzero(full > self.mask_threshold - self.stability_offset, dim=(1, 2))
         return inner / outer
 
     def _drawn(self, found: _Found, crop: Crop, size: tuple[int, int]) -> list[AutoMask]:
@@ -320,12 +351,12 @@ class MaskGenerator:
         x0, y0, x1, y1 = crop
         drawn = []
         row = 0
-        for full in self._resized(found.logits, (y1 - y0, x1 - x0)):
+        for full, (at_x, at_y) in self._resized(found.logits, (y1 - y0, x1 - x0)):
             stability = self._stability(full).tolist()
             inside = (full > self.mask_threshold).cpu().numpy()
             for mask, stable in zip(inside, stability):
                 left, top, right, bottom = (int(side) for side in found.boxes[row])
-                part = mask[top : bottom + 1, left : right + 1]
+                part = mask[max(0, top - at_y) : bottom + 1 - at_y, max(0, left - at_x) : right + 1 - at_x]
                 drawn.append(
                     AutoMask(
                         size=size,
