@@ -52,7 +52,7 @@ def _words(model: bool) -> list[str]:
     who = "the model and simple methods" if model else "simple methods (the model was not measured yet)"
     return [
         f"Mean IoU of {who} on the same regions, those that all methods were measured on;",
-        "each is clicked where its own answer is most wrong. In brackets the 95 % interval, resampled over photographs.",
+        "each is clicked where its own answer is most wrong. In brackets the 95 % interval over photographs.",
         "*box*: from the tight box of the true mask. *best of 3*: the best of the model's three masks after one click,",
         "chosen by an oracle, not comparable with the other columns. *NoC*: clicks to an IoU of 0.80 or 0.90, at most",
         "20, on the first region of BSDS's first photographs. Seconds are one thread's, measured on a busy machine.",

@@ -1,7 +1,9 @@
 """What a model must beat: methods of before that answer the same clicks, boxes and first masks, without learning.
 
-The free settings were chosen on 50 training photographs (25 of COCO's train half, 25 of CCP without its last 100, one
-region each, 3 clicks) by ``benchmarks/evaluation.py tune`` and are frozen here as defaults. OpenCV and scikit-image
+The free settings come from ``benchmarks/evaluation.py tune``: 50 training photographs (25 of COCO's train half, 25 of
+CCP without its last 100), one region each, three clicks; what each setting scored is kept in
+``benchmarks/results/evaluation_tuning.json``. They are frozen here as defaults, and say what else was tried.
+OpenCV and scikit-image
 are imported when a method that needs them looks at its first picture; both come with ``sam2core[baselines]``.
 """
 
@@ -228,7 +230,7 @@ class FlowWarp:
         """For each frame (H, W, 3) uint8, the masks (H, W) by object id; `masks` are those of the first frame."""
         import cv2
 
-        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         soft: dict[Any, Any] = {key: mask.astype(np.float32) for key, mask in masks.items()}
         before: np.ndarray | None = None
         for frame in frames:
