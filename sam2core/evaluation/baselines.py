@@ -3,8 +3,8 @@
 The free settings come from ``benchmarks/evaluation.py tune``: 50 training photographs (25 of COCO's train half, 25 of
 CCP without its last 100), one region each, three clicks; what each setting scored is kept in
 ``benchmarks/results/evaluation_tuning.json``. They are frozen here as defaults, and say what else was tried.
-OpenCV and scikit-image
-are imported when a method that needs them looks at its first picture; both come with ``sam2core[baselines]``.
+OpenCV and scikit-image are imported when a method that needs them looks at its first picture; both come with
+``sam2core[baselines]``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class GrabCut:
     """
 
     radius: float = 0.2  # as a share of the image's shorter side; of 0.1, 0.2, 0.35, 0.5
-    side: int = 320  # the longer side it computes on
+    side: int = 640  # the longer side it computes on; at 320 it loses small objects whole
     iterations: int = 5
 
     def look(self, image: np.ndarray) -> Answers:
