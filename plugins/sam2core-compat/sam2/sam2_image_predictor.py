@@ -185,7 +185,7 @@ class SAM2ImagePredictor:
             position=sine_grid((embedding.shape[-2], embedding.shape[-1]), embedding.shape[1], device),
             skips=tuple(level[img_idx].unsqueeze(0) for level in self._features["high_res_feats"]),
         )
-        stability = None if self.model.training else core.mask_decoder.stability
+        stability = None if core.mask_decoder.training else core.mask_decoder.stability
         logits, iou, _ = candidates(
             core.decode(features, embedding, prompt), several=multimask_output, stability=stability
         )

@@ -142,9 +142,10 @@ def test_pictures_of_other_modes(model, mode):
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     predictor = SAM2ImagePredictor(model)
-    predictor.set_image(Image.new("RGB", (50, 40), (90, 90, 90)).convert(mode))
+    picture = Image.new("RGB", (50, 40), (90, 90, 90)).convert(mode)
+    predictor.set_image(picture)
     wanted = predictor.get_image_embedding()
-    predictor.set_image(np.full((40, 50, 3), 90, np.uint8))
+    predictor.set_image(np.array(picture.convert("RGB")))
     torch.testing.assert_close(predictor.get_image_embedding(), wanted, atol=1e-4, rtol=1e-3)
 
 

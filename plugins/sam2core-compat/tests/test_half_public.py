@@ -184,6 +184,7 @@ def test_fewer_memories_by_attribute(predictor):
     assert predictor.core.memory_readout.slot_embed.shape[0] == 2 and predictor.core.memory_policy.frames == 1
 
 
+@torch.inference_mode()
 def test_track_step_on_dictionaries_of_ones_own(predictor, frames):
     """As CVAT's agent does: the past is a dictionary, one frame follows another."""
     state = predictor.init_state(str(frames))
@@ -246,12 +247,12 @@ def test_errors_are_of_upstreams_kinds(predictor, frames, images):
     with pytest.raises(RuntimeError, match="Cannot remove"):
         predictor.remove_object(state, "nobody", strict=True)
     assert predictor.remove_object(state, "nobody") == (state["obj_ids"], [])
-    with pytest.raises(NotImplementedError):
-        images.set_image("picture.jpg")
     with pytest.raises(AssertionError):
         images.predict_batch()
     with pytest.raises(AssertionError):
         images.predict(point_coords=[[1, 1]])
+    with pytest.raises(NotImplementedError):
+        images.set_image("picture.jpg")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

@@ -36,6 +36,8 @@ _MODULES = {
     "mask_downsample": ("object_pointer", "mask_stem"),
     "obj_ptr_tpos_proj": ("memory_readout", "pointer_time"),
 }
+_OURS = ("core.", "backbone.", "neck.", "prompt_encoder.", "mask_decoder.", "memory_readout.", "object_pointer.")
+"""How names begin that are sam2core's and not upstream's."""
 _POLICY = (
     "num_maskmem",
     "memory_temporal_stride_for_eval",
@@ -190,7 +192,7 @@ class SAM2Base(nn.Module):
         known = super().state_dict()
         given = dict(state_dict)
         extra: list[str] = []
-        if FACEBOOK.fits(given) or not any(f"core.{name}" in known for name in given):
+        if not any(name.startswith(_OURS) for name in given):
             given, extra = _renamed(given)
         found = super().load_state_dict(
             {name if name in known else f"core.{name}": tensor for name, tensor in given.items()},

@@ -110,7 +110,7 @@ class MaskDecoder(nn.Module):
         output = self._decode(
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, high_res_features
         )
-        stability = None if self.training else self.inner.stability
+        stability = None if self.inner.training else self.inner.stability
         masks, iou, tokens = candidates(output, several=multimask_output, stability=stability)
         return masks, iou, tokens, output.presence
 
