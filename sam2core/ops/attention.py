@@ -14,6 +14,8 @@ BLOCK = (1024, 2048)  # queries, keys
 BLOCK_BYTES = 32 * 2**20
 # Below this many scores a head, SDPA's single call is the better deal.
 BLOCK_SCORES = 2**22
+# Up to this many scores in all, training on a CPU keeps them: SDPA's backward pass there takes several times as long.
+KEPT_SCORES = 2**26
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -23,7 +25,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """
     batch = max(query.shape[0], key.shape[0], value.shape[0])
     query, key, value = (t if t.shape[0] == batch else t.expand(batch, -1, -1, -1) for t in (query, key, value))
+    if dropout == 0.0 and _keeps_scores(query, key):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def _keeps_scores(query: Tensor, key: Tensor) -> bool:
+    """Whether to attend with plain products: where a gradient will be asked for on a CPU, and the scores fit."""
+    if query.device.type != "cpu" or not query.requires_grad or torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() and query[..., 0].numel() * key.shape[-2] <= KEPT_SCORES
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

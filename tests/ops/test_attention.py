@@ -104,3 +104,17 @@ def test_averaging_in_half_precision_stays_close(monkeypatch, dtype):
     exact = attend_projected(query, key, tokens, project)
     found = attend_projected(query.to(dtype), key.to(dtype), tokens.to(dtype), project.to(dtype))
     assert found.dtype == dtype and (found.float() - exact).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_training_on_a_cpu_equals_sdpa_with_its_gradients(masked):
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(2, 3, n, 8, generator=generator, requires_grad=True) for n in (5, 7, 7))
+    mask = torch.arange(7) < torch.tensor([7, 4])[:, None, None, None] if masked else None
+    weights = torch.randn(2, 3, 5, 8, generator=generator)
+    sdpa = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    wanted = torch.autograd.grad((sdpa * weights).sum(), (query, key, value))
+    plain = attend(query, key, value, mask)
+    found = torch.autograd.grad((plain * weights).sum(), (query, key, value))
+    assert plain.grad_fn.name() != sdpa.grad_fn.name()  # so this test compares two things
+    torch.testing.assert_close((plain, *found), (sdpa, *wanted), rtol=1e-4, atol=1e-6)
