@@ -12,8 +12,8 @@ def wandering(frames: int = 4, size: int = 64, *, late: bool = True) -> Clip:
     pixels = np.full((frames, size, size, 3), (40, 60, 50), np.uint8)
     masks = np.zeros((frames, 2, size, size), bool)
     for t in range(frames):
-        left = size // 8 + t * size // 12
-        masks[t, 0, size // 4 : size // 4 + size // 2, left : left + size // 3] = True
+        left = size // 8 + t * size // 16  # edges lie on those of the masks that are predicted
+        masks[t, 0, size // 4 : size // 4 + size // 2, left : left + 5 * size // 16] = True
         if t or not late:
             top = size // 2 + t * size // 16
             masks[t, 1, top : top + size // 4, size // 2 : size - 4] = True

@@ -112,8 +112,8 @@ def test_sa1b_and_coco_decode_what_is_asked_for(tmp_path):
         for value, sure in ((1, 0.9), (7, 0.5), (0, 0.9))
     ]
     (tmp_path / "sa_1.json").write_text(json.dumps({"annotations": annotations}))
-    assert sa1b(tmp_path)[0].objects(0) == [0, 1]  # the ground is too large
-    (sure,) = sa1b(tmp_path, min_iou=0.8)
+    assert sa1b(tmp_path, max_area=0.6)[0].objects(0) == [0, 1]  # the ground is too large
+    (sure,) = sa1b(tmp_path, min_iou=0.8, max_area=0.6)
     assert sure.objects(0) == [0] and (sure.masks(0, [0])[0] == (ids[2] == 1)).all()
 
     tree = {

@@ -55,8 +55,8 @@ def test_masks_lie_on_what_they_are_of():
             red = (frame[..., 0] > 190) & (frame[..., 2] < 90)
             blue = (frame[..., 2] > 190) & (frame[..., 0] < 90)
             for colour, mask in ((red, seen[0]), (blue, seen[1])):
-                union = (colour | mask).sum()
-                assert union < 20 or (colour & mask).sum() / union > 0.75, seed
+                # edges are soft, and what lies beyond the picture is its mirror image: no object
+                assert (colour & mask).sum() >= 0.8 * mask.sum() - 10, seed
         assert clip.masks[0].any((1, 2)).all()
 
 
