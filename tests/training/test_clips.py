@@ -10,6 +10,7 @@ from PIL import Image
 
 from sam2core.training.augment import Augment, Canvas, Mixture, choose_objects, paste_object, paste_shape
 from sam2core.training.clips import (
+    READERS,
     Clip,
     DataError,
     LabelledImage,
@@ -169,3 +170,21 @@ def test_clips_of_different_size_are_no_batch():
     assert batch.frames.shape == (2, 1, 3, 8, 8) and batch.masks.shape == (2, 1, 2, 8, 8) and batch.objects == 2
     with pytest.raises(ValueError, match="equal"):
         collate(clips)
+
+
+def test_cut_outs_are_what_is_opaque(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    noise[..., 3] = 0
+    noise[10:30, 20:50, 3] = 255
+    (tmp_path / "a").mkdir()
+    (tmp_path / "cartoon").mkdir()
+    Image.fromarray(noise).save(tmp_path / "a" / "thing.png")
+    Image.fromarray(noise).save(tmp_path / "cartoon" / "left_out.png")
+    drawing = noise.copy()
+    drawing[..., :3] = 7
+    Image.fromarray(drawing).save(tmp_path / "drawing.png")
+    (found,) = READERS["cut_outs"](tmp_path, skip=("cartoon",), smallest=32, colours=100)
+    assert found.things == (True,) and found.source.endswith("thing.png")
+    assert np.array_equal(found.regions == 1, noise[..., 3] == 255)
+    with pytest.raises(DataError, match="holds no PNG"):
+        next(READERS["cut_outs"](tmp_path / "a" / "none"))
