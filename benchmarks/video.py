@@ -4,8 +4,8 @@
 
 All contenders have the same random weights and see the same synthetic clip; every object gets one click on frame 0.
 Frame 1 is tracked, and what each contender remembers of it is copied to frames 2 to 15, in its own form: from frame 16
-on every past is full (7 memories, 16 pointers an object) without 15 frames having been computed. Frame 16 warms up, with
-few objects, and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each round begun
+on every past is full (7 memories, 16 pointers an object) without 15 frames having been computed. Frame 16 warms up with
+few objects and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each round begun
 by another), so that a slow minute of the machine hits all alike; ratios are taken within a round, and medians over
 rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured in the same
 round.

@@ -31,7 +31,12 @@ VERBS = (
     "plugins",
     "doctor",
 )
-EXTRAS = {"video": ("av",), "raster": ("tifffile",), "baselines": ("cv2", "skimage")}  # extra -> the modules it brings
+EXTRAS = {  # extra -> the modules it brings
+    "video": ("av",),
+    "raster": ("tifffile",),
+    "baselines": ("cv2", "skimage"),
+    "lora": ("peft",),
+}
 
 
 class Failure(click.ClickException):

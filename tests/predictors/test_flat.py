@@ -38,11 +38,11 @@ def held() -> tuple[int, int]:
     return sum(storages.values()), len(objects)
 
 
-def referred(thing: Any, seen: set[int]) -> int:
+def referred(thing: Any, seen: dict[int, Any]) -> int:
     """How many values lie in a session: its containers and dataclasses, followed, but for its predictor and source."""
     if id(thing) in seen or isinstance(thing, VideoPredictor):
         return 0
-    seen.add(id(thing))
+    seen[id(thing)] = thing  # kept alive, so that no other gets its id
     if isinstance(thing, dict):
         return len(thing) + sum(referred(one, seen) for one in thing.values())
     if isinstance(thing, list | tuple | set):
@@ -56,7 +56,7 @@ def referred(thing: Any, seen: set[int]) -> int:
 
 
 def state(session: VideoSession) -> int:
-    return referred(session, set())
+    return referred(session, {})
 
 
 def test_600_frames_leave_nothing_behind(predictor):
@@ -66,12 +66,12 @@ def test_600_frames_leave_nothing_behind(predictor):
     seen = {}
     for result in session.propagate():
         assert set(result.masks) == {"a", "b"}
-        if result.frame in (299, 599):
+        if result.frame in (199, 399, 599):
             seen[result.frame] = (*held(), state(session))
-    (bytes_, objects, values), (bytes_after, objects_after, values_after) = seen[299], seen[599]
-    assert bytes_after == bytes_
-    assert abs(objects_after - objects) < 100  # a leak of one object per frame is 300
-    assert values_after == values
+    assert seen[599][0] == seen[399][0] == seen[199][0]
+    # What is imported or remembered late shows in one of the halves; a leak of one object per frame is 200 in each.
+    assert min(seen[599][1] - seen[399][1], seen[399][1] - seen[199][1]) < 100
+    assert seen[599][2] == seen[399][2] == seen[199][2]
 
 
 def test_a_live_session_keeps_of_its_corrections_the_anchors_alone(predictor):
@@ -96,6 +96,8 @@ def test_frames_and_results_are_released(predictor):
         next(run)
     before = held()[0]
     kept = [result.video_logits for result in run]  # the user's own
-    assert held()[0] >= before + sum(one.untyped_storage().nbytes() for one in kept)
+    theirs = sum(one.untyped_storage().nbytes() for one in kept)
+    last = held()[0] - theirs  # the run has ended, and its last result is gone
+    assert theirs > 0 and last <= before
     del kept
-    assert held()[0] == before
+    assert held()[0] == last

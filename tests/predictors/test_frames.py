@@ -377,6 +377,6 @@ def test_without_pyav_folders_work_and_videos_say_what_to_install(
     files(clip(3), tmp_path)
     assert open_source(tmp_path).length == 3
     (tmp_path / "a.mp4").touch()
-    for given in (tmp_path / "a.mp4", "camera:0", "rtsp://localhost/a"):
+    for given in (tmp_path / "a.mp4", "rtsp://localhost/a"):
         with pytest.raises(ModuleNotFoundError, match=re.escape('pip install "sam2core[video]"')):
             open_source(given)
