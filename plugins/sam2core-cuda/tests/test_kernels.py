@@ -15,12 +15,14 @@ from scipy import ndimage
 
 pytest.importorskip("triton", reason="torch's builds for GPUs bring triton")
 
+from sam2core_cuda import components
 from sam2core_cuda.components import label_regions
 from sam2core_cuda.distance import distances
 
 EIGHT = np.ones((3, 3))
 # none a multiple of the kernels' blocks, nor of 2
 SIZES = [(1, 1), (1, 77), (53, 1), (2, 3), (7, 9), (15, 66), (33, 31), (41, 65), (29, 130), (64, 64)]
+MANY_BLOCKS = (15, 66)  # the size at which labels cross the borders of programs in the interpreter too
 PER_SIZE = 20
 
 
@@ -102,14 +104,16 @@ def exact(mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_regions_of_random_masks(size, device):
+def test_regions_of_random_masks(size, device, monkeypatch):
+    if device == "cpu" and size != MANY_BLOCKS:  # the interpreter's time goes by programs, not by pixels
+        monkeypatch.setattr(components, "BLOCK", 4096)
     masks = random_masks(size)
     equal_regions(masks, *label_regions(masks.to(device)))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_distances_in_random_masks(size, device):
-    masks = random_masks(size)
+    masks = random_masks(size) if device == "cuda" else random_masks(size)[:5]
     expected = np.stack([exact(mask) for mask in masks.numpy()])
     found = distances(masks.to(device))
     assert found.dtype == torch.float32
@@ -134,8 +138,9 @@ def test_any_leading_dimensions(shape, device):
     labels, areas = label_regions(mask)
     found = distances(mask)
     assert labels.shape == areas.shape == found.shape == shape
-    parts = [label_regions(one)[1] for one in mask.reshape(-1, *shape[-2:])]
-    assert not parts or torch.equal(areas.reshape(-1, *shape[-2:]), torch.stack(parts))
+    if mask.numel():
+        parts = [label_regions(one)[1] for one in mask.reshape(-1, *shape[-2:])]
+        assert torch.equal(areas.reshape(-1, *shape[-2:]), torch.stack(parts))
 
 
 def test_views_and_other_types_are_read(device):
