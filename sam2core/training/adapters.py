@@ -20,7 +20,7 @@ class Lora:
     """
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     dropout: float = 0.0
     targets: tuple[str, ...] = ("backbone.*.qkv", "backbone.*.attn.proj")
     train: tuple[str, ...] = ()

@@ -66,9 +66,9 @@ class Mixture:
         self.cut_outs = [
             (which, index, number)
             for which, collection in enumerate(self.collections)
-            if len(collection) and not isinstance(collection[0], Footage)
-            for index in range(len(collection))
-            for number, thing in enumerate(collection[index].things)
+            for index, source in enumerate(collection)
+            if isinstance(source, LabelledImage)
+            for number, thing in enumerate(source.things)
             if thing
         ]
 
@@ -145,8 +145,7 @@ class Mixture:
         """Something cut out of any of the pictures, to cross the objects of another: pixels and mask."""
         if not self.cut_outs:
             return []
-        which, index, number = self.cut_outs[int(generator.integers(len(self.cut_outs)))]
-        source = self.collections[which][index]
+        source, number = self._cut_out(generator)
         inside = np.isin(source.regions, source.objects[number])
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if not len(rows):  # lost when the picture was reduced
@@ -154,11 +153,17 @@ class Mixture:
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         return [(source.image[window], inside[window])]
 
+    def _cut_out(self, generator: np.random.Generator) -> tuple[LabelledImage, int]:
+        """A picture, and the number of its object that is cut out."""
+        which, index, number = self.cut_outs[int(generator.integers(len(self.cut_outs)))]
+        source = self.collections[which][index]
+        assert isinstance(source, LabelledImage)
+        return source, number
+
     def _compose(self, canvas: Canvas, generator: np.random.Generator) -> Canvas:
         if self.cut_outs and generator.random() < self.augment.paste:
             for _ in range(int(generator.integers(1, 4))):
-                which, index, number = self.cut_outs[int(generator.integers(len(self.cut_outs)))]
-                canvas = paste_object(canvas, self.collections[which][index], number, generator)
+                canvas = paste_object(canvas, *self._cut_out(generator), generator)
         if generator.random() < self.augment.shapes:
             for _ in range(int(generator.integers(1, 4))):
                 canvas = paste_shape(canvas, self._texture(generator), generator)

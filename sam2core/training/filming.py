@@ -97,8 +97,8 @@ def _warp_all(
     turned = affine(angle, enlarge, slant, -shift * enlarge, middle)
     flipped = np.array([[-1.0, 0.0, size], [0.0, 1.0, 0.0]]) if generator.random() < filming.flip else np.eye(3)[:2]
     plain, full = flipped, then(turned, flipped)
-    first = np.stack([_warp(Image.fromarray(m * np.uint8(255)), full, size, 0) for m in masks[0]])
-    lost = masks[0].any((1, 2)) & ~(np.asarray(first) > 127).any((1, 2))
+    first = np.stack([np.asarray(_warp(Image.fromarray(m * np.uint8(255)), full, size, 0)) for m in masks[0]])
+    lost = masks[0].any((1, 2)) & ~(first > 127).any((1, 2))
     way = plain if lost.any() else full
     shown, seen = [], []
     for picture, mask in zip(pictures, masks):
