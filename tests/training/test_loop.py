@@ -153,8 +153,10 @@ def test_attention_starts_at_the_click():
         with torch.no_grad():
             features = Rollout(model).encode(pictures)
             embedding = model.condition(features, None)
-            model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
-            handle.remove()
+        # with gradients, where the attention module itself is called
+        model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
+        handle.remove()
+        with torch.no_grad():
             queries, keys = attention.q_proj(seen[0])[:, 2:6], attention.k_proj(seen[1])
             queries, keys = (each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (queries, keys))
             weights = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)
