@@ -256,6 +256,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def recorded(path: Path) -> dict[str, Any]:
+    """The cells that are in the results."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(CELLS), default=list(CELLS))
@@ -268,7 +273,7 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "memory.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results = recorded(path)
     for name in options.only:
         if name in results and results[name]["cell"] == CELLS[name] and not options.force:
             print(f"{name}: there already", file=sys.stderr)
@@ -280,7 +285,7 @@ def main() -> None:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        results[name] = json.loads(told.stdout.splitlines()[-1])
+        results = recorded(path) | {name: json.loads(told.stdout.splitlines()[-1])}  # another may have written since
         results = {one: results[one] for one in CELLS if one in results}
         path.write_text(json.dumps(results) + "\n")
     from benchmarks.image import processor_name, versions

@@ -10,7 +10,8 @@ by another), so that a slow minute of the machine hits all alike; ratios are tak
 rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured in the same
 round.
 
-Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was.
+Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was, and
+what is measured with some of the ``--names`` is added to what is there of the others.
 """
 
 from __future__ import annotations
@@ -323,8 +324,8 @@ class Cell:
             }
             masks[name] = logits.float() > 0
         for name, mask in masks.items():
-            exact = masks.get("sam2 float32", mask)
-            if mask.shape != exact.shape:  # transformers gives masks of low resolution
+            exact = masks.get("sam2 float32")
+            if exact is None or mask.shape != exact.shape:  # transformers gives masks of low resolution
                 continue
             both, either = (mask & exact).sum().item(), (mask | exact).sum().item()
             row[name]["iou"] = both / either if either else 1.0
@@ -335,13 +336,18 @@ class Cell:
 def measure(options: argparse.Namespace, rows: list[dict[str, Any]], save: Callable[[], None]) -> None:
     """The rounds that are missing."""
     for objects in options.objects:
-        done = sum(row["objects"] == objects for row in rows)
+        done = len(measured(rows, objects, *options.names))
         if done >= options.rounds:
             continue
         cell = Cell(options, objects, options.rounds - done)
         for number in range(done, options.rounds):
             rows.append(cell.round(number))
             save()
+
+
+def measured(rows: list[dict[str, Any]], objects: int, *names: str) -> list[dict[str, Any]]:
+    """The rounds with so many objects in which all of these took their turns."""
+    return [row for row in rows if row["objects"] == objects and all(name in row for name in names)]
 
 
 def _median(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
@@ -352,19 +358,21 @@ def frame_table(rows: list[dict[str, Any]], names: list[str]) -> str:
     """Seconds a frame, and ours against each peer within a round: how many times as fast."""
     lines = ["| objects | rounds | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
     for objects in sorted({row["objects"] for row in rows}):
-        some = [row for row in rows if row["objects"] == objects]
-        cells = [f"{_median(some, lambda row, n=name: row[n]['wall']):.3f}" for name in names]
-        lines.append(f"| {objects} | {len(some)} | " + " | ".join(cells) + " |")
+        turns = {name: measured(rows, objects, name) for name in names}
+        cells = [
+            f"{_median(some, lambda row, n=name: row[n]['wall']):.3f}" if some else "-" for name, some in turns.items()
+        ]
+        lines.append(f"| {objects} | {max(map(len, turns.values()))} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| objects | ours | times as fast as | wall | CPU time | mask IoU with sam2 float32 |",
-        "|" + "---|" * 6,
+        "| objects | ours | times as fast as | wall | CPU time |",
+        "|" + "---|" * 5,
     ]
     for objects in sorted({row["objects"] for row in rows}):
-        some = [row for row in rows if row["objects"] == objects]
         for mine in (name for name in names if name.startswith("ours")):
             for other in (name for name in names if not name.startswith("ours")):
-                if mine.endswith("float32") and not other.endswith("float32"):
+                some = measured(rows, objects, mine, other)
+                if not some or mine.endswith("float32") and not other.endswith("float32"):
                     continue
                 ratios = [
                     f"{_median(some, lambda row, m=mine, o=other, k=key: row[o][k] / row[m][k]):.2f}"
@@ -378,11 +386,14 @@ def stage_table(rows: list[dict[str, Any]], names: list[str]) -> str:
     """Seconds by stage, and the share of the peak."""
     lines = ["| objects | stage | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
     for objects in sorted({row["objects"] for row in rows}):
-        some = [row for row in rows if row["objects"] == objects]
         for stage in STAGES:
             cells = []
             for name in names:
+                some = measured(rows, objects, name)
                 dtype = name.split()[1]
+                if not some:
+                    cells.append("-")
+                    continue
 
                 def share(row: dict[str, Any], name: str = name, stage: str = stage, dtype: str = dtype) -> float:
                     spent = max(row[name]["stages"].get(stage, 0.0), 1e-9)
@@ -391,21 +402,34 @@ def stage_table(rows: list[dict[str, Any]], names: list[str]) -> str:
                 seconds = _median(some, lambda row, n=name, s=stage: row[n]["stages"].get(s, 0.0))
                 cells.append(f"{seconds:.3f} ({100 * _median(some, share):.0f} %)")
             lines.append(f"| {objects} | {stage} | " + " | ".join(cells) + " |")
-        ious = [f"{_median(some, lambda row, n=name: row[n].get('iou', float('nan'))):.4f}" for name in names]
+        turns = {name: measured(rows, objects, name) for name in names}
+        ious = [
+            f"{_median(some, lambda row, n=name: row[n].get('iou', float('nan'))):.4f}" if some else "-"
+            for name, some in turns.items()
+        ]
         lines.append(f"| {objects} | mask IoU with sam2 float32 | " + " | ".join(ious).replace("nan", "-") + " |")
-        grown = [f"{_median(some, lambda row, n=name: row[n]['grown']) / objects / 2**20:.2f} MiB" for name in names]
+        grown = [
+            f"{_median(some, lambda row, n=name: row[n]['grown']) / objects / 2**20:.2f} MiB" if some else "-"
+            for name, some in turns.items()
+        ]
         lines.append(f"| {objects} | kept per frame and object | " + " | ".join(grown) + " |")
     return "\n".join(lines)
 
 
+def named(rows: list[dict[str, Any]]) -> list[str]:
+    """Everyone who took a turn in any round."""
+    return [name for name in CONTENDERS if any(name in row for row in rows)]
+
+
 def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
+    names = named(rows)
     peaks = {name: sorted(row["peak"][name] for row in rows) for name in ("float32", "bfloat16")}
     return "\n".join(
         [
             f"# Video benchmark, size {options.size}, {options.image} px, {options.threads} thread(s)",
             "",
             f"{processor_name()}, {os.cpu_count()} cores; "
-            + ", ".join(f"{n} {v}" for n, v in versions([name.split()[0] for name in options.names]).items())
+            + ", ".join(f"{n} {v}" for n, v in versions([name.split()[0] for name in names]).items())
             + ". Matrix products of 2048 in GFLOP/s, measured in every round: "
             + ", ".join(f"{n} {statistics.median(p):.0f} ({p[0]:.0f} to {p[-1]:.0f})" for n, p in peaks.items())
             + ".",
@@ -415,13 +439,13 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
             "",
             "## Seconds per frame",
             "",
-            frame_table(rows, options.names),
+            frame_table(rows, names),
             "",
             "## By stage",
             "",
             "Seconds a frame and, in brackets, the share of the peak that the contender's own arithmetic reached.",
             "",
-            stage_table(rows, options.names),
+            stage_table(rows, names),
             "",
         ]
     )
@@ -441,7 +465,7 @@ def _spent(part: dict[str, Any], stage: str) -> float:
     return part["wall"] - sum(stages.values()) if stage == "rest" else stages.get(stage, 0.0)
 
 
-def plot(options: argparse.Namespace, rows: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Seconds a frame and object, stacked by stage."""
     import matplotlib
 
@@ -451,14 +475,19 @@ def plot(options: argparse.Namespace, rows: list[dict[str, Any]], path: Path) ->
     counts = sorted({row["objects"] for row in rows})
     figure, axes = pyplot.subplots(1, len(counts), figsize=(4 * len(counts), 4), layout="constrained")
     for axis, objects in zip(np.atleast_1d(axes), counts, strict=True):
-        some = [row for row in rows if row["objects"] == objects]
-        left = np.zeros(len(options.names))
+        turns = {name: measured(rows, objects, name) for name in named(rows)}
+        left = np.zeros(len(turns))
         for stage, colour in COLOURS.items():
-            values = np.array([_median(some, lambda row, n=name, s=stage: _spent(row[n], s)) for name in options.names])
-            axis.barh(options.names, values, left=left, label=stage, color=colour)
+            values = np.array(
+                [
+                    _median(some, lambda row, n=name, s=stage: _spent(row[n], s)) if some else 0.0
+                    for name, some in turns.items()
+                ]
+            )
+            axis.barh(list(turns), values, left=left, label=stage, color=colour)
             left += values
         for place, total in enumerate(left):
-            axis.text(total, place, f" {total:.2f}", va="center", fontsize=8)
+            axis.text(total, place, f" {total:.2f}" if total else " not measured", va="center", fontsize=8)
         axis.set_xlim(0, left.max() * 1.15)
         axis.invert_yaxis()
         axis.set_title(f"{objects} object{'s' * (objects > 1)}")
@@ -483,13 +512,14 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / f"video_{options.size.replace('+', '_plus')}"
-    same = {"size": options.size, "image": options.image, "threads": options.threads, "names": options.names}
+    same = {"size": options.size, "image": options.image, "threads": options.threads}
     rows: list[dict[str, Any]] = []
     if stem.with_suffix(".json").exists():
         before = json.loads(stem.with_suffix(".json").read_text())
-        if before["options"] == same:
-            rows = before["rows"]
-            told(f"going on with {len(rows)} rounds of {stem.name}.json")
+        if before["options"] != same:
+            parser.error(f"{stem}.json was measured with {before['options']}: --out FOLDER keeps both")
+        rows = before["rows"]
+        told(f"going on with {len(rows)} rounds of {stem.name}.json")
 
     def save() -> None:
         stem.with_suffix(".json").write_text(json.dumps({"options": same, "rows": rows}, indent=1))
@@ -497,7 +527,7 @@ def main(arguments: list[str] | None = None) -> None:
     measure(options, rows, save)
     text = report(options, rows)
     stem.with_suffix(".md").write_text(text)
-    plot(options, rows, stem.with_suffix(".png"))
+    plot(rows, stem.with_suffix(".png"))
     print(text)
 
 
