@@ -49,7 +49,13 @@ def test_the_video_recipe_is_metas():
     (stage,) = recipe.stages
     assert recipe.tracks and (stage.frames, stage.objects, stage.size, stage.batch) == (8, 3, 1024, 8)
     plan = stage.prompts
-    assert plan is not None and (plan.mask, plan.box, plan.anchors, plan.corrected, plan.corrections) == (0.5, 0.5, 2, 2, 7)
+    assert plan is not None and (plan.mask, plan.box, plan.anchors, plan.corrected, plan.corrections) == (
+        0.5,
+        0.5,
+        2,
+        2,
+        7,
+    )
     assert not plan.vary and not plan.correct_masks and plan.from_target == 0.1
     assert (recipe.optim.lr, recipe.optim.floor, recipe.optim.clip, recipe.optim.layer_decay) == (5e-6, 5e-7, 0.1, 0.9)
     assert recipe.optim.decay == "upstream" and recipe.optim.rules[0].lr == 0.6
@@ -61,7 +67,9 @@ def test_a_run_leaves_a_table_a_plot_and_weights(data):
     result = call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--workers", 0)
     assert result.exit_code == 0 and "clips 2/2" in result.stderr and "frames/s" in result.stderr
     assert result.stdout.strip() == str(data / "run" / "weights.safetensors")
-    assert {"checkpoint.pt", "losses.png", "metrics.csv", "weights.safetensors"} <= {p.name for p in (data / "run").iterdir()}
+    assert {"checkpoint.pt", "losses.png", "metrics.csv", "weights.safetensors"} <= {
+        p.name for p in (data / "run").iterdir()
+    }
     assert Image.open(data / "run" / "losses.png").size == (900, 420)
 
 

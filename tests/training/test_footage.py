@@ -88,7 +88,9 @@ def test_sav_has_every_fourth_frame_labelled(tmp_path):
     (tmp_path / "v1").mkdir()
     for t in range(17):
         Image.fromarray(frames[t // 4] + np.uint8(t % 4)).save(tmp_path / "v1" / f"{t:05d}.png")
-    masklet = [[rle.encode(one == 1), rle.encode(one == 7)] if (one == 7).any() else [rle.encode(one == 1)] for one in ids]
+    masklet = [
+        [rle.encode(one == 1), rle.encode(one == 7)] if (one == 7).any() else [rle.encode(one == 1)] for one in ids
+    ]
     (tmp_path / "v1_manual.json").write_text(json.dumps({"masklet": masklet}))
     (footage,) = sav(tmp_path)
     assert footage.length == 5 and footage.objects(1) == [0] and footage.objects(2) == [0, 1]

@@ -153,8 +153,8 @@ def test_attention_starts_at_the_click():
         with torch.no_grad():
             features = Rollout(model).encode(pictures)
             embedding = model.condition(features, None)
-        # with gradients, where the attention module itself is called
-        model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
+        with torch.enable_grad():  # otherwise attention is folded, and the module is not called
+            model.decode(features, embedding, Prompt(points, torch.ones(4, 1, dtype=torch.int32)))
         handle.remove()
         with torch.no_grad():
             queries, keys = attention.q_proj(seen[0])[:, 2:6], attention.k_proj(seen[1])

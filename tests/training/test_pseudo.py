@@ -62,11 +62,19 @@ def test_masks_lie_on_what_they_are_of():
 
 def test_things_move_are_hidden_and_leave():
     image, masks = scene()
-    still = pseudo_video(image, masks, 4, np.random.default_rng(0), motion=replace(STILL, **dict.fromkeys(("drift", "noise", "blur", "compress", "defocus"), 0.0)))
+    still = pseudo_video(
+        image,
+        masks,
+        4,
+        np.random.default_rng(0),
+        motion=replace(STILL, **dict.fromkeys(("drift", "noise", "blur", "compress", "defocus"), 0.0)),
+    )
     assert (still.frames == still.frames[0]).all() and (still.masks == still.masks[0]).all()
     moved, gone = 0, 0
     for seed in range(12):
-        clip = pseudo_video(image, masks, 6, np.random.default_rng(seed), motion=replace(PURE, occluder=1.0, vanish=1.0, leave=0.5))
+        clip = pseudo_video(
+            image, masks, 6, np.random.default_rng(seed), motion=replace(PURE, occluder=1.0, vanish=1.0, leave=0.5)
+        )
         moved += bool((clip.masks[0] != clip.masks[-1]).any())
         gone += bool((~clip.masks[:, :2].any((2, 3))).any())
     assert moved >= 11 and gone >= 3
