@@ -167,7 +167,7 @@ def test_pasting_covers_what_was_there_and_adds_what_was_pasted():
 def test_clips_of_different_size_are_no_batch():
     clips = [Clip(np.zeros((1, s, s, 3), np.uint8), np.zeros((1, 2, s, s), bool)) for s in (8, 8, 16)]
     batch = collate(clips[:2])
-    assert batch.frames.shape == (2, 1, 3, 8, 8) and batch.masks.shape == (2, 1, 2, 8, 8) and batch.objects == 2
+    assert batch.frames.shape == (2, 1, 3, 8, 8) and batch.masks.shape == (2, 1, 2, 8, 8) and batch.objects == 4
     with pytest.raises(ValueError, match="equal"):
         collate(clips)
 
