@@ -1,0 +1,147 @@
+"""Exported graphs answer as the model does, under the predictors, and say what they cannot do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sam2core_export import export, load, predictor
+from sam2core_export.write import FORMATS
+
+import registry
+from registry.cli import main
+from sam2core.predictors.image import ImagePredictor
+from sam2core.predictors.video import VideoPredictor
+
+SIZE = 64
+FRAMES = np.random.default_rng(0).integers(0, 256, (30, 48, 80, 3), dtype=np.uint8)
+
+
+def shaken():
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False, image_size=SIZE)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        model.mask_decoder.presence_head.layers[-1].bias.fill_(3.0)  # random objects would mostly be absent
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shaken()
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def folder(request, model, tmp_path_factory):
+    if request.param == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    made = tmp_path_factory.mktemp(request.param)
+    export(model, made, format=request.param)
+    return made
+
+
+def track(model):
+    session = VideoPredictor(model).open(FRAMES)
+    session.prompt(0, "a", points=[[30, 20], [60, 40]], labels=[1, 0])
+    session.prompt(0, "b", mask=np.pad(np.ones((20, 20), bool), ((10, 18), (30, 30))))
+    session.prompt(4, "c", box=[10, 10, 50, 40])
+    results = list(session.propagate())
+    session.prompt(9, "a", points=[[40, 25]], labels=[0])  # a correction, with the answer as a hint
+    return [*results, *session.propagate(9, 12)]
+
+
+def test_a_clip_is_tracked_as_by_the_model(model, folder):
+    mine, theirs = track(load(folder, threads=1)), track(model)
+    assert len(mine) == len(theirs) == 33
+    shown = 0
+    for one, other in zip(mine, theirs):
+        for name, mask in other.masks.items():
+            union = (one.masks[name] | mask).sum()
+            shown += int(mask.sum())
+            assert not union or (one.masks[name] & mask).sum() / union >= 0.99
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
+    assert shown > 0
+
+
+def test_images_are_prompted_as_by_the_model(model, folder):
+    graphs = predictor(folder, threads=1)
+    assert isinstance(graphs, ImagePredictor)
+    eager = ImagePredictor(model)
+    for ask in (
+        {"points": [[[10, 10]], [[40, 30]], [[70, 5]]], "several": True},
+        {"box": [[5, 5, 40, 40]], "points": [[[20, 20]]]},
+        {"mask": np.random.default_rng(1).normal(size=(1, SIZE // 4, SIZE // 4)).astype(np.float32)},
+    ):
+        mine, theirs = graphs.encode(FRAMES[0]).predict(**ask), eager.encode(FRAMES[0]).predict(**ask)
+        torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(mine.iou, theirs.iou, rtol=1e-3, atol=1e-3)
+    prompts = [{"points": [[10, 10]]}, None, {"box": [[5, 5, 40, 40], [1, 1, 20, 20]]}]
+    both = [one.encode(list(FRAMES[:3])).predict(prompts) for one in (graphs, eager)]
+    for mine, theirs in zip(*both):
+        torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_the_description_names_every_input_and_no_graph_holds_complex_numbers(folder):
+    about = json.loads((folder / "graphs.json").read_text())
+    assert set(about["graphs"]) == {"image_encoder", "mask_decoder", "memory_attention", "memory_encoder"}
+    assert about["slots"] == 3 and about["pointers"] == 4 and about["image_size"] == [SIZE, SIZE]
+    for entry in about["graphs"].values():
+        if about["format"] == "onnx":
+            import onnx
+
+            graph = onnx.load(folder / entry["file"]).graph
+            assert [value.name for value in graph.output] == [port["name"] for port in entry["outputs"]]
+            assert {value.name for value in graph.input} <= {port["name"] for port in entry["inputs"]}
+            complex_types = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+            assert not complex_types & {value.type.tensor_type.elem_type for value in graph.value_info}
+        else:
+            program = torch.export.load(folder / entry["file"])
+            assert len(program.graph_signature.user_inputs) == len(entry["inputs"])
+            assert not [node for node in program.graph.nodes if "complex" in str(node.target)]
+
+
+def test_a_past_that_does_not_fit_is_an_error(folder):
+    session = VideoPredictor(load(folder, threads=1)).open(FRAMES)
+    for frame in range(4):
+        session.prompt(frame, "a", points=[[30, 20]])
+    with pytest.raises(ValueError, match="recalls .* memories and the exported bank holds 3: export with --slots"):
+        list(session.propagate(0, 8))
+
+
+def test_sessions_are_exchanged_with_the_model(model, folder, tmp_path):
+    session = VideoPredictor(model).open(FRAMES)
+    session.prompt(0, "a", points=[[30, 20]])
+    list(session.propagate(0, 3))
+    session.save(tmp_path / "half.safetensors")
+    there = VideoPredictor(load(folder, threads=1)).load(tmp_path / "half.safetensors", FRAMES)
+    for mine, theirs in zip(there.propagate(3, 5), session.propagate(3, 5)):
+        torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_exported_is_said(model, tmp_path):
+    with pytest.raises(ValueError, match="the format is one of onnx, torch_export, not 'tflite'"):
+        export(model, tmp_path, format="tflite")
+    with pytest.raises(ValueError, match="only onnx graphs"):
+        export(model, tmp_path, format="torch_export", int8=True)
+    with pytest.raises(ValueError, match="exported in float32"):
+        export(shaken().to(torch.bfloat16), tmp_path, format="torch_export")
+    with pytest.raises(ValueError, match="holds no exported model"):
+        load(tmp_path)
+
+
+def test_the_command(tmp_path, monkeypatch):
+    import sam2core_export.write as write
+
+    asked = {}
+    monkeypatch.setattr(write, "export", lambda model, folder, **options: asked.update(options, folder=folder))
+    words = ["export", "test_tiny", "--weights", "none", "--slots", "5", "-o", str(tmp_path), "memory_policy.frames=1"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert asked["slots"] == 5 and asked["format"] == "onnx" and asked["folder"] == tmp_path
+    assert CliRunner().invoke(main, [*words, "--format", "torch_export", "--int8"]).exit_code == 2
