@@ -21,8 +21,8 @@ def small(script: str) -> str:
     return changed
 
 
-def test_there_are_four_examples():
-    assert len(SCRIPTS) == 3 and len(FILES) == 3
+def test_there_are_five_examples():
+    assert len(SCRIPTS) == 4 and len(FILES) == 3
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -35,6 +35,8 @@ def test_examples_run(script, monkeypatch, capsys):
     elif "session" in names:
         assert names["chair"].shape == (360, 540) and len(names["again"]) == 4
         assert names["session"].position == 11 and names["session"].objects == ("chair",)
+    elif "generator" in names:
+        assert len(names["generator"].grids[0]) == 144
     else:
         assert names["coffee"].masks.shape == (2, 1, 400, 600) and names["cat"].masks.shape == (1, 1, 300, 451)
 

@@ -133,7 +133,7 @@ def test_options_that_make_no_sense(model, options, message):
 
 def test_the_registry_makes_it_with_the_specs_defaults():
     generator = registry.predictor("sam2core_nano", "automask", points_per_side=2)
-    assert generator.mask_threshold == -0.3 and len(generator.grids[0]) == 4
+    assert generator.mask_threshold == 0.3 and len(generator.grids[0]) == 4
 
 
 def test_grids_and_crops():
