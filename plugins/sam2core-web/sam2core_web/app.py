@@ -1,0 +1,106 @@
+"""The application: which address does what. `create_app` puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+import sam2core
+from sam2core_web.engine import Engine
+from sam2core_web.guard import Guard
+from sam2core_web.limits import Limits
+from sam2core_web.media import Refused
+from sam2core_web.routes import router
+from sam2core_web.sessions import Full, Sessions, Unknown
+from sam2core_web.tracking import router as tracking_router
+
+PAGE = Path(__file__).parent / "page"
+SWEEP = 20.0
+"""Seconds between looks for idle sessions."""
+DESCRIPTION = """Segment pictures and track objects in clips.
+
+Open a session (`POST /api/sessions` or `/api/uploads`), prompt objects, `propagate` as a stream of events, export.
+Masks are COCO run lengths. Errors are `{"detail": ...}`. All calls about one session run one after the other;
+propagation gives way to them between frames."""
+
+
+def create_app(
+    engine: Engine,
+    *,
+    limits: Limits | None = None,
+    media: Path | None = None,
+    token: str | None = None,
+    local: bool = True,
+) -> FastAPI:
+    """The server's application over a model.
+
+    `media` is the folder that is offered; `token` is wanted of every call of the API; `local`: only calls for a
+    loopback host name are answered.
+    """
+    limits = limits or Limits()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.folder = Path(tempfile.mkdtemp(prefix="sam2core-web-"))
+        sweeper = asyncio.create_task(_sweep(app.state.sessions))
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            await app.state.sessions.close_all()
+            await asyncio.to_thread(engine.close)
+            shutil.rmtree(app.state.folder, ignore_errors=True)
+
+    app = FastAPI(
+        title="sam2core",
+        version=sam2core.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.engine = engine
+    app.state.limits = limits
+    app.state.media = media
+    app.state.sessions = Sessions(limits)
+    app.add_middleware(Guard, token=token, local=local)
+    app.include_router(router)
+    app.include_router(tracking_router)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(Unknown, _unknown)
+    app.add_exception_handler(Full, _full)
+    app.add_exception_handler(ValueError, _value_error)
+    return app
+
+
+async def _sweep(sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(SWEEP)
+        await sessions.drop_idle()
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, error.status)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 404)
+
+
+async def _full(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 429)
+
+
+async def _value_error(request: Request, error: Exception) -> JSONResponse:
+    """What the library says of a prompt or a range that makes no sense."""
+    return JSONResponse({"detail": str(error)}, 422)

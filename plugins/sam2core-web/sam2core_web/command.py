@@ -1,0 +1,64 @@
+"""`sam2core serve`: the page and the API, in one process."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--media", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+              help="A folder whose pictures and clips are offered on the page.")  # fmt: skip
+@click.option("--token", metavar="TOKEN", help="What callers must show.  [default: none on loopback, else a new one]")
+@click.option("--max-upload", type=click.IntRange(min=1), default=512, show_default=True, metavar="MB")
+@click.option("--max-frames", type=click.IntRange(min=1), default=1500, show_default=True, help="Of one clip.")
+@click.option("--idle", type=click.IntRange(min=1), default=30, show_default=True,
+              help="Minutes after which a session that nobody uses is closed.")  # fmt: skip
+@model_options
+def serve(host: str, port: int, media: Path | None, token: str | None, **options: Any) -> None:
+    """Open a page to segment pictures and track objects in clips; the API is described at /openapi.json.
+
+    \b
+    sam2core serve                                    http://127.0.0.1:8000
+    sam2core serve --model sam2.1_hiera_l --device cuda --media clips/
+    sam2core serve --host 0.0.0.0                     for other machines: prints an address with a token
+    """
+    import uvicorn
+
+    import registry
+    from registry.cli.segment import fetch
+    from sam2core_web.app import create_app
+    from sam2core_web.engine import Engine
+    from sam2core_web.limits import Limits
+
+    name = options["model"] or DEFAULT_MODEL
+    changes = pairs(options["overrides"])
+    if options["weights"] is None:
+        fetch(registry.spec(name, *changes), quiet=False)
+    engine = Engine(name, *changes, **build_arguments(options))
+    limits = Limits(
+        upload_bytes=options["max_upload"] * 2**20, frames=options["max_frames"], idle_seconds=options["idle"] * 60.0
+    )
+    local = is_loopback(host)
+    if token is None and not local:
+        token = secrets.token_urlsafe(16)
+    shown = host if ":" not in host else f"[{host}]"
+    click.echo(f"{name} is ready: http://{shown}:{port}/{f'#token={token}' if token else ''}", err=True)
+    app = create_app(engine, limits=limits, media=media, token=token, local=local)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address; names other than localhost count as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,124 @@
+"""A session's masks as files: palette PNGs, COCO JSON, an overlay, cut-outs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sam2core.ops import rle
+from sam2core.predictors.render import CutoutWriter, PaletteWriter, VideoWriter, overlay
+from sam2core_web.work import Thing, Work
+
+KINDS = ("palette", "coco", "overlay", "cutouts")
+TYPES = {".zip": "application/zip", ".json": "application/json", ".mp4": "video/mp4", ".png": "image/png"}
+
+
+def write(kind: str, work: Work, things: Mapping[int, Thing], name: str, folder: Path) -> Path:
+    """Write what a session knows into an empty folder, as one file, and return it.
+
+    `things` is a copy that nothing changes meanwhile. Where masks overlap in palette PNGs and overlays, the object that
+    was added later lies above. Raises ValueError when there is no mask.
+    """
+    frames = sorted({frame for thing in things.values() for frame in thing.answers})
+    if not frames:
+        raise ValueError("there is no mask to export yet")
+    stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(name).stem)[:60] or "masks"
+    if kind == "coco":
+        path = folder / f"{stem}.coco.json"
+        path.write_text(json.dumps(coco(work, things, frames, stem)))
+        return path
+    if kind == "overlay":
+        return _overlay(work, things, stem, folder)
+    parts = folder / "parts"
+    if kind == "palette":
+        _palette(work, things, frames, parts)
+    else:
+        _cutouts(work, things, frames, parts)
+    path = folder / f"{stem}.{kind}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNGs are packed already
+        for file in sorted(parts.rglob("*.png")):
+            archive.write(file, file.relative_to(parts).as_posix())
+    shutil.rmtree(parts)
+    return path
+
+
+def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) -> dict[str, Any]:
+    """The masks as COCO instances: an image per frame, a category per object, boxes as x, y, width, height."""
+    height, width = work.size
+    annotations: list[dict[str, Any]] = []
+    for frame in frames:
+        for number, thing in things.items():
+            answer = thing.answers.get(frame)
+            if answer is None or not answer.area:
+                continue
+            rows, columns = (np.flatnonzero(rle.decode(answer.segmentation).any(axis=axis)) for axis in (1, 0))
+            box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": frame + 1,
+                    "category_id": number,
+                    "track_id": number,
+                    "segmentation": answer.segmentation,
+                    "area": answer.area,
+                    "bbox": [int(value) for value in box],
+                    "iscrowd": 0,
+                    "score": answer.iou,
+                }
+            )
+    return {
+        "images": [
+            {"id": frame + 1, "file_name": f"{stem}/{frame:05d}.png", "frame": frame, "width": width, "height": height}
+            for frame in frames
+        ],
+        "categories": [{"id": number, "name": thing.name} for number, thing in things.items()],
+        "annotations": annotations,
+    }
+
+
+def _masks(work: Work, things: Mapping[int, Thing], frame: int) -> np.ndarray:
+    """The masks (K, H, W) of a frame, empty where there is no answer."""
+    masks = np.zeros((len(things), *work.size), dtype=bool)
+    for row, thing in enumerate(things.values()):
+        if frame in thing.answers:
+            masks[row] = rle.decode(thing.answers[frame].segmentation)
+    return masks
+
+
+def _colors(things: Mapping[int, Thing]) -> np.ndarray:
+    return np.array([list(bytes.fromhex(thing.color[1:])) for thing in things.values()], dtype=np.uint8).reshape(-1, 3)
+
+
+def _overlay(work: Work, things: Mapping[int, Thing], stem: str, folder: Path) -> Path:
+    names, colors = [thing.name for thing in things.values()], _colors(things)
+    if work.kind == "image":
+        path = folder / f"{stem}.overlay.png"
+        Image.fromarray(overlay(work.frame(0), _masks(work, things, 0), colors=colors, names=names)).save(path)
+        return path
+    path = folder / f"{stem}.overlay.mp4"
+    with VideoWriter(path, work.size, fps=work.fps or 25.0) as writer:
+        for frame in range(work.frames):
+            writer.write(overlay(work.frame(frame), _masks(work, things, frame), colors=colors, names=names))
+    return path
+
+
+def _palette(work: Work, things: Mapping[int, Thing], frames: list[int], folder: Path) -> None:
+    with PaletteWriter(folder, colors=_colors(things)) as writer:
+        for frame in frames:
+            numbers = np.zeros(work.size, dtype=np.uint8)
+            for row, mask in enumerate(_masks(work, things, frame), 1):
+                numbers[mask] = row
+            writer.write(f"{frame:05d}", numbers)
+
+
+def _cutouts(work: Work, things: Mapping[int, Thing], frames: list[int], folder: Path) -> None:
+    with CutoutWriter(folder, [f"object_{number}" for number in things]) as writer:
+        for frame in frames:
+            writer.write(f"{frame:05d}", work.frame(frame), _masks(work, things, frame))

@@ -1,0 +1,113 @@
+"""What may be opened: pictures and clips, known by their content, measured before they are decoded."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sam2core.predictors.containers import missing_bytes
+from sam2core.predictors.frames import FrameSource, open_source
+from sam2core_web.limits import Limits
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+CLIPS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+
+class Refused(ValueError):
+    """What was sent cannot be opened; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 415) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def kind(path: Path) -> str:
+    """``"image"`` or ``"clip"``, by a file's first bytes. Raises Refused for anything else."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[:3] == b"\xff\xd8\xff" or head[:8] == b"\x89PNG\r\n\x1a\n" or head[:2] == b"BM":
+        return "image"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image"
+    if head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "clip"
+    raise Refused("this is no picture (JPEG, PNG, WebP, BMP) and no clip (MP4, MOV, WebM, MKV, AVI)")
+
+
+def read_picture(path: Path, limits: Limits) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8, turned as its EXIF tag says. Raises Refused when damaged or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > limits.picture_pixels:
+                    raise Refused(
+                        f"the picture has {width} x {height} pixels; at most {limits.picture_pixels:,} are taken", 413
+                    )
+                picture.load()
+                return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise Refused(f"the picture is too large: {error}", 413) from error
+    except Refused:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise Refused(f"the picture is damaged: {type(error).__name__}", 422) from error
+
+
+def open_clip(path: Path, limits: Limits) -> FrameSource:
+    """A clip's frames. Raises Refused when it is damaged, cut off, too long or too large."""
+    import av
+
+    if missing := missing_bytes(path):
+        raise Refused(f"the clip is cut off: {missing:,} bytes are missing at its end", 422)
+    try:
+        with av.open(str(path)) as container:
+            streams: Any = container.streams.video
+            if not streams:
+                raise Refused("there are no pictures in the clip", 422)
+            width, height = streams[0].width, streams[0].height
+    except (av.FFmpegError, OSError) as error:
+        raise Refused(f"the clip cannot be read: {type(error).__name__}", 422) from error
+    if not 0 < width * height <= limits.frame_pixels:
+        raise Refused(
+            f"the clip's frames have {width} x {height} pixels; at most {limits.frame_pixels:,} are taken", 413
+        )
+    try:
+        source = open_source(path)
+    except ValueError as error:
+        raise Refused(f"the clip cannot be read: {str(error).replace(str(path), 'it')}", 422) from error
+    length = source.length
+    if length is None or length > limits.frames:
+        source.close()
+        raise Refused(f"the clip has {length or 'too many'} frames; at most {limits.frames} are taken", 413)
+    return source
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a folder, or of those in it, by its relative name. Raises Refused (404) for any other place."""
+    if "\0" in name:
+        raise Refused("there is no such file", 404)
+    root = folder.resolve()
+    path = (root / name).resolve()  # follows links: one that leads out of the folder leads nowhere
+    if not path.is_relative_to(root) or not path.is_file():
+        raise Refused("there is no such file", 404)
+    return path
+
+
+def listing(folder: Path, limit: int) -> list[dict[str, str]]:
+    """The pictures and clips of a folder and of those in it, by relative name, in order, `limit` at most."""
+    found: list[dict[str, str]] = []
+    for path in sorted(folder.rglob("*")):
+        suffix = path.suffix.lower()
+        if path.name.startswith(".") or suffix not in PICTURES | CLIPS or not path.is_file():
+            continue
+        found.append({"name": path.relative_to(folder).as_posix(), "kind": "image" if suffix in PICTURES else "clip"})
+        if len(found) == limit:
+            break
+    return found

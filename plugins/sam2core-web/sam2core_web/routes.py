@@ -1,0 +1,354 @@
+"""The API: opening, prompting, looking, exporting, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+from PIL import Image
+from starlette.background import BackgroundTask
+
+import registry
+import sam2core
+from sam2core.ops import rle
+from sam2core_web import export, media
+from sam2core_web import schemas as s
+from sam2core_web.limits import Limits
+from sam2core_web.media import Refused
+from sam2core_web.sessions import Session
+from sam2core_web.work import Answer, ClipWork, ImageWork, Said, Work
+
+SAMPLES = Path(registry.__file__).parent / "samples"
+THUMBNAIL = 480
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": s.Problem} for status in (401, 403, 404, 409, 413, 415, 421, 422, 429)
+}
+JPEG = {200: {"content": {"image/jpeg": {}}}}
+router = APIRouter(prefix="/api", responses=PROBLEMS)
+
+
+def find(request: Request, id: str) -> Session:
+    """The session that the address names."""
+    return request.app.state.sessions.get(id)
+
+
+Found = Annotated[Session, Depends(find)]
+
+
+def client(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+@router.get("/about")
+async def about(request: Request) -> s.About:
+    """The model, and the limits of this server."""
+    engine, limits = request.app.state.engine, request.app.state.limits
+    return s.About(
+        version=sam2core.__version__,
+        model=engine.name,
+        device=str(engine.model.device),
+        image_size=engine.model.image_size,
+        upload_bytes=limits.upload_bytes,
+        frames=limits.frames,
+        objects=limits.objects,
+        media=request.app.state.media is not None,
+    )
+
+
+@router.get("/samples")
+async def samples() -> list[s.Item]:
+    """The pictures and clips that come with sam2core."""
+    return [s.Item(**one) for one in media.listing(SAMPLES, 100)]
+
+
+@router.get("/media")
+async def folder(request: Request) -> list[s.Item]:
+    """The pictures and clips of the folder that the server was started with."""
+    if request.app.state.media is None:
+        return []
+    found = await asyncio.to_thread(media.listing, request.app.state.media, request.app.state.limits.listed)
+    return [s.Item(**one) for one in found]
+
+
+@router.get("/thumbnail", response_class=Response, responses=JPEG)
+async def thumbnail(
+    request: Request, name: Annotated[str, Query(max_length=2000)], of: Literal["samples", "media"] = "samples"
+) -> Response:
+    """A small JPEG of a sample or of a file of the media folder; of a clip, its first frame."""
+    path = await asyncio.to_thread(_place, request, of, name)
+    data = await asyncio.to_thread(_thumbnail, path, request.app.state.limits)
+    return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
+
+
+@router.post("/sessions", status_code=201)
+async def open_session(request: Request, body: s.Open) -> s.State:
+    """Open a sample or a file of the media folder."""
+    if (body.sample is None) == (body.media is None):
+        raise ValueError("give one of sample and media")
+    of, name = ("samples", body.sample) if body.sample is not None else ("media", body.media)
+    assert name is not None
+    path = await asyncio.to_thread(_place, request, of, name)
+    return await _open(request, path, path.name, keep=True)
+
+
+@router.post(
+    "/uploads",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_length=200)] = "upload") -> s.State:
+    """Open a file of the caller's: the request's body is its bytes. What it is goes by its content."""
+    limit = request.app.state.limits.upload_bytes
+    too_large = Refused(f"the file is too large; at most {limit:,} bytes are taken", 413)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large
+    with tempfile.NamedTemporaryFile(dir=request.app.state.folder, delete=False) as file:
+        path, count = Path(file.name), 0
+        try:
+            async for chunk in request.stream():
+                count += len(chunk)
+                if count > limit:
+                    raise too_large
+                file.write(chunk)
+            file.flush()
+            return await _open(request, path, name, keep=False)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+@router.get("/sessions/{id}")
+async def state(session: Found) -> s.State:
+    """What a session is, and what is known in it."""
+    async with session.lock:
+        return describe(session)
+
+
+@router.delete("/sessions/{id}", status_code=204, response_class=Response)
+async def close(request: Request, session: Found) -> Response:
+    """Close a session; its masks and what was uploaded for it are gone."""
+    await request.app.state.sessions.close(session)
+    return Response(status_code=204)
+
+
+@router.get("/sessions/{id}/frames/{frame}", response_class=Response, responses=JPEG)
+async def frame(session: Found, frame: int) -> Response:
+    """A frame as JPEG, at its own size."""
+    data = await asyncio.to_thread(lambda: _jpeg(Image.fromarray(session.work.frame(frame)), 90))
+    return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+
+@router.get("/sessions/{id}/masks/{frame}")
+async def masks(session: Found, frame: int) -> s.FrameOut:
+    """The masks that are known on a frame."""
+    async with session.lock:
+        return frame_out(session.work, frame)
+
+
+@router.post("/sessions/{id}/prompts")
+async def prompt(request: Request, session: Found, body: s.PromptIn) -> s.FrameOut:
+    """Say what an object is on a frame, and see the masks there. A new number adds an object, at any time."""
+    work = session.work
+    limit = request.app.state.limits.objects
+    said = Said(
+        tuple(body.points or ()), tuple(body.labels or ()), body.box, await asyncio.to_thread(_mask, body, work)
+    )
+    async with held(session):
+        if body.object not in work.things and len(work.things) >= limit:
+            raise Refused(f"a session has at most {limit} objects", 409)
+        engine = request.app.state.engine
+        await engine.run(lambda: work.prompt(body.object, body.frame, said, body.name, body.color))
+        return frame_out(work, body.frame)
+
+
+@router.post("/sessions/{id}/preview")
+async def preview(request: Request, session: Found, body: s.PreviewIn) -> s.Mask:
+    """The mask that a click would give; nothing is remembered."""
+    async with held(session):
+        work = session.work
+        return mask_out(await request.app.state.engine.run(lambda: work.preview(body.frame, body.point)))
+
+
+@router.post("/sessions/{id}/everything")
+async def everything(request: Request, session: Found, body: s.EverythingIn) -> s.Everything:
+    """Every mask in a picture. To keep one, prompt with it."""
+    work = session.work
+    if not isinstance(work, ImageWork):
+        raise Refused("everything at once is for pictures, not for clips", 409)
+    async with held(session):
+        found = await request.app.state.engine.run(lambda: work.everything(body.points_per_side))
+    return s.Everything(masks=[s.Found(**one) for one in found])
+
+
+@router.post("/sessions/{id}/undo")
+async def undo(request: Request, session: Found) -> s.State:
+    """Take the latest prompt back: its object is as it was before, tracked masks included. 64 steps at most."""
+    async with held(session):
+        await request.app.state.engine.run(session.work.undo)
+        return describe(session)
+
+
+@router.put("/sessions/{id}/objects/{number}")
+async def describe_object(session: Found, number: int, body: s.ObjectIn) -> s.State:
+    """Name or colour an object."""
+    async with held(session):
+        session.work.describe(number, body.name, body.color)
+        return describe(session)
+
+
+@router.delete("/sessions/{id}/objects/{number}")
+async def remove_object(request: Request, session: Found, number: int) -> s.State:
+    """Forget an object; the others are not touched. This cannot be undone."""
+    async with held(session):
+        await request.app.state.engine.run(lambda: session.work.remove(number))
+        return describe(session)
+
+
+@router.get("/sessions/{id}/export", response_class=FileResponse)
+async def export_session(
+    request: Request, session: Found, kind: Literal["palette", "coco", "overlay", "cutouts"]
+) -> Any:
+    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a clip) or PNG."""
+    async with session.lock:
+        things = {number: replace(one, answers=dict(one.answers)) for number, one in session.work.things.items()}
+    folder = Path(tempfile.mkdtemp(dir=request.app.state.folder))
+    remove = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
+    try:
+        path = await asyncio.to_thread(export.write, kind, session.work, things, session.name, folder)
+    except BaseException:
+        remove()
+        raise
+    return FileResponse(
+        path, media_type=export.TYPES[path.suffix], filename=path.name, background=BackgroundTask(remove)
+    )
+
+
+class held:
+    """A session's lock, for work on it. Raises Unknown when the session was closed while it was waited for."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    async def __aenter__(self) -> None:
+        await self.session.lock.acquire()
+        if self.session.closed:
+            self.session.lock.release()
+            raise Refused("the session was closed", 404)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.session.lock.release()
+
+
+def describe(session: Session) -> s.State:
+    work = session.work
+    height, width = work.size
+    return s.State(
+        id=session.id,
+        kind="image" if work.kind == "image" else "clip",
+        name=session.name,
+        width=width,
+        height=height,
+        frames=work.frames,
+        fps=work.fps,
+        objects=[s.ObjectOut(id=number, name=one.name, color=one.color) for number, one in work.things.items()],
+        prompts=[
+            s.Said(
+                object=number,
+                frame=frame,
+                points=list(said.points),
+                labels=list(said.labels),
+                box=said.box,
+                mask=said.mask is not None,
+            )
+            for number, one in work.things.items()
+            for frame, said in one.said.items()
+        ],
+        presence={
+            number: {frame: answer.area > 0 for frame, answer in sorted(one.answers.items())}
+            for number, one in work.things.items()
+        },
+        tracking=session.tracking,
+        resumable=bool(work.legs) and not session.tracking,
+        undoable=work.undoable,
+    )
+
+
+def frame_out(work: Work, frame: int) -> s.FrameOut:
+    known = {number: one.answers[frame] for number, one in work.things.items() if frame in one.answers}
+    return s.FrameOut(frame=frame, masks={number: mask_out(answer) for number, answer in known.items()})
+
+
+def mask_out(answer: Answer) -> s.Mask:
+    return s.Mask(segmentation=s.Rle(**answer.segmentation), area=answer.area, iou=answer.iou, presence=answer.presence)
+
+
+def _mask(body: s.PromptIn, work: Work) -> Any:
+    """The mask of a prompt; its size is checked before room is made for it."""
+    if body.mask is None:
+        return None
+    if tuple(body.mask.size) != work.size:
+        raise ValueError(f"the mask is {list(body.mask.size)}, the picture {list(work.size)} (height, width)")
+    return rle.decode({"size": work.size, "counts": body.mask.counts})
+
+
+def _place(request: Request, of: str, name: str) -> Path:
+    folder = SAMPLES if of == "samples" else request.app.state.media
+    if folder is None:
+        raise Refused("this server offers no media folder", 404)
+    return media.inside(folder, name)
+
+
+async def _open(request: Request, path: Path, name: str, *, keep: bool) -> s.State:
+    """Look at a file, and make a session of it."""
+    sessions, engine, limits = (getattr(request.app.state, part) for part in ("sessions", "engine", "limits"))
+    sessions.reserve(client(request))
+    try:
+        prepare = await asyncio.to_thread(_read, path, limits, engine, keep)
+        session = sessions.add(client(request), name, await engine.run(prepare))
+    finally:
+        sessions.release(client(request))
+    return describe(session)
+
+
+def _read(path: Path, limits: Limits, engine: Any, keep: bool) -> Callable[[], Work]:
+    """Decode what has to be decoded; the rest is for the model's thread."""
+    if media.kind(path) == "image":
+        picture = media.read_picture(path, limits)
+        if not keep:
+            path.unlink()
+        return lambda: ImageWork(engine, picture)
+    source = media.open_clip(path, limits)
+    return lambda: ClipWork(engine, source, None if keep else path)
+
+
+def _thumbnail(path: Path, limits: Limits) -> bytes:
+    if media.kind(path) == "image":
+        picture = media.read_picture(path, limits)
+    else:
+        from registry.cli.output import pixels
+
+        with media.open_clip(path, limits) as source:
+            picture = pixels(source[0])
+    image = Image.fromarray(picture)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _jpeg(image, 82)
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,144 @@
+"""What travels: the bodies of requests and answers. Pixels are x, y from the upper left corner."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Point = tuple[Coordinate, Coordinate]
+FrameNumber = Annotated[int, Field(ge=0, le=2**31)]
+ObjectNumber = Annotated[int, Field(ge=1, le=100_000)]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+Name = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Rle(BaseModel):
+    """A mask as COCO's run lengths, as `pycocotools` reads it."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: Annotated[str, Field(max_length=20_000_000)]
+
+
+class Open(Body):
+    """One of `sample` (a name of /api/samples) and `media` (a name of /api/media)."""
+
+    sample: Annotated[str, Field(max_length=200)] | None = None
+    media: Annotated[str, Field(max_length=2000)] | None = None
+
+
+class PromptIn(Body):
+    """All that is said of one object on one frame; it replaces what was said of it there before."""
+
+    object: ObjectNumber
+    frame: FrameNumber = 0
+    points: list[Point] | None = Field(None, max_length=500)
+    labels: list[Literal[0, 1]] | None = Field(None, max_length=500, description="1 on the object, 0 beside it")
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = Field(None, description="x0, y0, x1, y1")
+    mask: Rle | None = None
+    name: Name | None = None
+    color: Color | None = None
+
+
+class PreviewIn(Body):
+    frame: FrameNumber = 0
+    point: Point
+
+
+class ObjectIn(Body):
+    name: Name | None = None
+    color: Color | None = None
+
+
+class EverythingIn(Body):
+    points_per_side: Annotated[int, Field(ge=2, le=32)] | None = Field(
+        None, description="clicks along each side of the grid; by default the model's own"
+    )
+
+
+class PropagateIn(Body):
+    direction: Literal["forward", "backward", "both"] = "forward"
+    start: FrameNumber | None = Field(None, description="the first frame; by default the earliest prompted one")
+    stop: FrameNumber | None = Field(None, description="the first frame that is not visited; not with `both`")
+    resume: bool = Field(False, description="go on where the last run stopped; the other fields are then ignored")
+
+
+class Mask(BaseModel):
+    segmentation: Rle
+    area: int
+    iou: float = Field(description="the model's own estimate")
+    presence: float | None = Field(None, description="a logit; above 0 the object is in the picture. Clips only")
+
+
+class ObjectOut(BaseModel):
+    id: int
+    name: str
+    color: str
+
+
+class FrameOut(BaseModel):
+    frame: int
+    masks: dict[int, Mask] = Field(description="object -> mask; only objects that have an answer on this frame")
+
+
+class Said(BaseModel):
+    object: int
+    frame: int
+    points: list[Point]
+    labels: list[int]
+    box: tuple[float, float, float, float] | None
+    mask: bool
+
+
+class State(BaseModel):
+    """A session as it is now."""
+
+    id: str
+    kind: Literal["image", "clip"]
+    name: str
+    width: int
+    height: int
+    frames: int
+    fps: float | None
+    objects: list[ObjectOut]
+    prompts: list[Said]
+    presence: dict[int, dict[int, bool]] = Field(description="object -> frame -> whether it is seen there")
+    tracking: bool
+    resumable: bool
+    undoable: int
+
+
+class Found(BaseModel):
+    segmentation: Rle
+    area: int
+    iou: float
+    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1; the last corner inclusive")
+
+
+class Everything(BaseModel):
+    masks: list[Found]
+
+
+class Item(BaseModel):
+    name: str
+    kind: Literal["image", "clip"]
+
+
+class About(BaseModel):
+    version: str
+    model: str
+    device: str
+    image_size: tuple[int, int]
+    upload_bytes: int
+    frames: int
+    objects: int
+    media: bool
+
+
+class Problem(BaseModel):
+    detail: str

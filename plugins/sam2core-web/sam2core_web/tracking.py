@@ -1,0 +1,92 @@
+"""Propagation as a stream of events, and how to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from sam2core_web import schemas as s
+from sam2core_web.engine import Engine
+from sam2core_web.media import Refused
+from sam2core_web.routes import PROBLEMS, Found, describe, frame_out, held
+from sam2core_web.sessions import Session
+from sam2core_web.work import ClipWork
+
+STREAM = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+Event = tuple[str, dict[str, Any]]
+router = APIRouter(prefix="/api", responses=PROBLEMS)
+
+
+@router.post("/sessions/{id}/propagate", response_class=StreamingResponse, responses={**PROBLEMS, **STREAM})
+async def propagate(request: Request, session: Found, body: s.PropagateIn) -> StreamingResponse:
+    """Track all objects over the clip, as server-sent events.
+
+    `event: start` {total}; then per frame `event: frame` {frame, done, total, masks}; at the end `event: done`
+    {reason: "finished" | "cancelled"} or `event: error` {detail}. When the caller goes away, the run stops; a run that
+    was stopped goes on with `resume`.
+    """
+    work = session.work
+    if not isinstance(work, ClipWork):
+        raise Refused("a picture has nothing to track", 409)
+    async with held(session):
+        if session.tracking:
+            raise Refused("tracking is under way; cancel it first", 409)
+        total = work.go_on() if body.resume else work.begin(body.direction, body.start, body.stop)
+        stop = session.stop = asyncio.Event()
+        session.tracking = True
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    session.run = asyncio.create_task(_run(request.app.state.engine, session, work, total, stop, events))
+    return StreamingResponse(_stream(stop, events), media_type="text/event-stream")
+
+
+@router.post("/sessions/{id}/cancel")
+async def cancel(session: Found) -> s.State:
+    """Stop tracking after the frame that is being worked on; what was tracked stays."""
+    session.stop.set()
+    async with session.lock:
+        return describe(session)
+
+
+async def _run(
+    engine: Engine,
+    session: Session,
+    work: ClipWork,
+    total: int,
+    stop: asyncio.Event,
+    events: asyncio.Queue[Event | None],
+) -> None:
+    """Track frame by frame; between frames, other calls of this session and of others get their turn."""
+    done = 0
+    last: Event = ("error", {"detail": "tracking ended unexpectedly"})
+    events.put_nowait(("start", {"total": total}))
+    try:
+        while not stop.is_set():
+            async with held(session):
+                frame = await engine.run(work.advance)
+                answer = None if frame is None else frame_out(work, frame)
+            if answer is None:
+                last = ("done", {"reason": "finished"})
+                return
+            done += 1
+            events.put_nowait(("frame", {"done": done, "total": total, **answer.model_dump()}))
+        last = ("done", {"reason": "cancelled"})
+    except (ValueError, RuntimeError, OSError) as error:  # a damaged frame, no memory left: told to the caller
+        last = ("error", {"detail": str(error)})
+    finally:
+        session.tracking = False
+        events.put_nowait(last)
+        events.put_nowait(None)
+
+
+async def _stream(stop: asyncio.Event, events: asyncio.Queue[Event | None]) -> AsyncIterator[str]:
+    try:
+        while (event := await events.get()) is not None:
+            name, data = event
+            yield f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    finally:
+        stop.set()  # the caller may have gone
