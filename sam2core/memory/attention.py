@@ -111,17 +111,24 @@ class RopeMemoryAttention(nn.Module):
 
         `readable` (1 or B, N in all) marks the memory tokens that count; None: all of them.
         """
-        height, width = features.shape[-2:]
+        x, *past = self.sequences(features, position, blocks)
+        mask = None if readable is None else readable[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, *past, mask)
+        return self.norm(x).transpose(1, 2).unflatten(2, features.shape[-2:])
+
+    def sequences(
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """What a layer takes: the image's tokens, keys and values of the past, turns of both, and the keys' scale."""
         x = (features + 0.1 * position).flatten(2).transpose(1, 2)
         values = torch.cat([block.tokens for block in blocks], dim=1)
         keys = torch.cat([block.tokens + block.position for block in blocks], dim=1)
+        height, width = features.shape[-2:]
         turn = rope.table((height, width), self.head_dim, self.theta, x.device)
         runs = tuple((block.grid, block.tokens.shape[1]) for block in blocks)
         key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
         key_scale = None
         if any(block.key_scale != 1.0 for block in blocks):
             key_scale = torch.cat([keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks])
-        mask = None if readable is None else readable[:, None, None, :]
-        for layer in self.layers:
-            x = layer(x, keys, values, turn, key_turn, key_scale, mask)
-        return self.norm(x).transpose(1, 2).unflatten(2, (height, width))
+        return x, keys, values, turn, key_turn, key_scale

@@ -21,14 +21,14 @@ KEPT_SCORES = 2**26
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Softmax attention over (B, heads, N, d) tensors; batches of one are shared by all rows.
 
-    `mask` is boolean, broadcastable to (B, heads, Nq, Nk), True where a key may be read.
+    `mask` broadcasts to (B, heads, Nq, Nk): boolean, True where a key may be read, or numbers that scores get added.
     """
     batch = max(query.shape[0], key.shape[0], value.shape[0])
     query, key, value = (t if t.shape[0] == batch else t.expand(batch, -1, -1, -1) for t in (query, key, value))
     if dropout == 0.0 and _keeps_scores(query, key):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 

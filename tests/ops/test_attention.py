@@ -118,3 +118,12 @@ def test_attention_in_training_on_a_cpu_equals_sdpa_with_its_gradients(masked):
     found = torch.autograd.grad((plain * weights).sum(), (query, key, value))
     assert plain.grad_fn.name() != sdpa.grad_fn.name()  # so this test compares two things
     torch.testing.assert_close((plain, *found), (sdpa, *wanted), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_numbers_as_a_mask_are_added_to_the_scores(gradients):
+    query, key, value = (torch.randn(2, 2, 5, 8) for _ in range(3))
+    query.requires_grad_(gradients)
+    bias = torch.randn(1, 1, 1, 5)
+    expected = ((query @ key.transpose(-1, -2)) * 8**-0.5 + bias).softmax(-1) @ value
+    assert torch.allclose(attend(query, key, value, bias), expected, atol=1e-5)

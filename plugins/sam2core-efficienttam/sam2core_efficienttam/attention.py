@@ -46,11 +46,19 @@ class PooledRopeAttention(RopeAttention):
         self.count = count
 
     def read(
-        self, query: Tensor, key: Tensor, value: Tensor, query_turn: Tensor, key_turn: Tensor, blocks: list[TokenBlock]
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_turn: Tensor,
+        key_turn: Tensor,
+        key_scale: Tensor | None,
+        blocks: Sequence[TokenBlock],
     ) -> Tensor:
         """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`."""
         q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
-        k = pool(rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn), blocks)
+        turned = rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn)
+        k = pool(turned if key_scale is None else turned * key_scale, blocks)
         v = split_heads(self.v_proj(pool(value, blocks)), self.heads)
         pooled = torch.cat([q.new_full((_length(block),), COUNT * (block.grid is not None)) for block in blocks])
         bias = None
@@ -73,12 +81,19 @@ class PooledMemoryLayer(RopeMemoryLayer):
         self.cross_attn = PooledRopeAttention(dim, heads=heads, key_dim=memory_dim, dropout=dropout, count=count)
 
     def read(
-        self, x: Tensor, keys: Tensor, values: Tensor, turn: Tensor, key_turn: Tensor, blocks: list[TokenBlock]
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        turn: Tensor,
+        key_turn: Tensor,
+        key_scale: Tensor | None,
+        blocks: Sequence[TokenBlock],
     ) -> Tensor:
         """The layer with pooled memories."""
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
-        x = x + self.dropout(self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, blocks))
+        x = x + self.dropout(self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, key_scale, blocks))
         return x + self._feed(x)
 
 
@@ -117,12 +132,7 @@ class PooledMemoryAttention(RopeMemoryAttention):
             return super().forward(features, position, blocks, readable)
         if readable is not None:
             raise ValueError("pooled memory attention cannot be compiled with fixed shapes; leave memory_attention out")
-        x = (features + 0.1 * position).flatten(2).transpose(1, 2)
-        values = torch.cat([block.tokens for block in blocks], dim=1)
-        keys = torch.cat([block.tokens + block.position for block in blocks], dim=1)
-        turn = rope.table((height, width), self.head_dim, self.theta, x.device)
-        runs = tuple((block.grid, block.tokens.shape[1]) for block in blocks)
-        key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
+        x, *past = self.sequences(features, position, blocks)
         for layer in self.layers:
-            x = layer.read(x, keys, values, turn, key_turn, list(blocks))
-        return self.norm(x).transpose(1, 2).unflatten(2, (height, width))
+            x = layer.read(x, *past, blocks)
+        return self.norm(x).transpose(1, 2).unflatten(2, features.shape[-2:])
