@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 import sam2core
+from registry.cli.allocator import keep_freed_memory
 from registry.errors import DuplicateName, nearest
 
 VERBS = (
@@ -28,6 +29,7 @@ VERBS = (
     "show",
     "convert",
     "download",
+    "bench",
     "plugins",
     "doctor",
 )
@@ -87,6 +89,7 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb and turn what users can cause into one message and an exit code."""
+        ctx.meta["sam2core.allocator"] = keep_freed_memory()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):

@@ -27,12 +27,14 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """Examine this installation. Exit code 1 when something is broken.
 
     Python, torch and torchvision and whether they fit together, devices, optional packages, plugins that
-    failed and why, which weights are here, who owns an installed package called `sam2`, and the disk.
+    failed and why, which weights are here, who owns an installed package called `sam2`, the disk, and
+    how memory is allocated.
     """
     facts: dict[str, Any] = {}
     problems: list[str] = []
     for examine in (_python, _torch, _torchvision, _extras, _weights, _sam2, _disk):
         examine(facts, problems)
+    facts["allocator"] = ctx.meta["sam2core.allocator"]
     ctx.find_root().command.list_commands(ctx)  # type: ignore[attr-defined]  # asks every plugin for its verbs too
     _plugins(facts, problems)
     if as_json:

@@ -14,6 +14,7 @@ def _fresh(monkeypatch):
 
     monkeypatch.setattr(main, "commands", {})
     monkeypatch.setattr(main, "_joined", False)
+    monkeypatch.setenv("SAM2CORE_MALLOC", "default")  # this process also measures memory in other tests
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def export(
 
     `slots` memories and `pointers` object pointers fit the bank of one object (None: as many as the model's own policy
     recalls with one anchor). `points` is the fixed number of points of a model that draws its prompts; others take any
-    number. `int8` stores and multiplies the weights of matrix products in 8 bits (ONNX only): smaller, and lossy. Raises
+    number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. Raises
     ValueError for an unknown format, sizes below 1, and models these graphs cannot stand for.
     """
     if format not in FORMATS:

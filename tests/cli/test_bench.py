@@ -1,0 +1,65 @@
+"""`bench`: every stage is measured, counted, written and drawn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("av")
+
+MODEL = ("--model", "test_tiny", "--weights", "none", "--image-size", "64", "--device", "cpu")
+SMALL = (*MODEL, "--rounds", "1", "--frames", "3")
+QUICK = ("predictors.automask={points_per_side: 2}",)
+
+
+def test_every_stage_is_measured(run, tmp_path):
+    file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    more = ("--plot", plot) if _has_matplotlib() else ()
+    ended = run("bench", *SMALL, "--objects", "1,2", "--json", file, *more, *QUICK)
+    assert ended.code == 0, ended.err
+    report = json.loads(file.read_text())
+    rows = {row["stage"]: row for row in report["rows"]}
+    assert list(rows) == ["build", "decode", "encode", "prompt", "track 1", "track 2", "automask"]
+    assert report["peak_gflops"] > 1 and report["image"] == "64x64" and report["dtype"] == "float32"
+    for stage in ("encode", "prompt", "track 1", "track 2", "automask"):
+        row = rows[stage]
+        assert row["first"] > 0 and row["gflop"] > 0 and all(value > 0 for value in row["warm"])
+        assert row["share"] == pytest.approx(row["gflop"] / sorted(row["warm"])[0] / report["peak_gflops"], rel=1.0)
+    assert rows["track 2"]["gflop"] > rows["track 1"]["gflop"] > rows["encode"]["gflop"] > rows["prompt"]["gflop"]
+    assert rows["decode"]["gflop"] is None and len(rows["decode"]["warm"]) == 2
+    assert all(stage in ended.out for stage in rows) and "encode" in ended.err
+    assert not more or plot.stat().st_size > 1000
+
+
+def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
+    import sam2core.compile
+
+    made = sam2core.compile.compile_model
+    monkeypatch.setattr(sam2core.compile, "compile_model", lambda model: made(model, backend="eager"))
+    ended = run("bench", *SMALL, "--stages", "prompt,encode", "--compile", "--json", tmp_path / "b.json", "--quiet")
+    assert ended.code == 0 and not ended.err
+    rows = [(row["stage"], row["parts"], row["gflop"]) for row in json.loads((tmp_path / "b.json").read_text())["rows"]]
+    assert [row[:2] for row in rows[1:]] == [
+        ("encode", "eager"), ("prompt", "eager"), ("encode", "compiled"), ("prompt", "compiled")
+    ]  # fmt: skip
+    assert rows[1][2] == rows[3][2] > 0  # the work of compiled parts is that of eager ones
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--stages", "encode,fly"), "no stage 'fly'"),
+        (("--objects", "0"), "numbers of objects"),
+        (("--rounds", "0"), "0"),
+    ],
+)
+def test_wrong_words(run, words, said):
+    ended = run("bench", *MODEL, *words)
+    assert ended.code == 2 and said in ended.err
+
+
+def _has_matplotlib() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("matplotlib") is not None
