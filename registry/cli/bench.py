@@ -175,8 +175,7 @@ def run(
             yield timed(model, "encode", lambda: predictor.encode(picture), rounds)
             handle = predictor.encode(picture)
         if "prompt" in stages:
-            click_on = {"points": [[300, 140]], "several": True}
-            yield timed(model, "prompt", lambda: handle.predict(**click_on), 4 * rounds)
+            yield timed(model, "prompt", lambda: handle.predict(points=[[300, 140]], several=True), 4 * rounds)
     if "track" in stages:
         for count in objects:
             yield track(model, samples / CLIP, count, frames)
