@@ -53,7 +53,7 @@ def rgb(picture: Any) -> np.ndarray:
 
     pixels = picture.to_ndarray(format="rgb24")
     # not `picture.side_data`: that keeps the picture, 12 MB at 4K, in a cycle until the garbage collector comes by
-    matrix = SideDataContainer(picture).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no __init__
     if matrix is None:
         return pixels
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
