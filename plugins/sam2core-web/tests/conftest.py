@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-
-import registry
 from sam2core_web.app import create_app
 from sam2core_web.engine import Engine
 from sam2core_web.limits import Limits
+
+import registry
 
 SAMPLES = Path(registry.__file__).parent / "samples"
 MODEL, SIZE = "sam2core_nano", 256

@@ -345,9 +345,10 @@ async function look() {
 // everything
 
 async function everything() {
-  if (!s || s.kind !== "image" || s.pending) return;
+  if (!s || s.kind !== "image") return;
   busy("Looking for everything");
   try {
+    await s.queue;
     const { masks } = await call("POST", `sessions/${s.id}/everything`, {});
     if (!masks.length) return toast("Nothing stood out in this picture.");
     s.found = masks.map((one) => ({ ...one, picture: picture(one.segmentation), inside: bytes(one.segmentation) }));
