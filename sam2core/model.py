@@ -153,7 +153,7 @@ class Sam2(nn.Module):
             sparse, dense, _ = self.prompt_encoder(prompt)
             position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
             rows = self._rows_per_call(embedding)
-            return sift(embedding + dense, position, sparse, features.skips, wanted, rows=rows)
+            return sift(embedding + dense[:1], position, sparse, features.skips, wanted, rows=rows)  # one for all rows
         output = self.decode(features, embedding, prompt)
         places = torch.nonzero(wanted(output.iou))
         row, mask = places.unbind(1)
