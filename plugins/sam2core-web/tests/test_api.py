@@ -229,3 +229,16 @@ def test_prompts_that_make_no_sense(client: TestClient, body: dict[str, Any]) ->
     answer = client.post(f"/api/sessions/{id}/prompts", json=body)
     assert answer.status_code == 422 and answer.json()["detail"]
     assert client.get(f"/api/sessions/{id}").json()["objects"] == []
+
+
+def test_a_stopped_run_goes_on_in_both_directions(client: TestClient) -> None:
+    id = opened(client, "chair.mp4")["id"]
+    prompted(client, id, object=1, frame=2, box=BOX_A)
+    work = client.app.state.sessions.get(id).work
+    work.begin("both", None, None)
+    work.legs[0] = (2, 6, "forward")
+    assert [work.advance() for _ in range(2)] == [2, 3]
+    assert client.get(f"/api/sessions/{id}").json()["resumable"]
+    rest = [data["frame"] for name, data in events(client, id, resume=True) if name == "frame"]
+    assert rest == [4, 5, 1, 0]
+    assert not client.get(f"/api/sessions/{id}").json()["resumable"]
