@@ -100,9 +100,9 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def listing(folder: Path, limit: int) -> list[dict[str, str]]:
+def listing(folder: Path, limit: int) -> list[dict[str, Any]]:
     """The pictures and clips of a folder and of those in it, by relative name, in order, `limit` at most."""
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     for path in sorted(folder.rglob("*")):
         suffix = path.suffix.lower()
         if path.name.startswith(".") or suffix not in PICTURES | CLIPS or not path.is_file():

@@ -31,7 +31,7 @@ THUMBNAIL = 480
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.Problem} for status in (401, 403, 404, 409, 413, 415, 421, 422, 429)
 }
-JPEG = {200: {"content": {"image/jpeg": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 

@@ -17,7 +17,7 @@ from sam2core_web.routes import PROBLEMS, Found, describe, frame_out, held
 from sam2core_web.sessions import Session
 from sam2core_web.work import ClipWork
 
-STREAM = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 Event = tuple[str, dict[str, Any]]
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
