@@ -146,10 +146,12 @@ class Sam2(nn.Module):
     ) -> WantedMasks:
         """Of B prompts without hints on one image, the masks whose scores (B, 4) are `wanted`: a mask (B, 4) of them.
 
-        Masks that nobody wants are not drawn, where the decoder can tell (``decode_wanted``) and it pays: on a CPU.
+        Masks that nobody wants are not drawn, where the decoder can tell (``decode_wanted``) and it pays: on a CPU, and
+        where all prompts share one image, with nothing drawn into it.
         """
         sift = getattr(self.mask_decoder, "decode_wanted", None)
-        if sift is not None and embedding.device.type == "cpu" and self.fixed is None and prompt.mask is None:
+        shared = prompt.mask is None and not self.prompt_encoder.draw
+        if sift is not None and shared and embedding.device.type == "cpu" and self.fixed is None:
             sparse, dense, _ = self.prompt_encoder(prompt)
             position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
             rows = self._rows_per_call(embedding)

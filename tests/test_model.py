@@ -228,3 +228,22 @@ def test_encode_and_decode_export():
     decoder = torch.export.export(_Decoder(model), given).module()
     assert all(oracle.error(f, w) < 1e-5 for f, w in zip(decoder(*given), _Decoder(model)(*given)))
     assert type(model.encode(image).position) is torch.Tensor
+
+
+@pytest.mark.parametrize("draw", [False, True])
+@torch.inference_mode()
+def test_wanted_masks_are_those_of_all_masks_drawn_prompts_or_not(draw):
+    """Enough prompts for several calls of the decoder; with drawn prompts each sees an image of its own."""
+    import registry
+
+    model = registry.build("test_tiny", weights=False, prompt_encoder={"draw": draw})
+    features = model.encode(torch.randn(1, 3, *model.image_size))
+    embedding = model.condition(features, None)
+    points = torch.rand(70, 1, 2) * model.image_size[0]
+    prompt = Prompt(points, torch.ones(70, 1, dtype=torch.int32))
+    whole = model.decode(features, embedding, prompt)
+    middle = whole.iou.median()
+    found = model.decode_wanted(features, embedding, prompt, lambda iou: iou > middle)
+    expected = torch.nonzero(whole.iou > middle)
+    assert torch.equal(torch.stack([found.row, found.mask], dim=1), expected)
+    assert torch.allclose(found.logits, whole.masks[found.row, found.mask], atol=1e-4)

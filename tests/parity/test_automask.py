@@ -99,7 +99,8 @@ def trained():
     from sam2core.checkpoints.facebook import FACEBOOK
 
     shape = oracle.Shape(32, 1, (1, 2, 6, 2), (8, 4, 8, 4), (5, 8), (7, 7), image=512, dim=128, memory_dim=32)
-    model = registry.build("sam2core_nano")
+    # as upstream reads it: prompts are not drawn into the hint
+    model = registry.build("sam2core_nano", image_size=512, prompt_encoder={"draw": False})
     theirs = oracle.upstream(shape.at(hidden=512, decoder_heads=4, attention_layers=2), stability=False)
     parts = ("image_encoder", "sam_", "no_mem_embed")
     state = {key: value for key, value in FACEBOOK.inverse(model.state_dict()).items() if key.startswith(parts)}
