@@ -6,7 +6,6 @@ Prints a row for each size and batch: median milliseconds of every way, measured
 agree. `cc_torch` is measured when it is installed; it takes (N, 1, H, W) masks with even sides.
 """
 
-
 from __future__ import annotations
 
 import argparse
