@@ -27,7 +27,7 @@ class Backbone(Protocol):
     channels: Sequence[int]
     """Channels of each map, finest first."""
     strides: Sequence[int]
-    """Stride of each map in pixels, finest first, such as (4, 8, 16, 32)."""
+    """Stride of each map in pixels, finest first, such as (4, 8, 16, 32); 16 is among them."""
 
     def __call__(self, image: Tensor, /) -> list[Tensor]:
         """Normalised pixels (B, 3, H, W), sides multiples of 32, to maps (B, channels[i], H / strides[i], W / ...)."""
@@ -39,7 +39,10 @@ class Neck(Protocol):
     """A pyramid becomes maps of one width. Constructor: ``channels, strides, dim`` and options."""
 
     def __call__(self, maps: Sequence[Tensor], /) -> list[Tensor]:
-        """A backbone's maps to three maps (B, dim, H / s, W / s) at strides s = 4, 8, 16."""
+        """A backbone's maps to maps (B, dim, H / s, W / s) at those of the strides s = 4, 8, 16 that the backbone has.
+
+        The last is what prompts and memories work on; the mask decoder's skips take the finer two, where there are any.
+        """
         ...
 
 

@@ -239,7 +239,10 @@ def _in_a_model(
 ) -> None:
     """The whole model with this part in its place: every verb runs, and its tensors are saved under the kind's name."""
     widths = {key: given[key] for key in ("dim", "memory_dim") if key in given}
-    model = tiny_model(image_size=list(size), **widths)
+    strides = part.strides if kind == "backbone" else given.get("strides", STRIDES)
+    # without maps at 4 and 8 there is nothing that a decoder's skips could take
+    decoder = {} if {4, 8} <= set(strides) else {"mask_decoder": {"skips": False}}
+    model = tiny_model(image_size=list(size), **widths, **decoder)
     if kind == "backbone":
         from sam2core.backbones.fpn import Fpn
 
@@ -301,8 +304,8 @@ def _backbone(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Tri
         strides, channels = tuple(part.strides), tuple(part.channels)
         if len(strides) != len(channels) or list(strides) != sorted(strides):
             raise Found(f"channels {channels} and strides {strides} are not one of each per map, finest first")
-        if not {4, 8, 16} <= set(strides):
-            raise Found(f"strides are {strides}; a neck needs maps at 4, 8 and 16")
+        if 16 not in strides:
+            raise Found(f"strides are {strides}; prompts and memories work on the map at 16")
         if not isinstance(maps, list | tuple) or len(maps) != len(strides):
             raise Found(f"{_count(maps)} for {len(strides)} strides")
         for x, c, s in zip(maps, channels, strides):
@@ -312,10 +315,12 @@ def _backbone(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Tri
 
 
 def _neck(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Trial:
+    wanted = [stride for stride in STRIDES if stride in given["strides"]]
+
     def shapes(part: Any, maps: Any, batch: int) -> None:
-        if not isinstance(maps, list | tuple) or len(maps) != len(STRIDES):
-            raise Found(f"{_count(maps)}, not three, for strides 4, 8 and 16")
-        for x, s in zip(maps, STRIDES):
+        if not isinstance(maps, list | tuple) or len(maps) != len(wanted):
+            raise Found(f"{_count(maps)} for strides {wanted}")
+        for x, s in zip(maps, wanted):
             has_shape(f"the map at stride {s}", x, (batch, given["dim"], size[0] // s, size[1] // s))
 
     return Trial(

@@ -91,4 +91,6 @@ def test_every_plugin_here_says_what_it_is() -> None:
     for project in ROOT.glob("plugins/*/pyproject.toml"):
         text = project.read_text(encoding="utf-8")
         assert (project.parent / "README.md").is_file(), f"{project.parent.name} has no README"
-        assert re.search(r'"sam2core>=[\d.]+"', text), f"{project.parent.name} does not say which sam2core it needs"
+        assert re.search(r'"sam2core(\[\w+\])?>=[\d.]+"', text), (
+            f"{project.parent.name} does not say which sam2core it needs"
+        )

@@ -33,7 +33,7 @@ def held() -> tuple[int, int]:
     """Bytes of all tensors that Python can reach, and how many objects it keeps account of."""
     gc.collect()
     objects = gc.get_objects()
-    tensors = [one for one in objects if issubclass(type(one), torch.Tensor) and one.device.type != "meta"]
+    tensors = [one for one in objects if type(one) in (torch.Tensor, torch.nn.Parameter) and one.device.type != "meta"]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
     return sum(storages.values()), len(objects)
 

@@ -12,6 +12,7 @@ import registry
 from registry.assemble import assemble, hollow
 from registry.plugins import current
 from sam2core.predictors.video import VideoPredictor
+from sam2core.testing import check
 
 SIDE = 256
 
@@ -113,3 +114,10 @@ def test_gradients_reach_every_part(model):
         silent = [name for name, parameter in part.named_parameters() if parameter.grad is None]
         assert not silent, silent
     model.zero_grad()
+
+
+def test_the_parts_keep_their_contracts(model):
+    check("backbone", "edgetam.repvit_m1")
+    check("memory_encoder", "edgetam.perceiver", image_size=(256, 512))
+    check("layout", "edgetam", state=model.state_dict())
+    check("layout", "edgetam-huggingface", state=model.state_dict())

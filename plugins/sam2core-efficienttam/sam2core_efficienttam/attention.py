@@ -54,8 +54,9 @@ class PooledRopeAttention(RopeAttention):
         key_turn: Tensor,
         key_scale: Tensor | None,
         blocks: Sequence[TokenBlock],
+        readable: Tensor | None,
     ) -> Tensor:
-        """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`."""
+        """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`; `readable` marks the pooled tokens that count."""
         q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
         turned = rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn)
         k = pool(turned if key_scale is None else turned * key_scale, blocks)
@@ -66,6 +67,9 @@ class PooledRopeAttention(RopeAttention):
             k = k + pooled[:, None]
         else:
             bias = pooled[None, None, None, :]
+        if readable is not None:
+            bias = torch.zeros_like(pooled) if bias is None else bias
+            bias = torch.where(readable[:, None, None, :], bias, -torch.inf)
         return self.out_proj(merge_heads(attend(q, k, v, bias, self.dropout if self.training else 0.0)))
 
 
@@ -89,11 +93,14 @@ class PooledMemoryLayer(RopeMemoryLayer):
         key_turn: Tensor,
         key_scale: Tensor | None,
         blocks: Sequence[TokenBlock],
+        readable: Tensor | None,
     ) -> Tensor:
         """The layer with pooled memories."""
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
-        x = x + self.dropout(self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, key_scale, blocks))
+        x = x + self.dropout(
+            self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, key_scale, blocks, readable)
+        )
         return x + self._feed(x)
 
 
@@ -125,14 +132,24 @@ class PooledMemoryAttention(RopeMemoryAttention):
     def forward(
         self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None
     ) -> Tensor:
-        """See `RopeMemoryAttention`. Raises ValueError for several frames with `readable`: one must be read in full."""
-        height, width = features.shape[-2:]
-        on_grid = sum(block.tokens.shape[1] for block in blocks if block.grid is not None)
-        if on_grid <= height * width:
+        """See `RopeMemoryAttention`. With `readable`, both ways are computed, and the tokens that count decide."""
+        on_grid = [index for index, block in enumerate(blocks) if block.grid is not None]
+        lengths = [block.tokens.shape[1] for block in blocks]
+        single = features.shape[-2] * features.shape[-1]
+        if sum(lengths[index] for index in on_grid) <= single:
             return super().forward(features, position, blocks, readable)
-        if readable is not None:
-            raise ValueError("pooled memory attention cannot be compiled with fixed shapes; leave memory_attention out")
+        if readable is None:
+            return self._pooled(features, position, blocks, None)
+        parts = readable.split(lengths, dim=1)
+        counted = sum(parts[index].sum(dim=1) for index in on_grid)
+        pooled = self._pooled(features, position, blocks, pool(readable[..., None].float(), blocks)[..., 0] > 0)
+        whole = super().forward(features, position, blocks, readable)
+        return torch.where((counted <= single)[:, None, None, None], whole, pooled)
+
+    def _pooled(
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None
+    ) -> Tensor:
         x, *past = self.sequences(features, position, blocks)
         for layer in self.layers:
-            x = layer.read(x, *past, blocks)
+            x = layer.read(x, *past, blocks, readable)
         return self.norm(x).transpose(1, 2).unflatten(2, features.shape[-2:])

@@ -18,6 +18,7 @@ from registry.assemble import assemble, hollow
 from registry.plugins import current
 from sam2core.predictors.transforms import read_image, to_model
 from sam2core.predictors.video import VideoPredictor
+from sam2core.testing import check
 from sam2core.types import TokenBlock
 
 HERE = Path(__file__).parent
@@ -94,6 +95,24 @@ def test_the_two_ways_to_count_differ_and_pooling_matters():
     assert error(masks[1], masks[0]) > 1e-2 and error(masks[2], masks[1]) > 1e-2
 
 
+@pytest.mark.parametrize(
+    "kind, name, more",
+    [
+        ("backbone", "efficienttam.vit_ti", {}),
+        ("backbone", "efficienttam.vit_s", {}),
+        ("neck", "efficienttam.single", {"given": {"channels": (8,), "strides": (16,)}}),
+        ("memory_attention", "efficienttam.pooled", {}),
+        ("memory_attention", "efficienttam.pooled", {"options": {"count": "logits"}}),
+    ],
+)
+def test_the_parts_keep_their_contracts(kind, name, more):
+    check(kind, name, **more)
+
+
+def test_the_layout_keeps_its_contract():
+    check("layout", "efficienttam", state=model("ti").state_dict())
+
+
 def blocks(*grids, batch=2, dim=8):
     generator = torch.Generator().manual_seed(1)
     return [
@@ -124,8 +143,11 @@ def test_a_single_memory_is_read_in_full_and_more_are_pooled(count):
     one, two = blocks((4, 4), 4), blocks((4, 4), (4, 4), 4)
     assert torch.equal(attention(features, position, one), plain(features, position, one))
     assert not torch.allclose(attention(features, position, two), plain(features, position, two), atol=1e-4)
-    with pytest.raises(ValueError, match="fixed shapes"):
-        attention(features, position, two, torch.ones(1, 36, dtype=torch.bool))
+    all_of_two = torch.ones(1, 36, dtype=torch.bool)
+    assert torch.allclose(attention(features, position, two, all_of_two), attention(features, position, two), atol=1e-5)
+    one_of_two = torch.cat([all_of_two[:, :16], ~all_of_two[:, :16], all_of_two[:, :4]], dim=1)
+    alone = [two[0], two[2]]
+    assert torch.allclose(attention(features, position, two, one_of_two), plain(features, position, alone), atol=1e-5)
 
 
 def test_equal_tokens_in_every_window_pool_to_the_full_attention():

@@ -9,6 +9,7 @@ from sam2core_tracking.beam import BeamMemory, BeamPredictor
 
 import registry
 from sam2core.predictors.video import VideoPredictor
+from sam2core.testing import check
 
 MEMORY = BeamMemory(frames=2)  # the tiny model has codes for two recent frames
 
@@ -140,3 +141,9 @@ def test_a_session_with_motion_is_saved_and_goes_on(clip, tmp_path):
     again = predictor.load(tmp_path / "session", clip)
     for result in again.propagate(start=5):
         assert torch.equal(result.logits, whole[result.frame])
+
+
+def test_the_parts_keep_their_contracts():
+    check("memory_policy", "tracking.motion")
+    check("memory_policy", "tracking.distractor")
+    check("predictor", "tracking.beam", options={"policy": MEMORY})
