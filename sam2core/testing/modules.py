@@ -241,7 +241,7 @@ def _in_a_model(
     widths = {key: given[key] for key in ("dim", "memory_dim") if key in given}
     strides = part.strides if kind == "backbone" else given.get("strides", STRIDES)
     # without maps at 4 and 8 there is nothing that a decoder's skips could take
-    decoder = {} if {4, 8} <= set(strides) else {"mask_decoder": {"skips": False}}
+    decoder: dict[str, Any] = {} if {4, 8} <= set(strides) else {"mask_decoder": {"skips": False}}
     model = tiny_model(image_size=list(size), **widths, **decoder)
     if kind == "backbone":
         from sam2core.backbones.fpn import Fpn
