@@ -186,6 +186,7 @@ class VideoSession:
         self._size: tuple[int, int] | None = None
         self._features: OrderedDict[int, ImageFeatures] = OrderedDict()
         self._undo: list[tuple[Hashable, ObjectTrack | None]] = []
+        self._redo: list[tuple[Hashable, ObjectTrack | None]] = []
 
     # what is there
 
@@ -265,6 +266,7 @@ class VideoSession:
         self._answer(frame, track, said)
         self._undo.append((object, before))
         del self._undo[:-UNDO_STEPS]
+        self._redo.clear()
         self.tracks[object] = track
         return self.result(frame)
 
@@ -329,11 +331,27 @@ class VideoSession:
         if not self._undo:
             return None
         object, before = self._undo.pop()
-        if before is None:
-            self.tracks.pop(object, None)
-        elif object in self.tracks:
-            self.tracks[object] = before
+        self._redo.append((object, self.tracks.get(object)))
+        self._put(object, before)
         return object
+
+    def redo(self) -> Hashable | None:
+        """Give back the prompt that `undo` took last, its memories included. The object's id, or None.
+
+        The next prompt ends what can be given back.
+        """
+        if not self._redo:
+            return None
+        object, after = self._redo.pop()
+        self._undo.append((object, self.tracks.get(object)))
+        self._put(object, after)
+        return object
+
+    def _put(self, object: Hashable, track: ObjectTrack | None) -> None:
+        if track is None:
+            self.tracks.pop(object, None)
+        else:
+            self.tracks[object] = track
 
     def clear(self, frame: int, object: Hashable) -> FrameResult:
         """Take back what was said of an object on a frame; its memory there becomes one of the trail."""
@@ -351,11 +369,13 @@ class VideoSession:
         self._track(object)
         del self.tracks[object]
         self._undo = [step for step in self._undo if step[0] != object]
+        self._redo = [step for step in self._redo if step[0] != object]
 
     def reset(self) -> None:
         """Forget all objects; the frames stay."""
         self.tracks.clear()
         self._undo.clear()
+        self._redo.clear()
 
     def clear_memory(self, around: int, object: Hashable | None = None) -> None:
         """Forget the trail of an object (or of all) near a frame, as after a correction that changes everything."""
@@ -449,7 +469,7 @@ class VideoSession:
         size = (values.shape[1], values.shape[2])
         if self._size is not None and size != self._size:
             raise ValueError(f"all frames of a session have one size: {self._size}, this one {size}")
-        before = (self._size, self.position, dict(self.tracks), list(self._undo))
+        before = (self._size, self.position, dict(self.tracks), list(self._undo), list(self._redo))
         frame = 0 if self.position is None else self.position + 1
         self._size = size
         self.position = frame
@@ -458,7 +478,7 @@ class VideoSession:
             for object, said in (prompts or {}).items():
                 self.prompt(frame, object, **said)
         except ValueError:
-            self._size, self.position, self.tracks, self._undo = before
+            self._size, self.position, self.tracks, self._undo, self._redo = before
             self._features.pop(frame, None)
             raise
         if not self.tracks:
@@ -481,8 +501,8 @@ class VideoSession:
         self.position = frame
         result = self.result(frame)
         if self.keep == "horizon":
-            earlier = [before for _, before in self._undo if before is not None]
-            for track in (*tracks, *earlier):
+            others = [track for _, track in (*self._undo, *self._redo) if track is not None]
+            for track in (*tracks, *others):
                 track.bank.trim(frame, self.predictor.policy.horizon, onwards=self.source is None)
         return result
 

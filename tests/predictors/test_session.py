@@ -196,6 +196,21 @@ def test_undo_takes_a_prompt_back_with_all_it_did(predictor, frames):
     assert predictor.open(frames).undo() is None
 
 
+def test_redo_gives_back_what_undo_took(predictor, frames):
+    session, plain = prompted(predictor, frames, keep="all"), prompted(predictor, frames, keep="all")
+    for one in (session, plain):
+        list(one.propagate(stop=5))
+        one.prompt(3, "a", [[40, 30]], [0])
+        one.prompt(4, "c", [[3, 3]])
+    assert (session.undo(), session.undo()) == ("c", "a")
+    assert (session.redo(), session.redo(), session.redo()) == ("a", "c", None)
+    assert session.objects == plain.objects
+    assert all_same(session.propagate(), plain.propagate())
+    session.undo()
+    session.prompt(0, "b", [[9, 9]])
+    assert session.redo() is None, "another prompt ends what can be given back"
+
+
 def test_clear_takes_back_what_was_said_on_a_frame(predictor, frames):
     session = prompted(predictor, frames, keep="all")
     session.prompt(9, "a", [[40, 30]])
