@@ -202,6 +202,14 @@ async def undo(request: Request, session: Found) -> s.State:
         return describe(session)
 
 
+@router.post("/sessions/{id}/redo")
+async def redo(request: Request, session: Found) -> s.State:
+    """Give back the prompt that `undo` took last, tracked masks included; another prompt ends what can be given back."""
+    async with held(session):
+        await request.app.state.engine.run(session.work.redo)
+        return describe(session)
+
+
 @router.put("/sessions/{id}/objects/{number}")
 async def describe_object(session: Found, number: int, body: s.ObjectIn) -> s.State:
     """Name or colour an object."""
@@ -284,6 +292,7 @@ def describe(session: Session) -> s.State:
         tracking=session.tracking,
         resumable=bool(work.legs) and not session.tracking,
         undoable=work.undoable,
+        redoable=work.redoable,
     )
 
 

@@ -111,6 +111,7 @@ class State(BaseModel):
     tracking: bool
     resumable: bool
     undoable: int
+    redoable: int
 
 
 class Found(BaseModel):

@@ -72,10 +72,15 @@ class Work:
         self.legs: list[Leg] = []
         """What is left of the last run."""
         self._undo: list[tuple[int, Thing | None]] = []
+        self._redo: list[tuple[int, Thing | None]] = []
 
     @property
     def undoable(self) -> int:
         return len(self._undo)
+
+    @property
+    def redoable(self) -> int:
+        return len(self._redo)
 
     def frame(self, number: int) -> np.ndarray:
         """A frame as (H, W, 3) uint8; from any thread."""
@@ -100,19 +105,34 @@ class Work:
         )
         self._undo.append((number, before))
         del self._undo[:-UNDO_STEPS]
+        self._redo.clear()
 
     def undo(self) -> int | None:
         """Take the latest prompt back: its object is as it was before, masks included. The object's number."""
         if not self._undo:
             return None
         number, before = self._undo.pop()
+        self._redo.append((number, self.things.get(number)))
         self._took_back()
-        if before is None:
-            self.things.pop(number, None)
-        elif number in self.things:
-            now = self.things[number]
-            self.things[number] = replace(before, name=now.name, color=now.color)
+        self._put(number, before)
         return number
+
+    def redo(self) -> int | None:
+        """Give back the prompt that `undo` took last, until there is another prompt. The object's number."""
+        if not self._redo:
+            return None
+        number, after = self._redo.pop()
+        self._undo.append((number, self.things.get(number)))
+        self._gave_back()
+        self._put(number, after)
+        return number
+
+    def _put(self, number: int, thing: Thing | None) -> None:
+        if thing is None:
+            self.things.pop(number, None)
+            return
+        now = self.things.get(number, thing)
+        self.things[number] = replace(thing, name=now.name, color=now.color)
 
     def describe(self, number: int, name: str | None, color: str | None) -> None:
         thing = self._thing(number)
@@ -124,6 +144,7 @@ class Work:
         self._forget(number)
         del self.things[number]
         self._undo = [step for step in self._undo if step[0] != number]
+        self._redo = [step for step in self._redo if step[0] != number]
 
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
         """What a click would give; nothing is remembered."""
@@ -132,12 +153,16 @@ class Work:
     def close(self) -> None:
         self.things.clear()
         self._undo.clear()
+        self._redo.clear()
 
     def _ask(self, number: int, frame: int, said: Said) -> dict[int, Answer]:
         raise NotImplementedError
 
     def _took_back(self) -> None:
         """The library's share of `undo`."""
+
+    def _gave_back(self) -> None:
+        """The library's share of `redo`."""
 
     def _forget(self, number: int) -> None:
         """The library's share of `remove`."""
@@ -280,6 +305,9 @@ class ClipWork(Work):
 
     def _took_back(self) -> None:
         self.session.undo()
+
+    def _gave_back(self) -> None:
+        self.session.redo()
 
     def _forget(self, number: int) -> None:
         self.session.remove(number)
