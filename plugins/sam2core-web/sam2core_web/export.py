@@ -1,4 +1,4 @@
-"""A session's masks as files: palette PNGs, COCO JSON, an overlay, cut-outs."""
+"""A session's masks as files: palette PNGs, COCO JSON, an effect as mp4, a transparent video, cut-outs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,42 @@ import numpy as np
 from PIL import Image
 
 from sam2core.ops import rle
-from sam2core.predictors.render import CutoutWriter, PaletteWriter, VideoWriter, overlay
+from sam2core.predictors.render import CutoutWriter, PaletteWriter, VideoWriter
+from sam2core_web import effects
+from sam2core_web.media import Refused
 from sam2core_web.work import Thing, Work
 
-KINDS = ("palette", "coco", "overlay", "cutouts")
-TYPES = {".zip": "application/zip", ".json": "application/json", ".mp4": "video/mp4", ".png": "image/png"}
+KINDS = ("palette", "coco", "overlay", "transparent", "cutouts")
+TYPES = {
+    ".zip": "application/zip",
+    ".json": "application/json",
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".webm": "video/webm",
+}
 
 
-def write(kind: str, work: Work, things: Mapping[int, Thing], name: str, folder: Path) -> Path:
+def write(
+    kind: str, work: Work, things: Mapping[int, Thing], name: str, folder: Path, *, effect: str = "highlight"
+) -> Path:
     """Write what a session knows into an empty folder, as one file, and return it.
 
-    `things` is a copy that nothing changes meanwhile. Where masks overlap in palette PNGs and overlays, the object that
-    was added later lies above. Raises ValueError when there is no mask.
+    `effect`, one of `effects.EFFECTS`, is how an overlay shows it. `things` is a copy that nothing changes meanwhile.
+    Where masks overlap in palette PNGs and overlays, the object that was added later lies above. Raises ValueError when
+    there is no mask.
     """
     frames = sorted({frame for thing in things.values() for frame in thing.answers})
     if not frames:
-        raise ValueError("there is no mask to export yet")
+        raise Refused("there is no mask to export yet", 409)
     stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(name).stem)[:60] or "masks"
     if kind == "coco":
         path = folder / f"{stem}.coco.json"
         path.write_text(json.dumps(coco(work, things, frames, stem)))
         return path
     if kind == "overlay":
-        return _overlay(work, things, stem, folder)
+        return _overlay(work, things, stem, folder, effect)
+    if kind == "transparent":
+        return _transparent(work, things, stem, folder)
     parts = folder / "parts"
     if kind == "palette":
         _palette(work, things, frames, parts)
@@ -96,16 +109,32 @@ def _colors(things: Mapping[int, Thing]) -> np.ndarray:
     return np.array([list(bytes.fromhex(thing.color[1:])) for thing in things.values()], dtype=np.uint8).reshape(-1, 3)
 
 
-def _overlay(work: Work, things: Mapping[int, Thing], stem: str, folder: Path) -> Path:
+def _overlay(work: Work, things: Mapping[int, Thing], stem: str, folder: Path, effect: str) -> Path:
     names, colors = [thing.name for thing in things.values()], _colors(things)
+    drawn = lambda frame: effects.draw(effect, work.frame(frame), _masks(work, things, frame), colors, names)  # noqa: E731
+    stem = f"{stem}.{'overlay' if effect == 'highlight' else effect}"
     if work.kind == "image":
-        path = folder / f"{stem}.overlay.png"
-        Image.fromarray(overlay(work.frame(0), _masks(work, things, 0), colors=colors, names=names)).save(path)
+        path = folder / f"{stem}.png"
+        Image.fromarray(drawn(0)).save(path)
         return path
-    path = folder / f"{stem}.overlay.mp4"
+    path = folder / f"{stem}.mp4"
     with VideoWriter(path, work.size, fps=work.fps or 25.0) as writer:
         for frame in range(work.frames):
-            writer.write(overlay(work.frame(frame), _masks(work, things, frame), colors=colors, names=names))
+            writer.write(drawn(frame))
+    return path
+
+
+def _transparent(work: Work, things: Mapping[int, Thing], stem: str, folder: Path) -> Path:
+    """All objects together, without what is behind them."""
+    if work.kind == "image":
+        path = folder / f"{stem}.transparent.png"
+        inside = _masks(work, things, 0).any(axis=0)[..., None].astype(np.uint8)
+        Image.fromarray(np.concatenate([work.frame(0) * inside, inside * 255], axis=2)).save(path)
+        return path
+    path = folder / f"{stem}.transparent.webm"
+    with effects.TransparentWriter(path, work.size, fps=work.fps or 25.0) as writer:
+        for frame in range(work.frames):
+            writer.write(work.frame(frame), _masks(work, things, frame).any(axis=0))
     return path
 
 

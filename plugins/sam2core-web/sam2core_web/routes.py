@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 from PIL import Image
 from starlette.background import BackgroundTask
@@ -32,6 +33,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.Problem} for status in (401, 403, 404, 409, 413, 415, 421, 422, 429)
 }
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
+FILES: dict[int | str, dict[str, Any]] = {200: {"content": {type: {} for type in export.TYPES.values()}}}
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
@@ -41,6 +43,8 @@ def find(request: Request, id: str) -> Session:
 
 
 Found = Annotated[Session, Depends(find)]
+FrameNumber = Annotated[int, PathParameter(ge=0, le=2**31)]
+ObjectNumber = Annotated[int, PathParameter(ge=1, le=100_000)]
 
 
 def client(request: Request) -> str:
@@ -112,6 +116,8 @@ async def open_session(request: Request, body: s.Open) -> s.State:
 async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_length=200)] = "upload") -> s.State:
     """Open a file of the caller's: the request's body is its bytes. What it is goes by its content."""
     limit = request.app.state.limits.upload_bytes
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise Refused("send the file's bytes as the request's body, not as a form")
     too_large = Refused(f"the file is too large; at most {limit:,} bytes are taken", 413)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
@@ -146,15 +152,17 @@ async def close(request: Request, session: Found) -> Response:
 
 
 @router.get("/sessions/{id}/frames/{frame}", response_class=Response, responses=JPEG)
-async def frame(session: Found, frame: int) -> Response:
+async def frame(session: Found, frame: FrameNumber) -> Response:
     """A frame as JPEG, at its own size."""
+    _check_frame(session, frame)
     data = await asyncio.to_thread(lambda: _jpeg(Image.fromarray(session.work.frame(frame)), 90))
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
 @router.get("/sessions/{id}/masks/{frame}")
-async def masks(session: Found, frame: int) -> s.FrameOut:
+async def masks(session: Found, frame: FrameNumber) -> s.FrameOut:
     """The masks that are known on a frame."""
+    _check_frame(session, frame)
     async with session.lock:
         return frame_out(session.work, frame)
 
@@ -185,12 +193,10 @@ async def preview(request: Request, session: Found, body: s.PreviewIn) -> s.Mask
 
 @router.post("/sessions/{id}/everything")
 async def everything(request: Request, session: Found, body: s.EverythingIn) -> s.Everything:
-    """Every mask in a picture. To keep one, prompt with it."""
+    """Every mask in a picture, or on a clip's frame. To keep one, prompt with it."""
     work = session.work
-    if not isinstance(work, ImageWork):
-        raise Refused("everything at once is for pictures, not for clips", 409)
     async with held(session):
-        found = await request.app.state.engine.run(lambda: work.everything(body.points_per_side))
+        found = await request.app.state.engine.run(lambda: work.everything(body.frame, body.points_per_side))
     return s.Everything(masks=[s.Found(**one) for one in found])
 
 
@@ -204,14 +210,14 @@ async def undo(request: Request, session: Found) -> s.State:
 
 @router.post("/sessions/{id}/redo")
 async def redo(request: Request, session: Found) -> s.State:
-    """Give back the prompt that `undo` took last, tracked masks included; another prompt ends what can be given back."""
+    """Give back the prompt that `undo` took last, tracked masks included, until there is another prompt."""
     async with held(session):
         await request.app.state.engine.run(session.work.redo)
         return describe(session)
 
 
 @router.put("/sessions/{id}/objects/{number}")
-async def describe_object(session: Found, number: int, body: s.ObjectIn) -> s.State:
+async def describe_object(session: Found, number: ObjectNumber, body: s.ObjectIn) -> s.State:
     """Name or colour an object."""
     async with held(session):
         session.work.describe(number, body.name, body.color)
@@ -219,24 +225,29 @@ async def describe_object(session: Found, number: int, body: s.ObjectIn) -> s.St
 
 
 @router.delete("/sessions/{id}/objects/{number}")
-async def remove_object(request: Request, session: Found, number: int) -> s.State:
+async def remove_object(request: Request, session: Found, number: ObjectNumber) -> s.State:
     """Forget an object; the others are not touched. This cannot be undone."""
     async with held(session):
         await request.app.state.engine.run(lambda: session.work.remove(number))
         return describe(session)
 
 
-@router.get("/sessions/{id}/export", response_class=FileResponse)
+@router.get("/sessions/{id}/export", response_class=FileResponse, responses=FILES)
 async def export_session(
-    request: Request, session: Found, kind: Literal["palette", "coco", "overlay", "cutouts"]
+    request: Request,
+    session: Found,
+    kind: Literal["palette", "coco", "overlay", "transparent", "cutouts"],
+    effect: Literal["highlight", "contour", "dim", "blur", "remove"] = "highlight",
 ) -> Any:
-    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a clip) or PNG."""
+    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a clip) or PNG that
+    shows them by an `effect`, `transparent` a WebM (a clip) or PNG of all objects without a background.
+    """
     async with session.lock:
         things = {number: replace(one, answers=dict(one.answers)) for number, one in session.work.things.items()}
     folder = Path(tempfile.mkdtemp(dir=request.app.state.folder))
     remove = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
     try:
-        path = await asyncio.to_thread(export.write, kind, session.work, things, session.name, folder)
+        path = await asyncio.to_thread(export.write, kind, session.work, things, session.name, folder, effect=effect)
     except BaseException:
         remove()
         raise
@@ -303,6 +314,11 @@ def frame_out(work: Work, frame: int) -> s.FrameOut:
 
 def mask_out(answer: Answer) -> s.Mask:
     return s.Mask(segmentation=s.Rle(**answer.segmentation), area=answer.area, iou=answer.iou, presence=answer.presence)
+
+
+def _check_frame(session: Session, frame: int) -> None:
+    if frame >= session.work.frames:
+        raise Refused(f"there is no frame {frame}: frames are 0 to {session.work.frames - 1}", 404)
 
 
 def _mask(body: s.PromptIn, work: Work) -> Any:

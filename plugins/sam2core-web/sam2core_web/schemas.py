@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Point = tuple[Coordinate, Coordinate]
+
+def _row(count: int, item: dict[str, Any]) -> WithJsonSchema:
+    """How a tuple of like numbers is described: as an array, which all makers of clients understand."""
+    return WithJsonSchema({"type": "array", "items": item, "minItems": count, "maxItems": count})
+
+
+FAR = 1e6
+COORDINATE = {"type": "number", "minimum": -FAR, "maximum": FAR}
+Coordinate = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
+Point = Annotated[tuple[Coordinate, Coordinate], _row(2, COORDINATE)]
+Box = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], _row(4, COORDINATE)]
+Size = Annotated[tuple[int, int], _row(2, {"type": "integer"})]
 FrameNumber = Annotated[int, Field(ge=0, le=2**31)]
 ObjectNumber = Annotated[int, Field(ge=1, le=100_000)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
@@ -21,7 +31,7 @@ class Body(BaseModel):
 class Rle(BaseModel):
     """A mask as COCO's run lengths, as `pycocotools` reads it."""
 
-    size: tuple[int, int] = Field(description="height, width")
+    size: Size = Field(description="height, width")
     counts: Annotated[str, Field(max_length=20_000_000)]
 
 
@@ -39,7 +49,7 @@ class PromptIn(Body):
     frame: FrameNumber = 0
     points: list[Point] | None = Field(None, max_length=500)
     labels: list[Literal[0, 1]] | None = Field(None, max_length=500, description="1 on the object, 0 beside it")
-    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = Field(None, description="x0, y0, x1, y1")
+    box: Box | None = Field(None, description="x0, y0, x1, y1")
     mask: Rle | None = None
     name: Name | None = None
     color: Color | None = None
@@ -56,6 +66,7 @@ class ObjectIn(Body):
 
 
 class EverythingIn(Body):
+    frame: FrameNumber = 0
     points_per_side: Annotated[int, Field(ge=2, le=32)] | None = Field(
         None, description="clicks along each side of the grid; by default the model's own"
     )
@@ -91,7 +102,7 @@ class Said(BaseModel):
     frame: int
     points: list[Point]
     labels: list[int]
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     mask: bool
 
 
@@ -118,7 +129,9 @@ class Found(BaseModel):
     segmentation: Rle
     area: int
     iou: float
-    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1; the last corner inclusive")
+    box: Annotated[tuple[int, int, int, int], _row(4, {"type": "integer"})] = Field(
+        description="x0, y0, x1, y1; the last corner inclusive"
+    )
 
 
 class Everything(BaseModel):
@@ -134,7 +147,7 @@ class About(BaseModel):
     version: str
     model: str
     device: str
-    image_size: tuple[int, int]
+    image_size: Size
     upload_bytes: int
     frames: int
     objects: int

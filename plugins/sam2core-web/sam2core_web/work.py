@@ -15,6 +15,7 @@ from sam2core.predictors.frames import FrameSource
 from sam2core.predictors.render import palette
 from sam2core.predictors.session import UNDO_STEPS, FrameResult
 from sam2core_web.engine import Engine
+from sam2core_web.media import Refused
 
 Leg = tuple[int, "int | None", str]
 """First frame, the first that is not visited (None: to the end), direction."""
@@ -150,6 +151,14 @@ class Work:
         """What a click would give; nothing is remembered."""
         raise NotImplementedError
 
+    def everything(self, frame: int, points_per_side: int | None) -> list[dict[str, Any]]:
+        """Every mask on a frame, large ones first."""
+        generator = self.engine.automask
+        if points_per_side is not None:
+            generator = self.engine.grid(points_per_side)
+        found = sorted(generator.generate(self.frame(frame)), key=lambda one: -one.area)
+        return [{"segmentation": one.coco, "area": one.area, "iou": one.iou, "box": one.box} for one in found]
+
     def close(self) -> None:
         self.things.clear()
         self._undo.clear()
@@ -170,7 +179,7 @@ class Work:
     def _thing(self, number: int) -> Thing:
         if number not in self.things:
             known = ", ".join(map(str, self.things)) or "none"
-            raise ValueError(f"there is no object {number}; known objects: {known}")
+            raise Refused(f"there is no object {number}; known objects: {known}", 404)
         return self.things[number]
 
     def _check_frame(self, frame: int) -> None:
@@ -195,14 +204,6 @@ class ImageWork(Work):
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
         self._check_frame(frame)
         return _answer(self.handle.predict(points=[list(xy)]))
-
-    def everything(self, points_per_side: int | None) -> list[dict[str, Any]]:
-        """Every mask in the picture, large ones first."""
-        generator = self.engine.automask
-        if points_per_side is not None:
-            generator = self.engine.grid(points_per_side)
-        found = sorted(generator.generate(self.picture), key=lambda one: -one.area)
-        return [{"segmentation": one.coco, "area": one.area, "iou": one.iou, "box": one.box} for one in found]
 
     def _ask(self, number: int, frame: int, said: Said) -> dict[int, Answer]:
         if said.mask is not None:  # as in clips, a mask is its own answer
@@ -237,7 +238,7 @@ class ClipWork(Work):
     def begin(self, direction: str, start: int | None, stop: int | None) -> int:
         """Plan a run over the clip; `advance` does it. How many frames it has. Raises ValueError as `propagate`."""
         if not self.things:
-            raise ValueError("there is no object to track; prompt one first")
+            raise Refused("there is no object to track; prompt one first", 409)
         for frame in (start, stop):
             if frame is not None and frame != self.frames:
                 self._check_frame(frame)
@@ -261,7 +262,7 @@ class ClipWork(Work):
     def go_on(self) -> int:
         """Take up the run that was stopped. How many frames are left. Raises ValueError when there is none."""
         if not self.legs:
-            raise ValueError("there is no stopped run to go on with")
+            raise Refused("there is no stopped run to go on with", 409)
         self._run = None
         return self.left
 
