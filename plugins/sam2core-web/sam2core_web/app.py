@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import Route
 
 import sam2core
 from sam2core_web.engine import Engine
@@ -24,6 +26,7 @@ from sam2core_web.sessions import Full, Sessions, Unknown
 from sam2core_web.tracking import router as tracking_router
 
 PAGE = Path(__file__).parent / "page"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 SWEEP = 20.0
 """Seconds between looks for idle sessions."""
 DESCRIPTION = """Segment pictures and track objects in clips.
@@ -75,12 +78,26 @@ def create_app(
     app.add_middleware(Guard, token=token, local=local)
     app.include_router(router)
     app.include_router(tracking_router)
+    app.add_api_route("/api/{path:path}", nowhere, methods=METHODS, include_in_schema=False)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(Unknown, _unknown)
     app.add_exception_handler(Full, _full)
     app.add_exception_handler(ValueError, _value_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
     return app
+
+
+async def nowhere(request: Request) -> JSONResponse:
+    """The answer to calls of the API that nothing else answers: the methods that the address has, if it is one."""
+    allowed: set[str] = set()
+    for route in (*router.routes, *tracking_router.routes):
+        if isinstance(route, Route) and route.path_regex.match(request.url.path):
+            allowed |= route.methods or set()
+    if not allowed:
+        return JSONResponse({"detail": f"there is nothing at {request.url.path}"}, 404)
+    methods = ", ".join(sorted(allowed))
+    return JSONResponse({"detail": f"{request.method} is not for this address: {methods}"}, 405, {"allow": methods})
 
 
 async def _sweep(sessions: Sessions) -> None:
@@ -99,6 +116,15 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 async def _full(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 429)
+
+
+async def _invalid(request: Request, error: Any) -> JSONResponse:
+    """What is wrong with a body or an address, as a sentence: where, and what is allowed."""
+    told = []
+    for one in error.errors():
+        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
+        told.append(f"{place}: {one['msg']}" if place else one["msg"])
+    return JSONResponse({"detail": "; ".join(told[:5])}, 422)
 
 
 async def _value_error(request: Request, error: Exception) -> JSONResponse:

@@ -94,8 +94,12 @@ def inside(folder: Path, name: str) -> Path:
     if "\0" in name:
         raise Refused("there is no such file", 404)
     root = folder.resolve()
-    path = (root / name).resolve()  # follows links: one that leads out of the folder leads nowhere
-    if not path.is_relative_to(root) or not path.is_file():
+    try:
+        path = (root / name).resolve()  # follows links: one that leads out of the folder leads nowhere
+        found = path.is_relative_to(root) and path.is_file()
+    except (OSError, UnicodeError):  # no name of a file: too long, or no text
+        found = False
+    if not found:
         raise Refused("there is no such file", 404)
     return path
 
@@ -103,9 +107,12 @@ def inside(folder: Path, name: str) -> Path:
 def listing(folder: Path, limit: int) -> list[dict[str, Any]]:
     """The pictures and clips of a folder and of those in it, by relative name, in order, `limit` at most."""
     found: list[dict[str, Any]] = []
+    root = folder.resolve()
     for path in sorted(folder.rglob("*")):
         suffix = path.suffix.lower()
         if path.name.startswith(".") or suffix not in PICTURES | CLIPS or not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(root):  # `inside` would not give it
             continue
         found.append({"name": path.relative_to(folder).as_posix(), "kind": "image" if suffix in PICTURES else "clip"})
         if len(found) == limit:

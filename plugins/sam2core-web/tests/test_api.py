@@ -122,7 +122,7 @@ def test_both_directions_and_undo(client: TestClient) -> None:
     assert after["undoable"] == 1 and [said["frame"] for said in after["prompts"]] == [2]
     assert set(after["presence"]["1"]) == {"0", "1", "2"}
     assert client.post(f"/api/sessions/{id}/propagate", json={"direction": "backward", "start": 0}).status_code == 422
-    assert client.post(f"/api/sessions/{id}/propagate", json={"resume": True}).status_code == 422
+    assert client.post(f"/api/sessions/{id}/propagate", json={"resume": True}).status_code == 409
 
 
 @pytest.mark.parametrize("kind", ["palette", "coco", "overlay", "cutouts"])
@@ -130,7 +130,7 @@ def test_both_directions_and_undo(client: TestClient) -> None:
 def test_exports(client: TestClient, sample: str, kind: str) -> None:
     id = opened(client, sample)["id"]
     address = f"/api/sessions/{id}/export?kind={kind}"
-    assert client.get(address).status_code == 422
+    assert client.get(address).status_code == 409
     mask = prompted(client, id, object=1, points=[[220, 150]], name="it", color="#102030")[1]
     answer = client.get(address)
     assert answer.status_code == 200
@@ -208,7 +208,7 @@ def test_objects_are_named_and_removed(client: TestClient) -> None:
     assert named["objects"] == [{"id": 1, "name": "Chelsea", "color": "#aabbcc"}]
     gone = client.delete(f"/api/sessions/{id}/objects/1").json()
     assert gone["objects"] == [] and gone["undoable"] == 0
-    assert client.delete(f"/api/sessions/{id}/objects/1").status_code == 422
+    assert client.delete(f"/api/sessions/{id}/objects/1").status_code == 404
 
 
 @pytest.mark.parametrize(
