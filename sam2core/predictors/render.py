@@ -215,7 +215,8 @@ class VideoWriter(Writer):
         stream.height, stream.width = (side + side % 2 for side in size)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = self._clock
-        stream.options = {"crf": str(quality), "preset": "veryfast"}
+        # x264's macroblock tree is not the same twice for small pictures: it reads memory that nobody wrote
+        stream.options = {"crf": str(quality), "preset": "veryfast", "x264-params": "mbtree=0"}
         self._stream = stream
 
     def write(self, frame: np.ndarray, *, time: float | None = None) -> None:
