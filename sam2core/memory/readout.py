@@ -39,9 +39,12 @@ class MemoryReadout(nn.Module):
         """The blocks to attend to, in upstream's order: the slots as recalled, then all pointers as one block.
 
         One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
+        Raises ValueError for a slot that has no code.
         """
         recalls = [recall] if isinstance(recall, Recall) else list(recall)
         assert len({layout(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
+        for one in recalls:
+            check_slots(one, self.slot_embed.shape[0])
         dtype = self.slot_embed.dtype
         blocks = []
         for place in range(len(recalls[0].slots)):
@@ -85,6 +88,17 @@ def layout(recall: Recall) -> tuple[object, ...]:
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
     )
     return blocks, len(recall.slots), len(recall.pointers), recall.horizon
+
+
+def check_slots(recall: Recall, slots: int) -> None:
+    """Raise ValueError unless every recalled memory is in one of the `slots` that a readout has codes for."""
+    for slot, memory in recall.slots:
+        if not 0 <= slot < slots:
+            raise ValueError(
+                f"the memory policy recalls frame {memory.frame} in slot {slot}, and this model has codes for slots 0 "
+                f"to {slots - 1} (recent frames from 0 on, anchors in the last): let the policy recall fewer frames, "
+                f"such as memory_policy.frames={slots - 1}"
+            )
 
 
 def _blocks(memory: FrameMemory) -> tuple[TokenBlock, ...]:

@@ -52,6 +52,28 @@ def test_no_pointer_is_no_block():
     assert len(MemoryReadout(16, 4)(Recall(given.slots, (), 15))) == 2
 
 
+@pytest.mark.parametrize("slot", [7, -1])
+def test_a_slot_without_a_code_is_said(slot):
+    given = recall()
+    wrong = Recall((*given.slots, (slot, memory(3))), given.pointers, given.horizon)
+    said = rf"frame 3 in slot {slot}, and this model has codes for slots 0 to 6 .* such as memory_policy\.frames=6"
+    for asked in (wrong, [wrong, wrong]):
+        with pytest.raises(ValueError, match=said):
+            MemoryReadout(16, 4)(asked)
+
+
+def test_a_policy_that_recalls_more_than_the_model_has_codes_for_is_said_when_it_tracks():
+    from sam2core.predictors.video import VideoPredictor
+    from sam2core.testing import tiny_model
+
+    session = VideoPredictor(tiny_model(memory_policy={"frames": 6}, memory_readout={"slots": 3})).open(
+        [torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()] * 2
+    )
+    session.prompt(0, "a", box=[4, 4, 20, 20])
+    with pytest.raises(ValueError, match="slot 6, and this model has codes for slots 0 to 2"):
+        list(session.propagate())
+
+
 def test_a_video_of_one_frame_gives_no_nan():
     given = recall()
     block = MemoryReadout(16, 4)(Recall((), ((0, given.slots[0][1]),), horizon=0))[-1]

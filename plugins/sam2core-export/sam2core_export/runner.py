@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from registry.plugins import current
 from sam2core.heads.select import Stability
-from sam2core.memory.readout import layout
+from sam2core.memory.readout import check_slots, layout
 from sam2core.model import STRIDE, Sam2
 from sam2core.ops.position import sine_grid, sine_tokens
 from sam2core.types import (
@@ -147,6 +147,7 @@ class GraphSam2(Sam2):
         """One object's past, filled up to the exported sizes: memories, slots, readable, pointers, ages, readable."""
         about = self.about
         slots, pointers = about["slots"], about["pointers"]
+        check_slots(recall, about["slot_rows"])
         for count, fits, what in ((len(recall.slots), slots, "memories"), (len(recall.pointers), pointers, "pointers")):
             if count > fits:
                 raise ValueError(
@@ -162,7 +163,7 @@ class GraphSam2(Sam2):
             if block.key_scale != 1.0:
                 raise ValueError("the exported graphs weigh all memories alike; this policy asks for another key_scale")
             memories[index] = block.tokens[0]
-            places[index], readable[index] = slot % about["slot_rows"], True
+            places[index], readable[index] = slot, True
         tokens, ages = torch.zeros(ports["pointers"]), torch.zeros(pointers)
         said = torch.zeros(pointers, dtype=torch.bool)
         for index, (age, memory) in enumerate(recall.pointers):
