@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -61,8 +60,3 @@ def merge_adapters(model: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     return model
-
-
-def merged(model: nn.Module) -> nn.Module:
-    """A copy of the model with its adapters merged; its own are left alone."""
-    return merge_adapters(copy.deepcopy(model))

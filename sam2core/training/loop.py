@@ -6,6 +6,7 @@ that of processes nor the pieces that a batch is computed in change the result.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -23,19 +25,24 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from sam2core.training.adapters import add_adapters, merge_adapters, merged
+from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
 from sam2core.training.initialise import localise, look
+from sam2core.training.losses import NAMES
 from sam2core.training.optim import Average, freeze, learning_rate, optimiser
+from sam2core.training.processes import Processes
 from sam2core.training.recipe import Recipe, RecipeError, Stage
 from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
+from sam2core.training.shards import gathered, scattered
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PARTS = ("backbone.", "neck.", "prompt_encoder.", "mask_decoder.", "memory_readout.no_memory")
 ABORT_AFTER = 3  # non-finite losses in a row
+SAVE_SECONDS = 600
 STILL = 40  # tag of draws
+ANY = ("checkpoint_decoder", "checkpoint_trunk", "optim.accumulate")  # of a recipe: how, but not what is computed
 
 
 def layout(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
@@ -105,37 +112,48 @@ def train(
     report: Callable[[Progress], None] | None = None,
     workers: int = 1,
     stop_after: int | None = None,
+    stop: Event | None = None,
+    shard: bool = False,
+    changed: bool = False,
 ) -> nn.Module:
-    """Train `model` in place, where it is, by the recipe and return it with the averaged weights.
+    """Train `model` where it is, by the recipe, and return it with the averaged weights.
 
-    folder: holds `checkpoint.pt` (written every `save_every` steps and at the end; a run that finds one goes on from
-    it) and `metrics.csv`. validate: called with the averaged model, its numbers go to the CSV. stop_after: end this
-    process after so many steps, with a checkpoint. Raises FloatingPointError after three non-finite losses in a row;
-    what led to each is written to `nonfinite_STEP.json` first.
+    folder: holds `checkpoint.pt` (written every `save_every` steps, after ten minutes, and at the end; a run that finds
+    one goes on from it), `metrics.csv` and `validation.csv`. validate: called with a copy that has the averaged
+    weights; its numbers are kept. stop_after: end this process after so many steps, with a checkpoint; so does `stop`
+    once it is set. shard: share the weights out over the processes, see `Processes`; what is returned is then a model
+    of its own, on the CPU. changed: go on from a checkpoint of another recipe.
+
+    Raises RecipeError, naming what differs, for a checkpoint of another recipe. Raises FloatingPointError after three
+    non-finite losses in a row; what led to each is written to `nonfinite_STEP.json` first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
-    fresh = not checkpoint.exists()
-    if fresh and recipe.start == "fresh":
+    state = _read(checkpoint, recipe, changed) if checkpoint.exists() else None
+    if state is None and recipe.start == "fresh":
         torch.manual_seed(recipe.seed)
         localise(model)
+    if shard and any(stage.look for stage in recipe.stages):
+        raise RecipeError("recipe: `look` changes whole weights, which shards have not")
+    size: tuple[int, int] = model.image_size  # type: ignore[assignment]
     _select(model, recipe)
-    update = optimiser(model, recipe.optim)
-    average = Average(model, recipe.optim.ema)
-    step = 0 if fresh else _resume(checkpoint, model, update, average)
-
-    shared = distributed.is_available() and distributed.is_initialized()
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
+    whole = copy.deepcopy(model).cpu() if shard else model
     rollout = Rollout(
         model, memory=recipe.memory, precision=recipe.precision, checkpoint_decoder=recipe.checkpoint_decoder
     )
+    team = Processes(rollout, shard=shard)
+    update = optimiser(model, recipe.optim)
+    average = Average(model, recipe.optim.ema)
+    step = 0 if state is None else _restore(state, model, update, average)
+    del state
+
     _train_mode(model)
-    batches = Batches(mixture, recipe, step, rank=rank, world=world)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    log = _Log(folder / "metrics.csv", step) if rank == 0 else None
-    parameters = [parameter for group in update.param_groups for parameter in group["params"]]
-    began, failures, last = time.monotonic(), 0, recipe.steps
+    loader = _loader(mixture, recipe, step, team, workers=workers, pin=_device(model).type == "cuda")
+    log = _Log(folder, step) if team.rank == 0 else None
+    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    began = saved = time.monotonic()
+    failures, stopping, last = 0, 0, recipe.steps
     if stop_after is not None:
         last = min(last, step + stop_after)
     with checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
@@ -148,45 +166,61 @@ def train(
             for group in update.param_groups:
                 group["lr"] = rate * group["multiplier"]
             if stage.look and recipe.begins(step):
-                _look(model, rollout, batch, recipe.seed + step, world)
+                _look(model, rollout, batch, recipe.seed + step, team.world)
                 average = Average(model, recipe.optim.ema)
-            torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, rank]).generate_state(1)[0]))
-            named, count = _gradients(rollout, batch, recipe, step, parameters)
-            if world > 1:
-                count = _share(parameters, named, count)
-            for parameter in parameters:
+            torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, team.rank]).generate_state(1)[0]))
+            named = _gradients(team, batch, recipe, step, parameters)
+            asked = stop is not None and stop.is_set()
+            count, stopping = team.share(parameters, named, batch.objects, int(asked))
+            for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad /= max(count, 1)
             named = {name: value / max(count, 1) for name, value in named.items()}
-            named["gradient"] = float(nn.utils.clip_grad_norm_(parameters, recipe.optim.clip))
+            named["gradient"] = float(gathered(nn.utils.clip_grad_norm_(parameters.values(), recipe.optim.clip)))
             if math.isfinite(named["total"]) and math.isfinite(named["gradient"]):
                 failures = 0
                 update.step()
                 average.update(model)
             else:
                 failures += 1
-                _dump(folder / f"nonfinite_{step}.json", rollout, batch, recipe, step, named)
+                _dump(folder / f"nonfinite_{step}.json", team, batch, recipe, step, named)
                 logger.warning("step %d: loss is %s on %s; step skipped", step, named, batch.sources)
                 if failures == ABORT_AFTER:
                     raise FloatingPointError(
                         f"{ABORT_AFTER} non-finite losses in a row, the last at step {step}: {named}; see {folder}"
                     )
             step += 1
+            if stopping:
+                last = step
             numbers = None
-            if rank == 0 and validate is not None and (step % validate_every == 0 or step == recipe.steps):
-                numbers = _validated(model, average, validate, recipe)
-            frames = batch.frames.shape[0] * batch.frames.shape[1] * world
+            if validate is not None and (step % validate_every == 0 or step == recipe.steps):
+                numbers = _validated(whole, size, average, validate, team)
+            frames = batch.frames.shape[0] * batch.frames.shape[1] * team.world
             progress = Progress(
                 step, recipe.steps, stage.name, time.monotonic() - began, named, numbers, rate=rate, frames=frames
             )
             if log is not None:
                 log.add(progress)
-            if rank == 0 and report is not None:
+            if team.rank == 0 and report is not None:
                 report(progress)
-            if rank == 0 and (step % save_every == 0 or step == last):
-                _save(checkpoint, model, update, average, step, recipe)
-    model.load_state_dict(average.weights)
-    return merge_adapters(model).eval()
+            late = team.world == 1 and time.monotonic() - saved > SAVE_SECONDS  # clocks of several may disagree
+            if step % save_every == 0 or step == last or late:
+                _save(checkpoint, model, update, average, step, recipe, team)
+                saved = time.monotonic()
+    if stop is not None and stopping:
+        stop.set()  # in all processes
+    resize_model(whole, size)
+    whole.load_state_dict(gathered(average.weights))
+    return merge_adapters(whole).eval()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _loader(mixture: Mixture, recipe: Recipe, step: int, team: Processes, *, workers: int, pin: bool) -> DataLoader:
+    batches = Batches(mixture, recipe, step, rank=team.rank, world=team.world)
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
 
 
 def _select(model: nn.Module, recipe: Recipe) -> None:
@@ -208,21 +242,23 @@ def _train_mode(model: nn.Module) -> None:
 
 
 def _gradients(
-    rollout: Rollout, batch: ClipBatch, recipe: Recipe, step: int, parameters: list[nn.Parameter]
-) -> tuple[dict[str, float], int]:
-    """Leave the gradients of the summed losses on the parameters; the sums, and the number of objects."""
+    team: Processes, batch: ClipBatch, recipe: Recipe, step: int, parameters: dict[str, nn.Parameter]
+) -> dict[str, float]:
+    """Leave the gradients of the summed losses on the parameters; the sums."""
     stage = recipe.stage_at(step)
     named: dict[str, float] = {}
-    for parameter in parameters:
+    for parameter in parameters.values():
         parameter.grad = None
-    for piece in batch.split(recipe.optim.accumulate):
-        piece = piece.to(rollout.model.device)  # type: ignore[union-attr]
-        losses = rollout(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
-        if losses["total"].requires_grad:
-            losses["total"].backward()
+    pieces = batch.split(recipe.optim.accumulate)
+    for number, piece in enumerate(pieces):
+        with team.piece(number + 1 == len(pieces)):
+            piece = piece.to(team.rollout.model.device)  # type: ignore[union-attr,arg-type]
+            losses = team.module(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
+            if losses["total"].requires_grad:
+                losses["total"].backward()
         for name, value in losses.items():
             named[name] = named.get(name, 0.0) + float(value.detach())
-    return named, batch.objects
+    return named
 
 
 def _look(model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world: int) -> None:
@@ -236,74 +272,96 @@ def _look(model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world
                 distributed.broadcast(parameter, 0)
 
 
-def _share(parameters: list[nn.Parameter], named: dict[str, float], count: int) -> int:
-    """Add up gradients, losses and numbers of objects over the processes of this run; the number of objects.
-
-    Which parameters have a gradient can differ, since prompts differ: what any process has counts for all.
-    """
-    device = parameters[0].device
-    reached = torch.tensor([each.grad is not None for each in parameters], dtype=torch.float32, device=device)
-    names = sorted(named)
-    told = torch.tensor([*(named[name] for name in names), count], dtype=torch.float64, device=device)
-    distributed.all_reduce(reached)
-    distributed.all_reduce(told)
-    chosen = [each for each, any_ in zip(parameters, reached.tolist()) if any_]
-    flat = torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in chosen])
-    distributed.all_reduce(flat)
-    offset = 0
-    for parameter in chosen:
-        parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-        offset += parameter.numel()
-    named.update(zip(names, told[:-1].tolist()))
-    return int(told[-1])
-
-
-def _dump(path: Path, rollout: Rollout, batch: ClipBatch, recipe: Recipe, step: int, named: dict[str, float]) -> None:
+def _dump(path: Path, team: Processes, batch: ClipBatch, recipe: Recipe, step: int, named: dict[str, float]) -> None:
     """Write down what led to a loss that is not finite: where the clips come from, and every prompt."""
-    stage = recipe.stage_at(step)
+    stage, rollout = recipe.stage_at(step), team.rollout
     with torch.no_grad(), rollout.recording() as prompts:
-        piece = batch.to(rollout.model.device)  # type: ignore[union-attr]
-        rollout(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
+        for piece in batch.split(recipe.optim.accumulate):
+            piece = piece.to(rollout.model.device)  # type: ignore[union-attr,arg-type]
+            team.module(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
     tree = {"step": step, "stage": stage.name, "losses": named, "sources": batch.sources, "prompts": prompts}
+    if team.world > 1:
+        path = path.with_stem(f"{path.stem}_{team.rank}")  # each process has rows of its own
     path.write_text(json.dumps(tree, indent=1))
 
 
 def _validated(
-    model: nn.Module, average: Average, validate: Callable[[nn.Module], dict[str, float]], recipe: Recipe
-) -> dict[str, float]:
-    """Numbers of the averaged weights; the model gets its own back afterwards."""
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    size = model.image_size
-    model.load_state_dict(average.weights)
-    model.eval()
-    try:
-        return validate(merged(model) if recipe.lora else model)
-    finally:
-        model.load_state_dict(own)
-        _train_mode(model)
-        resize_model(model, size[0])  # type: ignore[index]
+    whole: nn.Module,
+    size: tuple[int, int],
+    average: Average,
+    validate: Callable[[nn.Module], dict[str, float]],
+    team: Processes,
+) -> dict[str, float] | None:
+    """Numbers of a copy with the averaged weights at its own size, in the first process; the others know none."""
+    weights = gathered(average.weights)
+    if team.rank:
+        return None
+    model = copy.deepcopy(whole)
+    model.load_state_dict(weights)
+    resize_model(model, size)
+    return validate(merge_adapters(model).eval().to(_device(team.rollout)))
 
 
 def _save(
-    path: Path, model: nn.Module, update: torch.optim.Optimizer, average: Average, step: int, recipe: Recipe
+    path: Path,
+    model: nn.Module,
+    update: torch.optim.Optimizer,
+    average: Average,
+    step: int,
+    recipe: Recipe,
+    team: Processes,
 ) -> None:
-    """Write the whole state next to its final name, then move it there: a checkpoint is never half written."""
+    """Write the whole state next to its final name, then move it there: a checkpoint is never half written.
+
+    What several processes wrote, one can go on with, and the other way round.
+    """
     state = {
         "step": step,
-        "model": model.state_dict(),
-        "optimiser": update.state_dict(),
-        "average": average.state(),
+        "model": gathered(model.state_dict()),
+        "optimiser": gathered(update.state_dict()),
+        "average": gathered(average.state()),
         "recipe": asdict(recipe),
     }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    if team.rank == 0:
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
 
 
-def _resume(path: Path, model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-    model.load_state_dict(state["model"])
+def _read(path: Path, recipe: Recipe, changed: bool) -> dict[str, Any]:
+    """A run's checkpoint. Raises RecipeError when it is of another recipe, unless that is meant."""
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    held, now = (json.loads(json.dumps(each)) for each in (state["recipe"], asdict(recipe)))
+    found = [] if changed else list(_differences(held, now, ""))
+    if found:
+        raise RecipeError(
+            f"{path} is of a run with another recipe: {'; '.join(found[:5])}{' ...' if len(found) > 5 else ''}. Name "
+            "another folder for a new run, or say that the change is meant"
+        )
+    return state
+
+
+def _differences(held: Any, now: Any, where: str) -> Iterator[str]:
+    """What changes a run's result and is not as it was; keys that older checkpoints do not have are as they were."""
+    if isinstance(held, dict) and isinstance(now, dict):
+        for key in held:
+            if key in now and f"{where}{key}" not in ANY:
+                yield from _differences(held[key], now[key], f"{where}{key}.")
+    elif isinstance(held, list) and isinstance(now, list) and len(held) == len(now):
+        for number, (was, new) in enumerate(zip(held, now)):
+            yield from _differences(was, new, f"{where}{number}.")
+    elif held != now:
+        yield f"{where[:-1]} was {held}, is {now}"
+
+
+def _restore(state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:
+    """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
+    model.load_state_dict({name: scattered(state["model"][name], like) for name, like in model.state_dict().items()})
     update.load_state_dict(state["optimiser"])
+    for parameter, values in update.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = scattered(value, parameter.detach())
     average.load(state["average"])
     return int(state["step"])
 
@@ -315,49 +373,47 @@ def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
 
 
 class _Log:
-    """metrics.csv: one row per step, columns fixed by the names below so that resumed runs append.
+    """metrics.csv, a row per step, and validation.csv, a row per validation, in columns that a resumed run finds again.
 
     Rows beyond the checkpoint that a killed run left behind are taken off when it goes on.
     """
 
-    COLUMNS = (
-        "step",
-        "stage",
-        "seconds",
-        "lr",
-        "total",
-        "mask",
-        "focal",
-        "dice",
-        "dense",
-        "dense_iou",
-        "spread",
-        "iou",
-        "presence",
-        "gradient",
-        "validation",
-    )
+    COLUMNS = ("step", "stage", "seconds", "lr", *NAMES, "gradient")
 
-    def __init__(self, path: Path, step: int = 0):
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.COLUMNS)
-            writer.writerows([row.get(column, "") for column in self.COLUMNS] for row in rows)
+    def __init__(self, folder: Path, step: int = 0):
+        self.metrics, self.validation = folder / "metrics.csv", folder / "validation.csv"
+        _rewrite(self.metrics, self.COLUMNS, _rows_until(self.metrics, step))
+        if self.validation.exists():
+            rows = _rows_until(self.validation, step)
+            _rewrite(self.validation, tuple(rows[0]) if rows else ("step",), rows)
 
     def add(self, progress: Progress) -> None:
-        validation = " ".join(f"{name}={value:.4f}" for name, value in (progress.validation or {}).items())
         values: dict[str, Any] = {
             "step": progress.step,
             "stage": progress.stage,
             "seconds": f"{progress.seconds:.1f}",
             "lr": f"{progress.rate:.3e}",
-            "validation": validation,
             **{name: f"{value:.5f}" for name, value in progress.losses.items()},
         }
-        with open(self.path, "a", newline="") as file:
+        with open(self.metrics, "a", newline="") as file:
             csv.writer(file).writerow([values.get(column, "") for column in self.COLUMNS])
+        if progress.validation:
+            rows = _rows_until(self.validation, progress.step)
+            row = {"step": str(progress.step), **{name: f"{v:.5f}" for name, v in progress.validation.items()}}
+            _rewrite(
+                self.validation, tuple(dict.fromkeys(name for each in (*rows, row) for name in each)), [*rows, row]
+            )
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+
+
+def _rewrite(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([row.get(column, "") for column in columns] for row in rows)

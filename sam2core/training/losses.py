@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPATIBLE = ("", "upstream")
+NAMES = ("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "presence")  # all there are
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from sam2core.training.shards import scattered
+
 DECAYS = ("matrices", "upstream")
 SCHEDULES = ("cosine", "constant")
 
@@ -170,4 +172,4 @@ class Average:
 
     def load(self, state: dict) -> None:
         self.count = int(state["count"])
-        self.weights = {name: state[f"weights.{name}"].to(value.device) for name, value in self.weights.items()}
+        self.weights = {name: scattered(state[f"weights.{name}"], value) for name, value in self.weights.items()}

@@ -71,10 +71,11 @@ class Group:
         return self.features.rows(self.owner * self.frames + frame)
 
 
-def resize_model(model: nn.Module, size: int) -> None:
-    """Let a model work on pictures of (size, size) from now on; weights do not depend on the size."""
-    model.image_size = (size, size)  # type: ignore[assignment]
-    model.prompt_encoder.image_size = (size, size)  # type: ignore[union-attr,assignment]
+def resize_model(model: nn.Module, size: int | tuple[int, int]) -> None:
+    """Let a model work on pictures of (size, size) or (H, W) from now on; weights do not depend on the size."""
+    shape = (size, size) if isinstance(size, int) else size
+    model.image_size = shape  # type: ignore[assignment]
+    model.prompt_encoder.image_size = shape  # type: ignore[union-attr,assignment]
 
 
 class Rollout(nn.Module):

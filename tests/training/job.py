@@ -1,8 +1,9 @@
-"""A small training run for processes of their own: `python -m tests.training.job FOLDER STEPS [slow]`."""
+"""A small training run for processes of their own: `python -m tests.training.job FOLDER STEPS [slow|shard]`."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -60,7 +61,13 @@ if __name__ == "__main__":
     target, count, *flags = sys.argv[1:]
     if "RANK" in os.environ:
         distributed.init_process_group("gloo")
-        weights = run(Path(target), int(count), dropout=0.0)
+        shard = "shard" in flags
+        if shard:  # in two pieces, the first of which is kept for others to go on with
+            run(Path(target), int(count), dropout=0.0, shard=True, stop_after=2)
+            if distributed.get_rank() == 0:
+                shutil.copytree(target, f"{target}_piece")
+            distributed.barrier()
+        weights = run(Path(target), int(count), dropout=0.0, shard=shard)
         torch.save(weights, Path(target) / f"rank{distributed.get_rank()}.pt")
         distributed.destroy_process_group()
     else:

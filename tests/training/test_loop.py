@@ -90,8 +90,8 @@ def test_validation_sees_the_average_and_leaves_the_model_alone(tmp_path):
         for a, b in zip(run(tmp_path / "a").values(), run(tmp_path / "b", validate=validate, validate_every=2).values())
     )
     assert seen == [False, False, False]
-    rows = list(csv.DictReader(open(tmp_path / "b" / "metrics.csv")))
-    assert [row["validation"] for row in rows] == ["", "number=0.2500"] * 3
+    rows = list(csv.DictReader(open(tmp_path / "b" / "validation.csv")))
+    assert rows == [{"step": str(step), "number": "0.25000"} for step in (2, 4, 6)]
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_ends_the_run(tmp_path, monkeypatch):

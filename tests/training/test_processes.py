@@ -54,7 +54,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert counted == ["step", *map(str, range(1, steps + 1))]
 
 
-def test_one_process_and_two_give_the_same_update(tmp_path):
+@pytest.mark.parametrize("how", ["replicas", "shards"])
+def test_one_process_and_two_give_the_same_update(tmp_path, how):
     """With plain gradient steps in mind: Adam's first steps are signs, which rounding could turn near zero."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,12 +63,17 @@ def test_one_process_and_two_give_the_same_update(tmp_path):
     children = []
     for rank in range(2):
         world = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        children.append(subprocess.Popen([*COMMAND, str(tmp_path / "two"), "3"], env={**os.environ, **world}))
+        command = [*COMMAND, str(tmp_path / "two"), "3", *(["shard"] if how == "shards" else [])]
+        children.append(subprocess.Popen(command, env={**os.environ, **world}))
     one = run(tmp_path / "one", 3, dropout=0.0)
     assert [child.wait(timeout=300) for child in children] == [0, 0]
     zero, other = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert same(zero, other)
-    assert_close(one, zero, run(tmp_path / "none", 3, dropout=0.0, stop_after=0))
+    start = run(tmp_path / "none", 3, dropout=0.0, stop_after=0)
+    assert_close(one, zero, start)
+    if how == "shards":  # what two processes with shards left behind, one goes on with
+        assert torch.load(tmp_path / "two_piece" / "checkpoint.pt", weights_only=True)["step"] == 2
+        assert_close(one, run(tmp_path / "two_piece", 3, dropout=0.0), start)
 
 
 def test_two_pieces_are_one_batch(tmp_path):
