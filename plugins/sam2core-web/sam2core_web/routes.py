@@ -20,7 +20,8 @@ from starlette.background import BackgroundTask
 import registry
 import sam2core
 from sam2core.ops import rle
-from sam2core_web import export, media
+from sam2core_web import export as exports
+from sam2core_web import media
 from sam2core_web import schemas as s
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
@@ -30,10 +31,14 @@ from sam2core_web.work import Answer, ClipWork, ImageWork, Said, Work
 SAMPLES = Path(registry.__file__).parent / "samples"
 THUMBNAIL = 480
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": s.Problem} for status in (401, 403, 404, 409, 413, 415, 421, 422, 429)
+    status: {"model": s.Problem} for status in (400, 401, 403, 404, 409, 413, 415, 421, 422, 429)
 }
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
-FILES: dict[int | str, dict[str, Any]] = {200: {"content": {type: {} for type in export.TYPES.values()}}}
+FILES: dict[int | str, dict[str, Any]] = {200: {"content": {type: {} for type in exports.TYPES.values()}}}
+ON_SESSIONS = ("state", "close", "prompt", "preview", "everything", "propagate", "cancel", "undo", "redo", "export")
+OPENED: dict[int | str, dict[str, Any]] = {
+    201: {"links": {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in ON_SESSIONS}}
+}
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
@@ -92,7 +97,7 @@ async def thumbnail(
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
 
-@router.post("/sessions", status_code=201)
+@router.post("/sessions", status_code=201, responses=OPENED)
 async def open_session(request: Request, body: s.Open) -> s.State:
     """Open a sample or a file of the media folder."""
     if (body.sample is None) == (body.media is None):
@@ -106,6 +111,7 @@ async def open_session(request: Request, body: s.Open) -> s.State:
 @router.post(
     "/uploads",
     status_code=201,
+    responses=OPENED,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -233,7 +239,7 @@ async def remove_object(request: Request, session: Found, number: ObjectNumber) 
 
 
 @router.get("/sessions/{id}/export", response_class=FileResponse, responses=FILES)
-async def export_session(
+async def export(
     request: Request,
     session: Found,
     kind: Literal["palette", "coco", "overlay", "transparent", "cutouts"],
@@ -247,12 +253,12 @@ async def export_session(
     folder = Path(tempfile.mkdtemp(dir=request.app.state.folder))
     remove = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
     try:
-        path = await asyncio.to_thread(export.write, kind, session.work, things, session.name, folder, effect=effect)
+        path = await asyncio.to_thread(exports.write, kind, session.work, things, session.name, folder, effect=effect)
     except BaseException:
         remove()
         raise
     return FileResponse(
-        path, media_type=export.TYPES[path.suffix], filename=path.name, background=BackgroundTask(remove)
+        path, media_type=exports.TYPES[path.suffix], filename=path.name, background=BackgroundTask(remove)
     )
 
 

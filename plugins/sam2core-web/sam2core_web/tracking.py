@@ -17,8 +17,35 @@ from sam2core_web.routes import PROBLEMS, Found, describe, frame_out, held
 from sam2core_web.sessions import Session
 from sam2core_web.work import ClipWork
 
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 Event = tuple[str, dict[str, Any]]
+
+
+def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    """How one kind of event is described: each is an object of two strings, of which the second is JSON."""
+    content = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    return {
+        "type": "object",
+        "title": name,
+        "properties": {"event": {"const": name, "type": "string"}, "data": content},
+        "required": ["event", "data"],
+    }
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+NUMBER = {"type": "integer"}
+EVENTS = {
+    "oneOf": [
+        _event("start", _object(total=NUMBER)),
+        _event("frame", {"allOf": [{"$ref": "#/components/schemas/FrameOut"}, _object(done=NUMBER, total=NUMBER)]}),
+        _event("done", _object(reason={"type": "string", "enum": ["finished", "cancelled"]})),
+        _event("error", {"$ref": "#/components/schemas/Problem"}),
+    ]
+}
+"""Of the stream: the description of each event in it."""
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENTS}}}}
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 

@@ -7,11 +7,16 @@ import os
 os.environ["SAM2CORE_PLUGINS"] = "web"
 os.environ["SAM2CORE_STRICT_PLUGINS"] = "1"
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sam2core_web.app import create_app
 from sam2core_web.engine import Engine
@@ -43,3 +48,33 @@ def serve() -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture
 def client(serve: Callable[..., TestClient]) -> TestClient:
     return serve()
+
+
+@contextlib.contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """A server on a free port, in a thread: its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    (port,) = {socket.getsockname()[1] for one in server.servers for socket in one.sockets}
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[..., str]]:
+    """Start a server that is reached by sockets, with its options; it is stopped in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(model: str = MODEL, *, limits: Any = None, **options: Any) -> str:
+            arguments = {"image_size": SIZE} if model == MODEL else {"weights": False}
+            app = create_app(Engine(model, **arguments), limits=Limits(**limits or {}), **options)
+            return stack.enter_context(running(app))
+
+        yield start
