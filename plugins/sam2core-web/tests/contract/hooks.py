@@ -1,4 +1,4 @@
-"""What schemathesis makes up names, for the most part, sessions that are open, so that calls reach the work behind them."""
+"""What schemathesis makes up names sessions that are open, for the most part: so calls reach the work behind them."""
 
 from __future__ import annotations
 
