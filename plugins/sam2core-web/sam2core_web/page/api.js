@@ -3,7 +3,7 @@
 const said = new URLSearchParams(location.hash.slice(1)).get("token");
 if (said) {
   sessionStorage.setItem("token", said);
-  history.replaceState(null, "", location.pathname);
+  history.replaceState(null, "", location.pathname + location.search);
 }
 
 function headers(more = {}) {
@@ -22,19 +22,28 @@ async function failed(answer) {
   return error;
 }
 
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(`api/${path}`, options);
+  } catch {
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (!answer.ok) throw await failed(answer);
+  return answer;
+}
+
 export async function call(method, path, body) {
-  const answer = await fetch(`api/${path}`, {
+  const answer = await ask(path, {
     method,
     headers: headers(body === undefined ? {} : { "content-type": "application/json" }),
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  if (!answer.ok) throw await failed(answer);
   return answer.status === 204 ? null : answer.json();
 }
 
 export async function blob(path) {
-  const answer = await fetch(`api/${path}`, { headers: headers() });
-  if (!answer.ok) throw await failed(answer);
+  const answer = await ask(path, { headers: headers() });
   const name = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") || "");
   return { data: await answer.blob(), name: name ? name[1] : "download" };
 }
@@ -59,10 +68,9 @@ export function upload(file, progress) {
 
 // Server-sent events of a POST: on(name, data) for each.
 export async function stream(path, body, on) {
-  const answer = await fetch(`api/${path}`, {
+  const answer = await ask(path, {
     method: "POST", headers: headers({ "content-type": "application/json" }), body: JSON.stringify(body),
   });
-  if (!answer.ok) throw await failed(answer);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

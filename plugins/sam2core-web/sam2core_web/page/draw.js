@@ -65,7 +65,7 @@ export function checkers(context, width, height, side, light, dark) {
 // masks: [{mask: canvas, color, active}]
 export function scene(context, image, masks, effect, width, height, unit, transparent = false) {
   context.clearRect(0, 0, width, height);
-  const effective = masks.length ? effect : "mask";
+  const effective = masks.length || effect === "remove" ? effect : "highlight";
   if (effective === "blur") blurred(context, image, width, height);
   else if (effective === "remove") { context.fillStyle = "#f2f2ef"; context.fillRect(0, 0, width, height); }
   else if (effective === "cut") { if (!transparent) checkers(context, width, height, 10 * unit, "#ffffff", "#dcdfe4"); }
@@ -73,7 +73,7 @@ export function scene(context, image, masks, effect, width, height, unit, transp
   if (effective === "dim") { context.fillStyle = "#04070cbf"; context.fillRect(0, 0, width, height); }
   if (["blur", "remove", "cut", "dim"].includes(effective)) return inside(context, image, masks, width, height);
   for (const { mask, color, active } of masks) {
-    if (effective === "mask") tint(context, mask, color, 0.46, width, height);
+    if (effective === "highlight") tint(context, mask, color, 0.46, width, height);
     outline(context, mask, color, (effective === "contour" ? 3 : active ? 2.4 : 1.6) * unit, width, height);
   }
 }
@@ -107,4 +107,14 @@ export function prompts(context, said, scale, unit) {
     if (positive) { context.moveTo(cx, cy - r / 2); context.lineTo(cx, cy + r / 2); }
     context.stroke();
   });
+}
+
+export function brushRing(context, [x, y], reach, scale, unit) {
+  for (const [color, width] of [["#0008", 3], ["#fff", 1.5]]) {
+    context.beginPath();
+    context.arc(x * scale, y * scale, reach * scale, 0, 7);
+    context.lineWidth = width * unit;
+    context.strokeStyle = color;
+    context.stroke();
+  }
 }

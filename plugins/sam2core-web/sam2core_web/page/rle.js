@@ -17,6 +17,35 @@ export function runs(counts) {
   return lengths;
 }
 
+function written(lengths) {
+  let counts = "";
+  lengths.forEach((length, index) => {
+    let value = index > 2 ? length - lengths[index - 2] : length, more = true;
+    while (more) {
+      const digit = value & 31;
+      value >>= 5;
+      more = digit & 16 ? value !== -1 : value !== 0;
+      counts += String.fromCharCode((more ? digit | 32 : digit) + 48);
+    }
+  });
+  return counts;
+}
+
+// What is opaque on a canvas, as run lengths; null when nothing is.
+export function encode(canvas) {
+  const { width, height } = canvas, { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  const lengths = [];
+  let inside = false, length = 0;
+  for (let column = 0; column < width; column++) {
+    for (let row = 0, at = 4 * column + 3; row < height; row++, at += 4 * width) {
+      if (data[at] > 127 !== inside) { lengths.push(length); length = 0; inside = !inside; }
+      length++;
+    }
+  }
+  lengths.push(length);
+  return lengths.length > 1 ? { size: [height, width], counts: written(lengths) } : null;
+}
+
 // A mask as bytes, 255 inside, row by row.
 export function bytes({ size: [height, width], counts }) {
   const out = new Uint8Array(height * width);

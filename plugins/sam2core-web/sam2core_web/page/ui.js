@@ -10,7 +10,7 @@ export function toast(text, bad = false) {
   setTimeout(() => note.remove(), bad ? 8000 : 3500);
 }
 
-export function busy(text) {
+export function busy(text) { // null when it is over
   $("busy").hidden = text === null;
   if (text !== null) $("busy").querySelector("span").textContent = text;
 }
@@ -34,25 +34,33 @@ export function theme() {
   paint();
 }
 
-const SHOWN = { " ": "Space", ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };
+const SHOWN = { " ": "Space", ArrowLeft: "←", ArrowRight: "→", Escape: "Esc", Delete: "Del" };
+const shown = (key) => SHOWN[key] || (key.length === 1 ? key.toUpperCase() : key.replace(/ (\w)$/, (_, letter) => ` ${letter.toUpperCase()}`));
 
-// table: key -> [what it does, work]; without work it is only listed. digit(number) takes 1 to 9.
-export function keys(table, digit) {
-  $("keylist").replaceChildren(...Object.entries(table).map(([key, [text]]) => {
-    const line = document.createElement("div"), cap = document.createElement("kbd");
-    cap.textContent = SHOWN[key] || (key.length === 1 ? key.toUpperCase() : key.replace(/ (\w)$/, (_, letter) => ` ${letter.toUpperCase()}`));
-    line.append(text, cap);
-    return line;
-  }).map((line) => line));
+// groups: title -> key -> [what it does, work]; without work a key is only listed, without a text it is only done.
+// digit(number) takes 1 to 9.
+export function keys(groups, digit) {
+  $("keylist").replaceChildren(...Object.entries(groups).map(([title, table]) => {
+    const part = document.createElement("section"), head = document.createElement("h3");
+    head.textContent = title;
+    part.append(head, ...Object.entries(table).filter(([, [text]]) => text).map(([key, [text]]) => {
+      const line = document.createElement("div"), cap = document.createElement("kbd");
+      cap.textContent = shown(key);
+      line.append(text, cap);
+      return line;
+    }));
+    return part;
+  }));
+  const table = Object.assign({}, ...Object.values(groups));
   addEventListener("keydown", (event) => {
-    const target = event.target;
-    if (target.tagName === "INPUT" || target.tagName === "SELECT" || $("keys").open || event.altKey) return;
+    const target = event.target, typed = target.tagName === "INPUT" && !["range", "checkbox"].includes(target.type);
+    if (typed || target.tagName === "SELECT" || document.querySelector("dialog[open]") || event.altKey) return;
     const control = event.ctrlKey || event.metaKey;
-    if (!control && /^[1-9]$/.test(event.key)) return digit(Number(event.key));
+    if (!control && /^[1-9]$/.test(event.key)) { digit(Number(event.key)); return; }
     const plain = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const name = control ? `Ctrl ${plain}` : event.shiftKey && /^[a-z]$/.test(plain) ? `Shift ${plain}` : plain;
+    const name = `${control ? "Ctrl " : ""}${event.shiftKey && /^[a-z]$/.test(plain) ? "Shift " : ""}${plain}`;
     const work = table[name]?.[1];
-    if (!work || (name === " " && target.tagName === "BUTTON")) return;
+    if (!work || name === " " && ["BUTTON", "SUMMARY"].includes(target.tagName) || target.type === "range" && name.startsWith("Arrow")) return;
     event.preventDefault();
     work();
   });
