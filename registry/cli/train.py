@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry.cli.options import pairs
+from registry.cli.train_data import RECIPES, open_source, read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from threading import Event
 
-    from sam2core.training.clips import LabelledImage
-    from sam2core.training.footage import Footage
+    from torch import nn
+
     from sam2core.training.recipe import Recipe
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+__all__ = ["RECIPES", "command", "open_source", "read_recipe"]
+
+INTERRUPTED = 130
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class RunByDefault(click.Group):
@@ -36,16 +41,38 @@ def command() -> None:
     """Train a model by a recipe; `train check` looks at the data first."""
 
 
+def recipe_options(default: str | None = None) -> Callable[[Function], Function]:
+    """Add --recipe, which must be given unless it has a default, --data and the trailing overrides to a verb."""
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    options = [
+        click.option(
+            "--recipe",
+            "recipe_name",
+            required=default is None,
+            default=default,
+            show_default=default is not None,
+            metavar="NAME",
+            help=f"{names}, or a .yaml file.",
+        ),
+        click.option(
+            "--data",
+            required=True,
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="The folder that the recipe's sources lie in.",
+        ),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    ]
+
+    def add(function: Function) -> Function:
+        for decorate in reversed(options):
+            function = decorate(function)
+        return function
+
+    return add
+
+
 @command.command()
-@click.option(
-    "--recipe", "recipe_name", required=True, metavar="NAME", help="A recipe of this package, or a .yaml file."
-)
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder that the recipe's sources lie in.",
-)
+@recipe_options()
 @click.option(
     "-o",
     "--output",
@@ -62,7 +89,8 @@ def command() -> None:
 @click.option(
     "--validate",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder with images/ and labels/ on which one click per object is scored now and then.",
+    help="Pictures (images/ and labels/) that are clicked on, or videos that are tracked and scored, now and then; the "
+    "best weights so far are kept as best.safetensors.",
 )
 @click.option("--every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--save", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints.")
@@ -70,8 +98,9 @@ def command() -> None:
     "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that make batches."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
-@click.option("--device", default=None, help="cpu, cuda, mps.  [default: cuda under torchrun where there is one, cpu]")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@click.option("--shard", is_flag=True, help="Under torchrun: share the weights out too (FSDP2), for large models.")
+@click.option("--changed", is_flag=True, help="Go on with a run although the recipe is not what it began with.")
 def run(
     recipe_name: str,
     data: Path,
@@ -82,18 +111,20 @@ def run(
     save: int,
     workers: int,
     threads: int | None,
-    device: str | None,
+    device: str,
+    shard: bool,
+    changed: bool,
     overrides: tuple[str, ...],
 ) -> None:
     """Train a model by a recipe; the path of the weights is printed.
 
     \b
-    sam2core train check --recipe nano --data DIR
-    sam2core train --recipe nano --data DIR
-    sam2core train --recipe nano --data DIR optim.lr=4e-4 stages.0.steps=2000
+    sam2core train check --recipe finetune_image --data DIR
+    sam2core train --recipe finetune_image --data DIR
+    sam2core train --recipe finetune_image --data DIR optim.lr=4e-4 stages.0.steps=2000
 
     Run the same line again after an interruption: it goes on from the last checkpoint in the output
-    folder. Under torchrun the processes share every batch.
+    folder, the one of Ctrl-C included. Under torchrun the processes share every batch.
     """
     tree = read_recipe(recipe_name, overrides)
 
@@ -102,7 +133,7 @@ def run(
 
     import registry
     from registry.cli.train_report import Reporter
-    from sam2core.checkpoints import files
+    from sam2core.evaluation.validation import validation
     from sam2core.training.augment import Mixture
     from sam2core.training.loop import train
     from sam2core.training.recipe import Recipe
@@ -119,50 +150,37 @@ def run(
     weights = [source.weight for source in recipe.sources]
     mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed)
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
-    size = model.image_size
 
     reporter = Reporter(output) if first else None
-    train(
-        model,
-        recipe,
-        mixture,
-        output,
-        validate=_validation(validate) if validate else None,
-        validate_every=every,
-        save_every=save,
-        report=reporter,
-        workers=workers,
-    )
-    model.image_size = size
+    with _interruptible() as stop:
+        model = train(  # type: ignore[assignment]
+            model,
+            recipe,
+            mixture,
+            output,
+            validate=Best(validation(validate), output / "best.safetensors", recipe) if validate else None,
+            validate_every=every,
+            save_every=save,
+            report=reporter,
+            workers=workers,
+            stop=stop,
+            shard=shard,
+            changed=changed,
+        )
     if reporter is not None:
         reporter.close()
-        target = output / "weights.safetensors"
-        state = {
-            name: value.cpu().half() if value.is_floating_point() else value.cpu()
-            for name, value in model.state_dict().items()
-        }
-        spec = dataclasses.asdict(registry.spec(recipe.model, **recipe.overrides))
-        files.write(target, state, files.describe(spec=spec, layout="native"), force=True)
-        click.echo(target)
+        if not stop.is_set():
+            click.echo(write_weights(output / "weights.safetensors", model, recipe))
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    if stop.is_set():
+        if first:
+            click.echo("stopped; the same line goes on from here", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 @command.command()
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="finetune_image",
-    show_default=True,
-    metavar="NAME",
-    help="A recipe of this package, or a .yaml file.",
-)
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder that the recipe's sources lie in.",
-)
+@recipe_options(default="finetune_image")
 @click.option(
     "-o",
     "--output",
@@ -171,7 +189,6 @@ def run(
     show_default=True,
     help="Contact sheet of what a training step sees.",
 )
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]) -> None:
     """Count what a recipe's data holds, name what cannot be read, and draw what a training step sees.
 
@@ -194,81 +211,78 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
     click.echo(contact_sheet(recipe, data, output))
 
 
-def _join(device: str | None) -> str:
+class Best:
+    """Validates, and writes the weights down when the first of the numbers is higher than ever in this run."""
+
+    def __init__(self, scores: Callable[[Any], dict[str, float]], target: Path, recipe: Recipe):
+        from sam2core.checkpoints import files
+
+        self.scores, self.target, self.recipe = scores, target, recipe
+        held = files.read_metadata(target) if target.exists() else {}
+        self.best = float(held.get("sam2core.score", "-inf"))
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        numbers = self.scores(model)
+        score = next(iter(numbers.values()))
+        if score > self.best:
+            self.best = score
+            write_weights(self.target, model, self.recipe, score=repr(score))
+        return numbers
+
+
+def write_weights(target: Path, model: nn.Module, recipe: Recipe, **more: str) -> Path:
+    """Write a trained model with its spec, in the recipe's dtype; `more` goes to the file's metadata."""
+    import torch
+
+    import registry
+    from sam2core.checkpoints import files
+
+    dtype = getattr(torch, recipe.dtype)
+    state = {
+        name: value.cpu().to(dtype) if value.is_floating_point() else value.cpu()
+        for name, value in model.state_dict().items()
+    }
+    spec = dataclasses.asdict(registry.spec(recipe.model, **recipe.overrides))
+    return files.write(target, state, files.describe(spec=spec, layout="native", **more), force=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """While this lasts, the first Ctrl-C or SIGTERM sets the event instead; the second ends the process."""
+    from threading import Event
+
+    stop = Event()
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        for kind, usual in before.items():
+            signal.signal(kind, usual)
+        click.echo("stopping after this step", err=True)
+
+    before = {kind: signal.signal(kind, ask) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for kind, usual in before.items():
+            signal.signal(kind, usual)
+
+
+def _join(device: str) -> str:
     """Join the other processes of torchrun, if there are any; the device to train on."""
+    from datetime import timedelta
+
     import torch
     from torch import distributed
 
+    from registry.assemble import device_of
+
     if "RANK" not in os.environ:
-        return device or "cpu"
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind != "cuda":
-        distributed.init_process_group("gloo")
-        return kind
-    place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    torch.cuda.set_device(place)
-    distributed.init_process_group("nccl")
-    return place
-
-
-def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    path = Path(name)
-    if path.suffix != ".yaml":
-        path = RECIPES / f"{name}.yaml"
-        if not path.exists():
-            known = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
-            raise ValueError(f"there is no recipe {name!r}; there are {known}, or give a .yaml file")
-    tree = OmegaConf.load(path)
-    for text in pairs(overrides):
-        key, _, value = text.partition("=")
-        try:
-            OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
-        except (OmegaConfBaseException, ValueError, IndexError) as error:
-            raise ValueError(f"override {text!r}: {error}") from error
-    plain = OmegaConf.to_container(tree, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def open_source(
-    recipe: Recipe, number: int, data: Path, folder: Path, writes: bool
-) -> Sequence[LabelledImage] | Sequence[Footage]:
-    """One source: footage is listed; pictures are decoded into `folder` when they are not there yet.
-
-    Processes that do not write wait for the one that does. Raises ValueError for an unknown reader.
-    """
-    from sam2core.training.clips import READERS, Pack
-    from sam2core.training.footage import FOOTAGE
-
-    source = recipe.sources[number]
-    if source.reader in FOOTAGE:
-        return FOOTAGE[source.reader](data / source.path, **source.options)
-    if source.reader not in READERS:
-        known = ", ".join((*READERS, *FOOTAGE))
-        raise ValueError(f"sources.{number}: there is no reader {source.reader!r}; there are {known}")
-    place = folder / f"{number}_{Path(source.path).name}"
-    if not (place / "index.json").exists():
-        if writes:
-            click.echo(f"decoding {data / source.path}", err=True)
-            return Pack.write(place, READERS[source.reader](data / source.path, **source.options), side=recipe.side)
-        while not (place / "index.json").exists():
-            time.sleep(1)
-    return Pack(place)
-
-
-def _validation(folder: Path) -> Any:
-    from sam2core.evaluation.clicks import PredictorSegmenter, evaluate, folder_samples
-    from sam2core.evaluation.metrics import summarise
-    from sam2core.predictors.image import ImagePredictor
-
-    samples = list(folder_samples(folder, last=50))
-
-    def score(model: Any) -> dict[str, float]:
-        found = evaluate(PredictorSegmenter(ImagePredictor(model)), samples)
-        return {"iou@1": summarise([[each[0] for each in scores] for _, scores in found]).mean}
-
-    return score
+        return str(device_of(device))
+    patience = timedelta(hours=3)  # others wait while the first decodes or validates
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(place)
+        distributed.init_process_group("nccl", timeout=patience)
+        return place
+    distributed.init_process_group("gloo", timeout=patience)
+    return "cpu" if device == "auto" else device

@@ -65,7 +65,15 @@ class ClipBatch:
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same clips on a device; what is only counted stays where it is."""
-        return replace(self, frames=self.frames.to(device), masks=self.masks.to(device))
+        pinned = torch.device(device).type == "cuda"
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=pinned))
+
+    def pin_memory(self) -> ClipBatch:
+        """The same clips where a GPU fetches them faster; the data loader asks for it."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> ClipBatch:
+        return replace(self, frames=move(self.frames), masks=move(self.masks))
 
     def split(self, pieces: int) -> list[ClipBatch]:
         """The clips in `pieces` equal parts. Raises ValueError when they cannot be divided."""
@@ -311,11 +319,19 @@ class Pack(Sequence[LabelledImage]):
             entry["source"],
         )
 
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+        return Pack, (self.folder,)  # a worker maps the files itself
+
     @staticmethod
-    def write(folder: str | Path, images: Iterator[LabelledImage], *, side: int = 640) -> Pack:
-        """Decode `images` into `folder`, longer sides reduced to `side` pixels; index.json is written last."""
+    def write(folder: str | Path, images: Iterator[LabelledImage], *, side: int = 640, origin: str = "") -> Pack:
+        """Decode `images` into `folder`, longer sides reduced to `side` pixels; index.json is written last.
+
+        origin: what they were made from, for `origin_of`. A pack that is there is replaced; who has it open keeps it.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("index.json", "pixels.bin", "regions.bin", "origin.txt"):
+            (folder / name).unlink(missing_ok=True)
         entries, start = [], 0
         with open(folder / "pixels.bin", "wb") as pixels, open(folder / "regions.bin", "wb") as regions:
             for sample in images:
@@ -333,8 +349,19 @@ class Pack(Sequence[LabelledImage]):
                     }
                 )
                 start += height * width
+        if not entries:
+            raise DataError(f"there is no picture to decode into {folder}")
+        (folder / "origin.txt").write_text(origin)
         (folder / "index.json").write_text(json.dumps(entries))
         return Pack(folder)
+
+    @staticmethod
+    def origin_of(folder: str | Path) -> str | None:
+        """What a pack was made from, as `write` was told; None where there is no whole pack."""
+        folder = Path(folder)
+        if not (folder / "index.json").exists() or not (folder / "origin.txt").exists():
+            return None
+        return (folder / "origin.txt").read_text()
 
 
 def shrink(sample: LabelledImage, side: int) -> LabelledImage:

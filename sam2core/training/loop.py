@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -42,7 +43,12 @@ IMAGE_PARTS = ("backbone.", "neck.", "prompt_encoder.", "mask_decoder.", "memory
 ABORT_AFTER = 3  # non-finite losses in a row
 SAVE_SECONDS = 600
 STILL = 40  # tag of draws
-ANY = ("checkpoint_decoder", "checkpoint_trunk", "optim.accumulate")  # of a recipe: how, but not what is computed
+ANY = (
+    "dtype",
+    "checkpoint_decoder",
+    "checkpoint_trunk",
+    "optim.accumulate",
+)  # of a recipe: how, but not what is computed
 
 
 def layout(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
@@ -220,7 +226,12 @@ def _device(model: nn.Module) -> torch.device:
 
 def _loader(mixture: Mixture, recipe: Recipe, step: int, team: Processes, *, workers: int, pin: bool) -> DataLoader:
     batches = Batches(mixture, recipe, step, rank=team.rank, world=team.world)
-    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin)
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin, worker_init_fn=_deaf)
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C is for the process that trains: it ends its workers when it is done with them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _select(model: nn.Module, recipe: Recipe) -> None:

@@ -16,6 +16,8 @@ from sam2core.training.prompting import PromptPlan
 from sam2core.training.pseudo import Motion
 from sam2core.training.rollout import TrainMemory
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; the message names the key."""
@@ -70,6 +72,7 @@ class Recipe:
     seed: int = 0
     start: str = "fresh"  # "fresh": initialise to look at the click; "weights": go on from the model's weights
     side: int = 640  # longer side of the decoded pictures
+    dtype: str = "float32"  # of the weights that are written: float32, bfloat16 or float16
     freeze: tuple[str, ...] = ()
     lora: Lora | None = None
     augment: Augment = Augment()
@@ -82,6 +85,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.start not in ("fresh", "weights"):
             raise RecipeError(f"recipe: start is 'fresh' or 'weights', not {self.start!r}")
+        if self.dtype not in DTYPES:
+            raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if not self.stages or not self.sources:
             raise RecipeError("recipe: there must be at least one source and one stage")
 

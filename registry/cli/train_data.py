@@ -1,0 +1,92 @@
+"""What a training run is told: a recipe with overrides, and the data that the recipe's sources name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.cli.options import pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sam2core.training.clips import LabelledImage
+    from sam2core.training.footage import Footage
+    from sam2core.training.recipe import Recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of pictures read
+
+
+def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = RECIPES / f"{name}.yaml"
+        if not path.exists():
+            known = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
+            raise ValueError(f"there is no recipe {name!r}; there are {known}, or give a .yaml file")
+    tree = OmegaConf.load(path)
+    for text in pairs(overrides):
+        key, _, value = text.partition("=")
+        try:
+            OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
+        except (OmegaConfBaseException, ValueError, IndexError) as error:
+            raise ValueError(f"override {text!r}: {error}") from error
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def open_source(
+    recipe: Recipe, number: int, data: Path, folder: Path, writes: bool
+) -> Sequence[LabelledImage] | Sequence[Footage]:
+    """One source: footage is listed; pictures are decoded into `folder` when they are not there yet.
+
+    Processes that do not write wait for the one that does. Raises ValueError for an unknown reader.
+    """
+    from sam2core.training.clips import READERS, Pack
+    from sam2core.training.footage import FOOTAGE
+
+    source = recipe.sources[number]
+    if source.reader in FOOTAGE:
+        return FOOTAGE[source.reader](data / source.path, **source.options)
+    if source.reader not in READERS:
+        known = ", ".join((*READERS, *FOOTAGE))
+        raise ValueError(f"sources.{number}: there is no reader {source.reader!r}; there are {known}")
+    place = folder / f"{number}_{Path(source.path).name}"
+    own = (folder, folder.parent) if folder.name == "pack" else (folder,)
+    origin = _origin(recipe, number, data, own)
+    if Pack.origin_of(place) != origin:
+        if writes:
+            click.echo(f"decoding {data / source.path}", err=True)
+            pictures = READERS[source.reader](data / source.path, **source.options)
+            return Pack.write(place, pictures, side=recipe.side, origin=origin)
+        while Pack.origin_of(place) != origin:
+            time.sleep(1)
+    return Pack(place)
+
+
+def _origin(recipe: Recipe, number: int, data: Path, own: tuple[Path, ...]) -> str:
+    """What a source's decoded pictures depend on, the files' names, sizes and times included; `own`: not these."""
+    source = recipe.sources[number]
+    root = (data / source.path).resolve()
+    skipped = {folder.resolve() for folder in own} - {root, *root.parents}
+    digest = hashlib.sha256()
+    for below, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if Path(below, name) not in skipped)
+        for name in sorted(names):
+            if name.endswith(FILES):
+                stat = os.stat(os.path.join(below, name))
+                digest.update(f"{os.path.relpath(below, root)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    told = {"reader": source.reader, "options": source.options, "side": recipe.side, "files": digest.hexdigest()}
+    return json.dumps({"path": str(root), **told}, sort_keys=True)
