@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 import sam2core
@@ -85,6 +86,7 @@ def create_app(
     app.add_exception_handler(Unknown, _unknown)
     app.add_exception_handler(Full, _full)
     app.add_exception_handler(ValueError, _value_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
@@ -117,6 +119,11 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 async def _full(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 429)
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """The answer that nobody reads: the caller went away while it was sending."""
+    return JSONResponse({"detail": "the request broke off"}, 400)
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:

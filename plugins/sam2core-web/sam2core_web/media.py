@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def inside(folder: Path, name: str) -> Path:
     if not found:
         raise Refused("there is no such file", 404)
     return path
+
+
+def plain(name: str) -> str:
+    """A file's name without the folders that came with it; what is shown of an upload, and never where it lies."""
+    last = re.split(r"[/\\]", name)[-1]
+    shown = "".join(letter for letter in last if letter.isprintable()).strip()
+    return shown if shown.strip(".") else "upload"
 
 
 def listing(folder: Path, limit: int) -> list[dict[str, Any]]:

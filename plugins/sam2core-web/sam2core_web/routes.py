@@ -137,7 +137,7 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
                     raise too_large
                 file.write(chunk)
             file.flush()
-            return await _open(request, path, name, keep=False)
+            return await _open(request, path, media.plain(name), keep=False)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

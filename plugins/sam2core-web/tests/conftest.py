@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,13 +69,13 @@ def running(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture
-def live() -> Iterator[Callable[..., str]]:
-    """Start a server that is reached by sockets, with its options; it is stopped in the end."""
+def live() -> Iterator[Callable[..., SimpleNamespace]]:
+    """Start a server that is reached by sockets, with its options: `address` and `app`; it is stopped in the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(model: str = MODEL, *, limits: Any = None, **options: Any) -> str:
+        def start(model: str = MODEL, *, limits: Any = None, **options: Any) -> SimpleNamespace:
             arguments = {"image_size": SIZE} if model == MODEL else {"weights": False}
             app = create_app(Engine(model, **arguments), limits=Limits(**limits or {}), **options)
-            return stack.enter_context(running(app))
+            return SimpleNamespace(address=stack.enter_context(running(app)), app=app)
 
         yield start

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +18,9 @@ EXAMPLES = os.environ.get("SAM2CORE_WEB_EXAMPLES", "8")
 """Per operation and phase; more by hand, where `pytest -rP` shows what it tells."""
 
 
-def test_the_document_holds(live: Callable[..., str], tmp_path: Path) -> None:
+def test_the_document_holds(live: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
     shutil.copytree(CONTRACT, tmp_path, dirs_exist_ok=True)  # it looks for its files, and leaves some, where it runs
-    address = live("test_tiny", limits={"sessions_per_client": 64, "objects": 4})
+    address = live("test_tiny", limits={"sessions_per_client": 64, "objects": 4}).address
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     command += ["--no-color", "run", f"{address}/openapi.json"]
     command += ["--checks", "all", "--max-examples", EXAMPLES, "--seed", "1", "--generation-database", "none"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import socket
 import struct
+import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -28,24 +33,133 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
 
 
 def refused(client: TestClient, data: bytes, name: str = "x.jpg") -> int:
-    answer = client.post(f"/api/uploads?name={name}", content=data)
-    assert 400 <= answer.status_code < 500 and answer.json()["detail"], answer.text
+    answer = client.post("/api/uploads", params={"name": name}, content=data)
+    assert 400 <= answer.status_code < 500, answer.text
+    detail = answer.json()["detail"]
+    assert isinstance(detail, str) and 20 < len(detail) < 300 and "Traceback" not in detail
+    assert str(client.app.state.folder) not in detail, "it names the server's own files"
     assert not list(client.app.state.folder.iterdir()) and not len(client.app.state.sessions)
     return answer.status_code
 
 
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("cat.jpg", (SAMPLES / "cat.jpg").read_bytes())
+    return buffer.getvalue()
+
+
+def jpeg(width: int, height: int) -> bytes:
+    """The cat, with another size in the header."""
+    data = bytearray((SAMPLES / "cat.jpg").read_bytes())
+    at = next(at for mark in (b"\xff\xc0", b"\xff\xc2") if (at := data.find(mark)) >= 0)
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def bmp(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, *[0] * 6)
+
+
+def text_bomb() -> bytes:
+    """A PNG of one pixel and 64 MB of words, packed into 64 KB."""
+    body = b"words\0\0" + zlib.compress(bytes(64 * 2**20), 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    whole = png(1, 1, b"\0\0")
+    return whole[:33] + chunk + whole[33:]
+
+
+PICTURE, MOVIE = (SAMPLES / "cat.jpg").read_bytes(), (SAMPLES / "chair.mp4").read_bytes()
+MALFORMED: dict[str, tuple[Callable[[], bytes], set[int]]] = {
+    "text": (lambda: b"just some words, no picture", {415}),
+    "nothing": (lambda: b"", {415}),
+    "zip": (zipped, {415}),
+    "svg": (
+        lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="/etc/passwd"/></svg>',
+        {415},
+    ),
+    "html": (lambda: b"<html><script>alert(1)</script></html>", {415}),
+    "gif": (lambda: b"GIF89a" + bytes(100), {415}),
+    "tiff": (lambda: b"II*\0" + bytes(100), {415}),
+    "pickle": (lambda: b"\x80\x04\x95" + bytes(100), {415}),
+    "playlist": (lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", {415}),
+    "playlist in avi": (lambda: b"RIFF\x80\0\0\0AVI #EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n" + bytes(100), {422}),
+    "bomb": (lambda: png(30_000, 30_000, bytes(2_000_000)), {413}),
+    "bomb of words": (text_bomb, {422}),
+    "large png header": (lambda: png(50_000, 50_000), {413}),
+    "large jpeg header": (lambda: jpeg(50_000, 50_000), {413}),
+    "large bmp header": (lambda: bmp(50_000, 50_000), {413, 422}),
+    "negative bmp header": (lambda: bmp(-5, 5), {413, 422}),
+    "nothing but a png header": (lambda: png(500, 500, b"\0" * 100), {422}),
+    "jpeg cut off": (lambda: PICTURE[: len(PICTURE) // 2], {422}),
+    "jpeg's first bytes": (lambda: PICTURE[:5], {422}),
+    "webp's first bytes": (lambda: b"RIFF\x20\0\0\0WEBPVP8 " + bytes(20), {422}),
+    "clip cut off": (lambda: MOVIE[: len(MOVIE) // 2], {422}),
+    "clip cut off late": (lambda: MOVIE[:-100], {422}),
+    "clip's first bytes": (lambda: MOVIE[:40], {422}),
+    "clip of zeros": (lambda: b"\0\0\0\x18ftypisom" + bytes(400), {422}),
+    "clip without its index": (lambda: MOVIE.replace(b"moov", b"xxxx"), {422}),
+    "clip of noise": (lambda: MOVIE[:2000] + bytes(at * 31 % 251 for at in range(len(MOVIE) - 2000)), {422}),
+    "mkv's first bytes": (lambda: b"\x1a\x45\xdf\xa3" + bytes(60), {422}),
+}
+
+
 def test_malformed_uploads(client: TestClient) -> None:
-    clip, picture = (SAMPLES / "chair.mp4").read_bytes(), (SAMPLES / "cat.jpg").read_bytes()
-    assert refused(client, b"just some words, no picture") == 415
-    assert refused(client, b"") == 415
-    assert refused(client, png(50_000, 50_000)) == 413
-    assert refused(client, png(30_000, 30_000, bytes(2_000_000))) == 413
-    assert refused(client, png(500, 500, b"\0" * 100)) == 422
-    assert refused(client, picture[: len(picture) // 2]) == 422
-    assert refused(client, clip[: len(clip) // 2], "x.mp4") == 422
-    assert refused(client, clip[:40], "x.mp4") == 422
-    assert refused(client, b"\0\0\0\x18ftypisom" + bytes(400), "x.mp4") == 422
-    assert client.post("/api/uploads?name=cat.jpg", content=picture).status_code == 201
+    """Whatever is sent, under whatever name: refused by a sentence, nothing stays, and the next caller is served."""
+    for kind, (make, wanted) in MALFORMED.items():
+        for name in ("x.jpg", "x.mp4"):
+            assert refused(client, make(), name) in wanted, kind
+    assert refused(client, PICTURE, "x" * 201) == 422
+    form = client.post("/api/uploads", files={"file": ("cat.jpg", PICTURE, "image/jpeg")})
+    assert form.status_code == 415 and "form" in form.json()["detail"]
+    wrong = client.post("/api/uploads", content=b"--x\r\n", headers={"content-type": "multipart/form-data"})
+    assert wrong.status_code == 415 and not list(client.app.state.folder.iterdir())
+    answer = client.post("/api/uploads?name=cat.jpg", content=PICTURE)
+    assert answer.status_code == 201
+    body = {"object": 1, "points": [[220, 150]]}
+    seen = client.post(f"/api/sessions/{answer.json()['id']}/prompts", json=body).json()
+    assert seen["masks"]["1"]["area"] > 1000
+
+
+def test_a_name_is_no_path(client: TestClient, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for name in (
+        "../../etc/cat.jpg",
+        f"{tmp_path}/cat.jpg",
+        "..\\..\\cat.jpg",
+        "C:\\cat.jpg",
+        "a\0b/cat.jpg",
+        "%2e%2e/cat.jpg",
+    ):
+        opened = client.post("/api/uploads", params={"name": name}, content=PICTURE).json()
+        assert opened["name"] == "cat.jpg", name
+        client.post(f"/api/sessions/{opened['id']}/prompts", json={"object": 1, "points": [[220, 150]]})
+        for kind in ("coco", "palette", "overlay"):
+            answer = client.get(f"/api/sessions/{opened['id']}/export", params={"kind": kind})
+            assert 'filename="cat.' in answer.headers["content-disposition"]
+        client.delete(f"/api/sessions/{opened['id']}")
+    assert sorted(tmp_path.rglob("*")) == before and not list(client.app.state.folder.iterdir())
+    odd = client.post("/api/uploads", params={"name": ".."}, content=PICTURE)
+    assert odd.status_code == 201 and odd.json()["name"] == "upload"
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(live: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
+    server = live()
+    place = httpx.URL(server.address)
+    with socket.create_connection((place.host, place.port)) as caller:
+        head = f"POST /api/uploads HTTP/1.1\r\nhost: {place.host}\r\ncontent-length: {len(MOVIE)}\r\n\r\n"
+        caller.sendall(head.encode() + MOVIE[: len(MOVIE) // 2])
+        until(lambda: list(server.app.state.folder.iterdir()))
+    until(lambda: not list(server.app.state.folder.iterdir()))
+    assert httpx.post(f"{server.address}/api/uploads?name=x.mp4", content=MOVIE).status_code == 201
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_uploads_are_bounded(serve: Callable[..., TestClient]) -> None:
