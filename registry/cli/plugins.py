@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -58,7 +59,10 @@ def new(name: str, kind: str, into: Path) -> None:
     for file in files:
         click.echo(file)
     home = into / name
-    click.echo(f"\nnext:  pip install -e {home}   and then   sam2core plugins   and   pytest {home}", err=True)
+    place = shlex.quote(str(home))
+    click.echo(
+        f"\nnext:  pip install -e {place}   and then   sam2core plugins   and   python -m pytest {place}", err=True
+    )
 
 
 @command.command()

@@ -15,10 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "plugins" / "README.md"
 pytestmark = pytest.mark.skipif(not GUIDE.exists(), reason="runs from a checkout")
-OUTSIDE = {
+OUTSIDE = {  # what the guide's reader has: an environment with sam2core in it, and no index that must be asked
     "sam2core": "-m sam2core",
     "pip": "-m pip --disable-pip-version-check --quiet",
-    "pytest": "-m pytest -q -p no:cacheprovider",
     "python": "",
 }
 
@@ -28,20 +27,26 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def run(command: str, folder: Path, tools: Path, site: Path) -> str:
-    """What a shell prints, with this interpreter's programs; packages go to `site`, without asking an index."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SAM2CORE_PLUGINS")}
-    environment |= {
+def environment(folder: Path) -> Path:
+    """An environment of its own under `folder`, into which pip installs; what this one has is there too."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (library,) = folder.glob("lib/*/site-packages")
+    seen = [path for path in sys.path if path.endswith("-packages")]
+    (library / "shared.pth").write_text("\n".join([str(ROOT), *seen]))
+    return folder / "bin" / "python"
+
+
+def run(command: str, folder: Path, tools: Path) -> str:
+    """What a shell prints, with the programs in `tools`."""
+    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("SAM2CORE_PLUGINS")}
+    surroundings |= {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PIP_TARGET": str(site),
         "PIP_NO_DEPS": "1",
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this one the other way round: no isolation
-        "PIP_UPGRADE": "1",
     }
-    ended = subprocess.run(["sh", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(["sh", "-ec", command], cwd=folder, env=surroundings, capture_output=True, text=True)
     assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
@@ -49,16 +54,17 @@ def run(command: str, folder: Path, tools: Path, site: Path) -> str:
 def test_every_block_runs_in_order(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     pytest.importorskip("pip")
-    folder, tools, site = tmp_path / "empty", tmp_path / "tools", tmp_path / "site"
-    for made in (folder, tools, site):
+    folder, tools = tmp_path / "empty", tmp_path / "tools"
+    for made in (folder, tools):
         made.mkdir()
+    python = environment(tmp_path / "venv")
     for name, words in OUTSIDE.items():
-        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        (tools / name).write_text(f'#!/bin/sh\nexec "{python}" {words} "$@"\n')
         (tools / name).chmod((tools / name).stat().st_mode | stat.S_IXUSR)
     said = []
     for language, text in blocks():
         if language == "sh":
-            said.append(run(text, folder, tools, site))
+            said.append(run(text, folder, tools))
             continue
         path = re.match(r"# (\S+)\n", text)
         assert path, f"this {language} block does not begin with the name of its file:\n{text}"
