@@ -184,7 +184,8 @@ def _build(
         load_weights(model, value, Path(weights) if isinstance(weights, os.PathLike) else weights, **hub)
         _all_there(model)
     model.spec = value
-    return model.to(device=place, dtype=precision).eval()
+    model.to(place).float()
+    return (model if precision == dtype_of(None) else model.lower(precision)).eval()
 
 
 def _all_there(model: Sam2) -> None:

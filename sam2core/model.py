@@ -87,6 +87,26 @@ class Sam2(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.memory_readout.no_memory.dtype
 
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """The type that masks and scores are made in."""
+        return self.prompt_encoder.no_mask.weight.dtype
+
+    def lower(self, dtype: torch.dtype) -> Sam2:
+        """To half precision where the time goes; the same model.
+
+        Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. A part says with a method
+        ``lower(dtype)`` what of it stays fp32; one without is cast whole, and if that is the mask decoder, the other
+        heads too. ``model.to(dtype)`` casts everything.
+        """
+        full = hasattr(self.mask_decoder, "lower")
+        for name, part in self.named_children():
+            if hasattr(part, "lower"):
+                part.lower(dtype)
+            elif not (full and name in ("prompt_encoder", "object_pointer")):
+                part.to(dtype)
+        return self
+
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Normalised pixels (B, 3, H, W) to what every prompt on these images shares.
 
@@ -122,6 +142,7 @@ class Sam2(nn.Module):
 
         `features` and `embedding` belong to one image shared by all prompts, or to one image per prompt.
         """
+        embedding = embedding.to(self.head_dtype)
         rows = self._rows_per_call(embedding)
         if prompt.batch <= rows or torch.is_grad_enabled():
             return self._decode(features, embedding, prompt)
@@ -152,6 +173,7 @@ class Sam2(nn.Module):
         sift = getattr(self.mask_decoder, "decode_wanted", None)
         shared = prompt.mask is None and not self.prompt_encoder.draw
         if sift is not None and shared and embedding.device.type == "cpu" and self.fixed is None:
+            embedding = embedding.to(self.head_dtype)
             sparse, dense, _ = self.prompt_encoder(prompt)
             position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
             rows = self._rows_per_call(embedding)
@@ -202,7 +224,7 @@ class Sam2(nn.Module):
         Logits are ±10, the IoU is 1; the pointer comes from decoding the raw image with the mask as a hint
         (upstream: ``_use_mask_as_output``).
         """
-        mask = mask.to(self.dtype)
+        mask = mask.to(self.head_dtype)
         logits = F.interpolate(
             (mask * 20.0 - 10.0).float(),
             size=self.prompt_encoder.hint_size,
@@ -213,9 +235,9 @@ class Sam2(nn.Module):
         nothing = Prompt.nothing(mask.shape[0], mask.device)
         hinted = Prompt(nothing.points, nothing.labels, mask=self.object_pointer.mask_stem(mask))
         decoded = self.offer(self.decode(features, features.embedding, hinted), several=False)
-        presence = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(self.dtype) * 20.0 - 10.0
+        presence = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(mask.dtype) * 20.0 - 10.0
         return MaskCandidates(
-            logits=logits.to(self.dtype),
+            logits=logits.to(mask.dtype),
             iou=torch.ones_like(presence),
             pointers=self.object_pointer.gate(decoded.pointers, presence),
             presence=presence,

@@ -135,6 +135,37 @@ def test_half_precision_runs_every_verb_without_autocast(dtype):
     assert model.adopt(features, mask).pointers.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_lowered_models_keep_sums_norms_and_heads_in_fp32(dtype):
+    frames = [pixels(seed=seed) for seed in range(4)]
+    exact = track(tiny(), frames, click())
+    lowered, cast = randomised().lower(dtype), randomised().to(dtype)
+    assert lowered.dtype == dtype and lowered.head_dtype == torch.float32
+    assert {p.dtype for p in lowered.mask_decoder.transformer.parameters()} == {torch.float32}
+    assert {p.dtype for p in lowered.backbone.blocks[0].norm1.parameters()} == {torch.float32}
+    assert {p.dtype for p in lowered.backbone.blocks[0].mlp.parameters()} == {dtype}
+    assert lowered.backbone(frames[0].to(dtype))[-1].dtype == dtype
+    off = [
+        sum(oracle.error(answer.logits.float(), right.logits) for answer, right in zip(answers, exact))
+        for answers in (track(lowered, frames, click()), track(cast, frames, click()))
+    ]
+    assert off[0] < 0.7 * off[1], off
+    mask = torch.ones(1, 1, SIZE, SIZE)
+    assert lowered.adopt(lowered.encode(frames[0]), mask).pointers.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_decoder_that_cannot_be_lowered_in_part_is_cast_with_all_heads():
+    model = randomised()
+    whole = type("Whole", (type(model.mask_decoder),), {"lower": property()})
+    model.mask_decoder.__class__ = whole
+    model.lower(torch.bfloat16)
+    assert model.head_dtype == torch.bfloat16
+    assert {p.dtype for p in model.object_pointer.parameters()} == {torch.bfloat16}
+    assert track(model, [pixels(seed=seed) for seed in range(2)], click())[1].logits.isfinite().all()
+
+
 def test_gradients_reach_every_parameter_through_memory():
     model = randomised().train()
     frames = [pixels(seed=seed) for seed in range(3)]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp, predicts_on_cpu, tokenwise
+from sam2core.ops.layers import DropPath, Mlp, lower_products, predicts_on_cpu, tokenwise
 from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
 
@@ -62,8 +62,9 @@ class PooledAttention(nn.Module):
 class HieraBlock(nn.Module):
     """A pre-norm transformer block; `window` 0 means attention over the whole map.
 
-    The first block of a stage widens and pools. Its shortcut is made from the *normed* input, and it cuts
-    windows of the previous stage's size, which the pooling halves (upstream: ``MultiScaleBlock``).
+    What it adds to may be of a finer type than its linear layers (`Hiera.lower`). The first block of a stage widens and
+    pools. Its shortcut is made from the *normed* input, and it cuts windows of the previous stage's size, which the
+    pooling halves (upstream: ``MultiScaleBlock``).
     """
 
     def __init__(
@@ -91,18 +92,19 @@ class HieraBlock(nn.Module):
         """How many rows of the map to compute at a time: whole windows, few enough for a CPU's caches."""
         batch, height, width, _ = x.shape
         hidden = self.mlp.layers[0].out_features // (4 if self.pool else 1)
-        row = batch * width * max(hidden, self.attn.qkv.out_features) * x.element_size()
+        row = batch * width * max(hidden, self.attn.qkv.out_features) * self.attn.qkv.weight.element_size()
         if not self.window or not predicts_on_cpu(x) or height * row <= STRIP_LIMIT:
             return height
         return max(1, STRIP_BYTES // (row * self.window)) * self.window
 
     def _block(self, x: Tensor) -> Tensor:
-        normed = self.norm1(x)
+        normed = self.norm1(x).to(self.attn.qkv.weight.dtype)
         shortcut = x
         if self.proj is not None:
             shortcut = self.proj(normed)
             if self.pool:
                 shortcut = _pool(shortcut)
+            shortcut = shortcut.to(x.dtype)
         if self.window:
             windows, padded = partition(normed, self.window)
             if self.pool:
@@ -114,7 +116,7 @@ class HieraBlock(nn.Module):
         return x + self.drop_path(tokenwise(self._feed, x, self.mlp.layers[0].out_features))
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x))
+        return self.mlp(self.norm2(x).to(self.attn.qkv.weight.dtype))
 
 
 class Hiera(nn.Module):
@@ -183,6 +185,10 @@ class Hiera(nn.Module):
         tiled = window[0].permute(1, 2, 0).float().tile(*tiles, 1)
         return (background + tiled).unsqueeze(0).to(self.pos_embed.dtype)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """To half precision, but for the norms, the position and the sum that the blocks add to."""
+        lower_products(self, dtype)
+
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed(image)
         x = x + self.position((x.shape[1], x.shape[2]))
@@ -190,7 +196,7 @@ class Hiera(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self._last:
-                maps.append(x.permute(0, 3, 1, 2))
+                maps.append(x.permute(0, 3, 1, 2).to(image.dtype))
         return maps
 
 

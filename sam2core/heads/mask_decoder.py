@@ -53,6 +53,12 @@ class SamMaskDecoder(nn.Module):
         self.iou_head = Mlp(dim, dim, self.MASKS, layers=3)
         self.presence_head = Mlp(dim, dim, 1, layers=3)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Only what works on a whole image goes to half precision: masks and scores are made in fp32."""
+        for skip in (self.skip_stride4, self.skip_stride8):
+            if skip is not None:
+                skip.to(dtype)
+
     def project_skips(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without skips.
 

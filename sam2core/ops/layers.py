@@ -34,6 +34,13 @@ def tokenwise(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
     return out.view(*x.shape[:-1], -1)
 
 
+def lower_products(module: nn.Module, dtype: torch.dtype) -> None:
+    """Linear layers and convolutions to half precision; norms, codes of position and the sums they enter stay fp32."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.to(dtype)
+
+
 class Mlp(nn.Module):
     """`layers` linear layers with an activation between them: dim -> hidden -> ... -> out."""
 

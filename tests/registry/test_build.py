@@ -156,7 +156,9 @@ def test_a_model_from_a_file_can_be_trained(saved: tuple[Path, Sam2]) -> None:
 def test_types_by_name_and_by_value(name: str) -> None:
     for dtype in (name, getattr(torch, name)):
         model = registry.build("test_tiny", weights=False, dtype=dtype)
-        assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
+        assert model.dtype is getattr(torch, name) and model.head_dtype is torch.float32
+        products = [m for m in model.backbone.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+        assert {module.weight.dtype for module in products} == {getattr(torch, name)}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -165,7 +167,8 @@ def test_half_precision_needs_no_autocast(dtype: str) -> None:
     with torch.no_grad():
         features = model.encode(torch.randn(1, 3, 64, 64))
         answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), several=True)
-    assert answer.logits.dtype == getattr(torch, dtype) and answer.logits.isfinite().all()
+    assert features.embedding.dtype == getattr(torch, dtype)
+    assert answer.logits.dtype == torch.float32 and answer.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "half", torch.float64, torch.int8, "float 32", 3], ids=str)
