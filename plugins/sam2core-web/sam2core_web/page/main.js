@@ -123,13 +123,13 @@ const clicks = {
   keysclose: () => $("keys").close(), track: () => track("forward"), back: () => track("backward"), bothways: () => track("both"),
   drop: () => $("picker").click(), opencamera: () => camera(openFile), fullsize: () => magnify(1, 0, 0),
 };
-for (const [id, work] of Object.entries(clicks)) $(id).onclick = () => work();
+for (const [id, work] of Object.entries(clicks)) $(id).onclick = () => { work(); };
 for (const button of $("mode").children) button.onclick = () => mode(button.dataset.mode);
 for (const button of $("exports").children) button.onclick = () => exportAs(button.dataset.kind);
 $("effect").onchange = () => { effect($("effect").value); $("effect").blur(); };
 $("brushsize").oninput = render;
 $("picker").onchange = () => { openFile($("picker").files[0]); $("picker").value = ""; };
-for (const dialog of document.querySelectorAll("dialog")) dialog.onclick = (event) => event.target === dialog && dialog.close();
+for (const dialog of document.querySelectorAll("dialog")) dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };
 
 // keys
 

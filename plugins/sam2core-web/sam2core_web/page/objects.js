@@ -38,13 +38,10 @@ function row(s, id) {
     + '<small title="The model’s own estimate of how good the mask is"></small>'
     + '<button title="Remove (Del)" aria-label="Remove"><svg viewBox="0 0 24 24"><path d="M6 6l12 12M18 6 6 18"/></svg></button>';
   const [swatch, name] = item.querySelectorAll("input");
-  const change = () => act(async () => {
-    const body = { name: name.value.trim() || s.things.get(id).name, color: swatch.value };
-    adopt(s, await call("PUT", `sessions/${s.id}/objects/${id}`, body));
-  });
-  swatch.onchange = change;
-  name.onchange = change;
-  name.onkeydown = (event) => ["Enter", "Escape"].includes(event.key) && name.blur();
+  const change = (body) => act(async () => adopt(s, await call("PUT", `sessions/${s.id}/objects/${id}`, body)));
+  swatch.onchange = () => change({ color: swatch.value });
+  name.onchange = () => { if (name.value.trim()) change({ name: name.value.trim() }); };
+  name.onkeydown = (event) => { if (["Enter", "Escape"].includes(event.key)) name.blur(); }; // a handler that returns false would stop the typing
   name.onblur = () => render();
   name.onfocus = () => { s.active = id; render(); };
   item.onclick = (event) => { if (event.target === item || event.target.tagName === "SMALL") activate(id); };
