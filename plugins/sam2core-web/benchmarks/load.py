@@ -250,13 +250,13 @@ def main() -> None:
             except httpx.TransportError:
                 assert server.poll() is None, "the server ended"
                 time.sleep(0.2)
-        memory, rounds, peak = [resident(server.pid)], [], 0.0
+        memory, rounds = [resident(server.pid)], []
         print(f"started: {memory[0]:.0f} MB", flush=True)
         for number in range(options.rounds):
             started = time.perf_counter()
             report = run(address, clients=options.clients, requests=options.requests, seed=number)
             seconds = time.perf_counter() - started
-            peak = max(peak, resident(server.pid))
+            busy = resident(server.pid)
             time.sleep(options.idle)
             memory.append(resident(server.pid))
             kept = [where for where in report.left if httpx.get(f"{address}/api{where}").status_code != 404]
@@ -267,6 +267,7 @@ def main() -> None:
                     "requests": report.requests,
                     "seconds": round(seconds, 1),
                     "errors": report.errors,
+                    "memory_mb": {"at its end": round(busy), "at rest": round(memory[-1])},
                     "masks": sum(sum(came.values()) for came in report.masks.values()),
                     "wrong": [repr(key) for key in bad],
                     "calls": {
@@ -284,16 +285,15 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
-    write(options, memory, peak, rounds)
+    write(options, memory[0], rounds)
 
 
-def write(options: argparse.Namespace, memory: list[float], peak: float, rounds: list[dict[str, Any]]) -> None:
+def write(options: argparse.Namespace, before: float, rounds: list[dict[str, Any]]) -> None:
     figures = {
         "clients": options.clients,
         "model": f"{MODEL}, {SIZE} pixels",
         "cores": len(os.sched_getaffinity(0)),
-        "memory_mb": [round(value) for value in memory],
-        "memory_mb_at_the_end_of_a_round": round(peak),
+        "memory_mb_before": round(before),
         "rounds": rounds,
     }
     folder = HERE / "results"
@@ -303,14 +303,14 @@ def write(options: argparse.Namespace, memory: list[float], peak: float, rounds:
         f"{options.clients} clients at once, `{MODEL}` at {SIZE} pixels, {figures['cores']} cores. Every mask that "
         "came was compared with the library's own, bit for bit.",
         "",
-        "| round | requests | seconds | errors | masks compared | wrong | server's memory at rest after it |",
-        "|---|---|---|---|---|---|---|",
-        f"| before | | | | | | {memory[0]:.0f} MB |",
+        "| round | requests | seconds | errors | masks compared | wrong | server's memory at its end | after a rest |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| before | | | | | | | {before:,.0f} MB |",
     ]
     lines += [
         f"| {number} | {one['requests']:,} | {one['seconds']:.0f} | {len(one['errors'])} | {one['masks']:,} | "
-        f"{len(one['wrong'])} | {rest:.0f} MB |"
-        for number, (one, rest) in enumerate(zip(rounds, memory[1:], strict=True), 1)
+        f"{len(one['wrong'])} | {one['memory_mb']['at its end']:,} MB | {one['memory_mb']['at rest']:,} MB |"
+        for number, one in enumerate(rounds, 1)
     ]
     lines += ["", "| last round | calls | median | 95 % |", "|---|---|---|---|"]
     lines += [

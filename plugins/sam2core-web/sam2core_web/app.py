@@ -22,6 +22,7 @@ from sam2core_web.engine import Engine
 from sam2core_web.guard import Guard
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
+from sam2core_web.memory import give_back_freed_memory
 from sam2core_web.routes import router
 from sam2core_web.sessions import Full, Sessions, Unknown
 from sam2core_web.tracking import router as tracking_router
@@ -104,9 +105,13 @@ async def nowhere(request: Request) -> JSONResponse:
 
 
 async def _sweep(sessions: Sessions) -> None:
+    closed = 0
     while True:
         await asyncio.sleep(SWEEP)
         await sessions.drop_idle()
+        if sessions.closed != closed:
+            closed = sessions.closed
+            await asyncio.to_thread(give_back_freed_memory)
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:

@@ -44,6 +44,8 @@ class Sessions:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.clock = clock
+        self.closed = 0
+        """How many were closed so far."""
         self._all: dict[str, Session] = {}
         self._opening: dict[str, int] = {}
 
@@ -86,6 +88,7 @@ class Sessions:
             return
         async with session.lock:
             session.work.close()
+        self.closed += 1
 
     async def drop_idle(self) -> int:
         """Close the sessions that nobody used for long. How many."""

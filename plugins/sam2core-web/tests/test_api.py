@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import time
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +189,20 @@ def test_idle_sessions_are_dropped(serve: Callable[..., TestClient]) -> None:
     sessions.clock = lambda: time.monotonic() + 61
     assert client.portal.call(sessions.drop_idle) == 1
     assert client.get(f"/api/sessions/{id}").status_code == 404 and not len(sessions)
+
+
+def test_nothing_of_a_closed_session_stays(client: TestClient) -> None:
+    works = []
+    for sample in ("chair.mp4", "cat.jpg"):
+        id = opened(client, sample)["id"]
+        prompted(client, id, object=1, points=[POINT_B])
+        if sample == "chair.mp4":
+            assert list(events(client, id, stop=2))[-1][0] == "done"
+        works.append(weakref.ref(client.app.state.sessions.get(id).work))
+        client.delete(f"/api/sessions/{id}")
+    client.get("/api/about")
+    gc.collect()
+    assert [work() for work in works] == [None, None]
 
 
 def test_sessions_and_objects_are_bounded(serve: Callable[..., TestClient]) -> None:
