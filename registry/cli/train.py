@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,9 @@ def recipe_options(default: str | None = None) -> Callable[[Function], Function]
     help="Pictures (images/ and labels/) that are clicked on, or videos that are tracked and scored, now and then; the "
     "best weights so far are kept as best.safetensors.",
 )
+@click.option(
+    "--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many pictures are clicked on."
+)
 @click.option("--every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--save", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints.")
 @click.option(
@@ -107,6 +111,7 @@ def run(
     output: Path,
     pack: Path | None,
     validate: Path | None,
+    last: int,
     every: int,
     save: int,
     workers: int,
@@ -152,13 +157,16 @@ def run(
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
     reporter = Reporter(output) if first else None
+    scores = None
+    if validate is not None:
+        scores = Best(validation(validate, pictures=last), output / "best.safetensors", recipe)
     with _interruptible() as stop:
         model = train(  # type: ignore[assignment]
             model,
             recipe,
             mixture,
             output,
-            validate=Best(validation(validate), output / "best.safetensors", recipe) if validate else None,
+            validate=scores,
             validate_every=every,
             save_every=save,
             report=reporter,
@@ -201,7 +209,13 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
     recipe = Recipe.read(read_recipe(recipe_name, overrides))
     broken = False
     for source in recipe.sources:
-        found = inspect(source.reader, data / source.path, source.options)
+        with click.progressbar(length=1, label=f"reading {data / source.path}", file=sys.stderr) as bar:
+
+            def told(done: int, total: int, bar: Any = bar) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            found = inspect(source.reader, data / source.path, source.options, told)
         click.echo(f"{data / source.path}: {found.sentence()}")
         for problem in found.problems:
             click.echo(f"  {problem}")

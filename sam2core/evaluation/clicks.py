@@ -6,7 +6,6 @@ The first click is the point deepest inside the object, each next one the centre
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from sam2core.evaluation.metrics import iou
+from sam2core.ops.pictures import DataError, coco_pictures, read_ids, read_picture
 
 
 @dataclass(frozen=True)
@@ -211,10 +210,10 @@ def folder_samples(
         if not found:
             raise ValueError(f"{path} has no labels/{path.stem}.png")
         generator = np.random.default_rng([seed, number])
-        labels = np.asarray(Image.open(found[int(generator.integers(len(found)))]))
-        image = np.array(Image.open(path).convert("RGB"))
+        chosen = found[int(generator.integers(len(found)))]
+        labels, image = read_ids(chosen), read_picture(path)
         if labels.shape != image.shape[:2]:
-            raise ValueError(f"{found[0]} is {labels.shape}, its image {image.shape[:2]}")
+            raise DataError(f"{chosen} is {labels.shape}, its image {path} is {image.shape[:2]}")
         masks = regions_of(labels, background=background, most=most, generator=generator)
         if len(masks):
             yield Sample(image, masks, path.name)
@@ -232,33 +231,22 @@ def coco_samples(
     """Samples of COCO panoptic: ``images/{split}2017``, ``panoptic_segmentation/annotations/panoptic_{split}2017``.
 
     The objects are segments, things and stuff, of the given shares of the picture, no crowds; of more than `most` some
-    are drawn. Raises ValueError for a folder of another shape, and names the file that does not fit.
+    are drawn. Raises DataError for a folder of another shape, and names the file that does not fit.
     """
-    root = Path(root)
-    annotations = root / "panoptic_segmentation" / "annotations"
-    index = annotations / f"panoptic_{split}2017.json"
-    if not index.exists():
-        raise ValueError(f"no panoptic annotations at {index}")
-    listing = json.loads(index.read_text())
-    names = {image["id"]: image["file_name"] for image in listing["images"]}
-    for number, entry in enumerate(sorted(listing["annotations"], key=lambda entry: names[entry["image_id"]])):
-        path = root / "images" / f"{split}2017" / names[entry["image_id"]]
-        image = np.array(Image.open(path).convert("RGB"))
-        drawn = annotations / f"panoptic_{split}2017" / entry["file_name"]
-        ids = np.asarray(Image.open(drawn).convert("RGB")).astype(np.int64) @ np.array([1, 256, 65536])
-        if ids.shape != image.shape[:2]:
-            raise ValueError(f"{drawn} is {ids.shape}, its image {image.shape[:2]}")
-        asked = [segment["id"] for segment in entry["segments_info"] if not segment["iscrowd"]]
+    pictures, _ = coco_pictures(Path(root), split)
+    for number, picture in enumerate(sorted(pictures, key=lambda picture: picture.image.name)):
+        image, ids = picture.read()
+        asked = [segment["id"] for segment in picture.segments if not segment["iscrowd"]]
         ids[~np.isin(ids, asked)] = 0
         generator = np.random.default_rng([seed, number])
         masks = regions_of(ids, smallest=smallest, largest=largest, most=most, background=False, generator=generator)
         if len(masks):
-            yield Sample(image, masks, path.name)
+            yield Sample(image, masks, picture.image.name)
 
 
 def evaluate(
     segmenter: Segmenter, samples: Iterable[Sample], *, clicks: int = 1
 ) -> Iterator[tuple[Sample, list[list[float]]]]:
-    """Each sample with its scores[object][click], as they are made."""
+    """Each sample with its `scores[object][click]`, as they are made."""
     for sample in samples:
         yield sample, follow(segmenter, sample, clicks=clicks)

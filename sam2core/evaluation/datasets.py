@@ -22,26 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sam2core.ops.pictures import DataError, read_ids
+
 PICTURES = (".jpg", ".jpeg", ".png")
 IMAGE_FOLDERS = ("JPEGImages_24fps", "JPEGImages")
 MASK_FOLDERS = ("Annotations_6fps", "Annotations")
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
-
-
-class DatasetError(ValueError):
-    """Files that are not as they must be; the message names the file or folder."""
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """A mask PNG as object numbers (H, W). Raises DatasetError when it cannot be read or has colours."""
-    try:
-        with Image.open(path) as picture:
-            ids = np.array(picture)
-    except OSError as error:
-        raise DatasetError(f"cannot read the mask {path}: {error}") from error
-    if ids.ndim != 2:
-        raise DatasetError(f"{path} is a colour picture {ids.shape}; masks have one channel, a palette or grey levels")
-    return ids
 
 
 def read_palette(path: Path) -> np.ndarray | None:
@@ -57,7 +43,7 @@ def read_palette(path: Path) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """The masks of one video: ``FRAME.png`` with all objects, or ``OBJECT/FRAME.png``. Raises DatasetError.
+    """The masks of one video: ``FRAME.png`` with all objects, or ``OBJECT/FRAME.png``. Raises DataError.
 
     It is of the second kind when it holds anything but PNGs, as SA-V's evaluator has it; hidden files do not count.
     """
@@ -67,10 +53,10 @@ class MaskFolder:
     @cached_property
     def _entries(self) -> list[Path]:
         if not self.path.is_dir():
-            raise DatasetError(f"there is no folder {self.path}")
+            raise DataError(f"there is no folder {self.path}")
         found = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
         if not found:
-            raise DatasetError(f"the folder {self.path} is empty")
+            raise DataError(f"the folder {self.path} is empty")
         return found
 
     @cached_property
@@ -84,7 +70,7 @@ class MaskFolder:
             return {"": [entry.stem for entry in self._entries]}
         for entry in self._entries:
             if not entry.is_dir():
-                raise DatasetError(f"{entry} stands beside folders: masks are all PNGs, or all a folder per object")
+                raise DataError(f"{entry} stands beside folders: masks are all PNGs, or all a folder per object")
         return {entry.name: sorted(file.stem for file in entry.glob("*.png")) for entry in self._entries}
 
     @cached_property
@@ -98,7 +84,7 @@ class MaskFolder:
     def read(self, frame: str) -> dict[int, np.ndarray]:
         """Object number -> mask (H, W) of those that have one on this frame; 255, DAVIS's void, is no object.
 
-        Folders per object are numbered by their names, and give empty masks too. Raises DatasetError.
+        Folders per object are numbered by their names, and give empty masks too. Raises DataError.
         """
         if not self.per_object:
             if not self.file(frame).exists():
@@ -113,7 +99,7 @@ class MaskFolder:
 
     def number(self, folder: str) -> int:
         if not folder.isdecimal():
-            raise DatasetError(f"{self.path / folder} must be called by its object's number, such as 000")
+            raise DataError(f"{self.path / folder} must be called by its object's number, such as 000")
         return int(folder)
 
 
@@ -127,10 +113,10 @@ class VideoFolder:
 
     @cached_property
     def frames(self) -> list[Path]:
-        """The pictures in order. Raises DatasetError when there is none."""
+        """The pictures in order. Raises DataError when there is none."""
         found = [path for path in self.images.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
         if not found:
-            raise DatasetError(f"{self.images} holds no picture ({', '.join(PICTURES)})")
+            raise DataError(f"{self.images} holds no picture ({', '.join(PICTURES)})")
         return sorted(found, key=lambda path: natural(path.stem))
 
 
@@ -142,25 +128,25 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def mask_folders(root: Path, names: Iterable[str] | None = None) -> dict[str, MaskFolder]:
     """Video name -> its masks, in order, of a data set, of its ``Annotations``, or of a folder of results.
 
-    names: only these, all of which must be there. Raises DatasetError.
+    names: only these, all of which must be there. Raises DataError.
     """
     if not root.is_dir():
-        raise DatasetError(f"there is no folder {root}")
+        raise DataError(f"there is no folder {root}")
     found = {name: MaskFolder(path) for name, path in _videos(root, MASK_FOLDERS, bare=True).items()}
     return {name: found[name] for name in _chosen(root, found, names)}
 
 
 def video_folders(root: Path, names: Iterable[str] | None = None) -> list[VideoFolder]:
-    """The videos of a data set in one of the shapes above; `names`: only these. Raises DatasetError."""
+    """The videos of a data set in one of the shapes above; `names`: only these. Raises DataError."""
     if not root.is_dir():
-        raise DatasetError(f"there is no folder {root}")
+        raise DataError(f"there is no folder {root}")
     images = _videos(root, IMAGE_FOLDERS, bare=False)
     if not images:
-        raise DatasetError(f"{root} holds neither {' nor '.join(IMAGE_FOLDERS)}, nor do the folders in it")
+        raise DataError(f"{root} holds neither {' nor '.join(IMAGE_FOLDERS)}, nor do the folders in it")
     masks = _videos(root, MASK_FOLDERS, bare=False)
     for name in _chosen(root, images, names):
         if name not in masks:
-            raise DatasetError(f"the video {images[name]} has no folder of masks")
+            raise DataError(f"the video {images[name]} has no folder of masks")
     return [VideoFolder(name, images[name], MaskFolder(masks[name])) for name in _chosen(root, images, names)]
 
 
@@ -189,20 +175,20 @@ def _subfolders(root: Path) -> dict[str, Path]:
 def _chosen(root: Path, found: Iterable[str], names: Iterable[str] | None) -> list[str]:
     known = list(found)
     if not known:
-        raise DatasetError(f"{root} holds no folder of a video")
+        raise DataError(f"{root} holds no folder of a video")
     if names is None:
         return known
     wanted = list(dict.fromkeys(names))
     absent = [name for name in wanted if name not in known]
     if absent:
-        raise DatasetError(f"{root} has no video {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+        raise DataError(f"{root} has no video {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
     return wanted
 
 
 def listed(root: Path, subset: str | None) -> list[str] | None:
     """The names in ``ImageSets/*/SUBSET.txt``, DAVIS's way; None where a data set has no lists and none is asked for.
 
-    Raises DatasetError when there are lists and none was chosen, or the chosen one is not there: half of a data set is
+    Raises DataError when there are lists and none was chosen, or the chosen one is not there: half of a data set is
     never taken for all of it.
     """
     lists = {path.stem: path for path in sorted(root.glob("ImageSets/**/*.txt"))}
@@ -211,8 +197,8 @@ def listed(root: Path, subset: str | None) -> list[str] | None:
         lists = {path.stem: path for path in sorted((root / "ImageSets" / "2017").glob("*.txt"))}
     if subset is None:
         if len(lists) > 1:
-            raise DatasetError(f"{root} has several lists of videos: choose one of {', '.join(lists)}")
+            raise DataError(f"{root} has several lists of videos: choose one of {', '.join(lists)}")
         return None if not lists else next(iter(lists.values())).read_text().split()
     if subset not in lists:
-        raise DatasetError(f"{root} has no list ImageSets/**/{subset}.txt; it has {', '.join(lists) or 'none'}")
+        raise DataError(f"{root} has no list ImageSets/**/{subset}.txt; it has {', '.join(lists) or 'none'}")
     return lists[subset].read_text().split()

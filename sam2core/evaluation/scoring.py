@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 
 from sam2core.evaluation.contours import contour_score
-from sam2core.evaluation.datasets import DatasetError, MaskFolder, mask_folders, read_ids
+from sam2core.evaluation.datasets import MaskFolder, mask_folders
 from sam2core.evaluation.metrics import Course, Summary, course, iou, summarise, terciles
+from sam2core.ops.pictures import DataError, read_ids
 
 PROTOCOLS = ("davis", "davis2016", "sav")
 LISTED = 20
 THIRDS = ("small", "medium", "large")
 
 
-class IncompleteError(DatasetError):
+class IncompleteError(DataError):
     """Answers that are not there; `missing` has every one of them."""
 
     def __init__(self, missing: Sequence[str]) -> None:
@@ -212,7 +213,7 @@ def score(
     ends         count the first and last frame too, which the evaluators do only when told to
     narrow_bins  davis2017-evaluation's decay, wrong for more than 256 frames; see `metrics.course`
 
-    Raises IncompleteError before anything is scored when answers are missing; DatasetError, naming the file, for masks
+    Raises IncompleteError before anything is scored when answers are missing; DataError, naming the file, for masks
     that do not fit; ValueError for an unknown protocol.
     """
     check_protocol(protocol)
@@ -232,7 +233,7 @@ def score_video(
     """The scores of one video's objects; arguments and errors are those of `score`."""
     if protocol != "sav":
         if truth.per_object:
-            raise DatasetError(f"{truth.path} has a folder per object; protocol {protocol} wants palette PNGs")
+            raise DataError(f"{truth.path} has a folder per object; protocol {protocol} wants palette PNGs")
         frames = _davis(truth, answers, merged=protocol == "davis2016", ends=ends)
         return [record.score(name, narrow_bins) for record in _records(frames).values()]
     found = []
@@ -240,7 +241,7 @@ def score_video(
         frames = _sav(truth, answers, folder, ends=ends)
         records = {key: record for key, record in _records(frames).items() if record.in_truth}
         if folder and not records:
-            raise DatasetError(f"{truth.path / folder} shows its object on no frame that counts")
+            raise DataError(f"{truth.path / folder} shows its object on no frame that counts")
         for key in sorted(records):
             record = records[key]
             record.name = folder or record.name
@@ -256,14 +257,14 @@ def _davis(truth: MaskFolder, answers: Path, *, merged: bool, ends: bool) -> Ite
     first = read_ids(truth.file(truth.objects[""][0]))
     count = 1 if merged else int(first[first != 255].max(initial=0))
     if not count:
-        raise DatasetError(f"{truth.file(truth.objects[''][0])} shows no object")
+        raise DataError(f"{truth.file(truth.objects[''][0])} shows no object")
     for frame in counted(truth, ends=ends):
         wanted, answered = _pair(truth.file(frame), answers / f"{frame}.png")
         if merged:
             yield 1, answered > 0, wanted > 0
             continue
         if answered.max(initial=0) > count:
-            raise DatasetError(f"{answers / f'{frame}.png'} has object {answered.max()}; the video has {count}")
+            raise DataError(f"{answers / f'{frame}.png'} has object {answered.max()}; the video has {count}")
         for number in range(1, count + 1):
             yield number, answered == number, wanted == number
 
@@ -277,7 +278,7 @@ def _sav(truth: MaskFolder, answers: Path, folder: str, *, ends: bool) -> Iterat
         if folder:
             for file, ids in zip(files, (wanted, answered)):
                 if len(np.unique(ids)) > 2:
-                    raise DatasetError(f"{file} has more than one object; with a folder per object each has one")
+                    raise DataError(f"{file} has more than one object; with a folder per object each has one")
             wanted, answered = (wanted > 0).astype(np.uint8), (answered > 0).astype(np.uint8)
         seen |= {int(number) for ids in (wanted, answered) for number in np.unique(ids)} - {0}
         for number in sorted(seen):
@@ -287,7 +288,7 @@ def _sav(truth: MaskFolder, answers: Path, folder: str, *, ends: bool) -> Iterat
 def _pair(truth: Path, answer: Path) -> tuple[np.ndarray, np.ndarray]:
     wanted, answered = read_ids(truth), read_ids(answer)
     if wanted.shape != answered.shape:
-        raise DatasetError(f"{answer} is {answered.shape}, the true mask {wanted.shape} (height, width)")
+        raise DataError(f"{answer} is {answered.shape}, the true mask {wanted.shape} (height, width)")
     return wanted, answered
 
 
@@ -333,5 +334,5 @@ def _records(pairs: Iterator[Pair]) -> dict[int, _Record]:
     for number, answer, truth in pairs:
         records.setdefault(number, _Record(str(number))).add(answer, truth)
     if not records:
-        raise DatasetError("a video has no frame that counts: its first and last do not")
+        raise DataError("a video has no frame that counts: its first and last do not")
     return records

@@ -26,8 +26,9 @@ import torch
 from PIL import Image
 
 from sam2core.evaluation.clicks import box_of, first_click
-from sam2core.evaluation.datasets import DatasetError, VideoFolder, read_ids, read_palette
+from sam2core.evaluation.datasets import VideoFolder, read_palette
 from sam2core.ops.masks import exclusive
+from sam2core.ops.pictures import DataError, read_ids
 from sam2core.predictors.render import davis
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def track_video(
 ) -> Iterator[tuple[str, FrameResult | None]]:
     """The name of each frame of a video with its result, None before the first object; only one frame is ever held.
 
-    `progress(done, total)` is called after every frame. Raises DatasetError when the first frame has no mask, or there
+    `progress(done, total)` is called after every frame. Raises DataError when the first frame has no mask, or there
     is never any.
     """
     session = predictor.open([str(path) for path in video.frames])
@@ -80,7 +81,7 @@ def track_video(
                     session.prompt(index, number, **_said(mask, task.prompt))
                     known.add(number)
         if index == 0 and not known and not task.later:
-            raise DatasetError(
+            raise DataError(
                 f"{video.masks.path} shows no object on the first frame, {path.stem}; objects that come later are "
                 "tracked only when asked for"
             )
@@ -89,7 +90,7 @@ def track_video(
             progress(index + 1, total)
         yield path.stem, result
     if not known:
-        raise DatasetError(f"{video.masks.path} shows no object on any frame of {video.images}")
+        raise DataError(f"{video.masks.path} shows no object on any frame of {video.images}")
 
 
 def _true_masks(video: VideoFolder, frame: str, task: Task) -> dict[int, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from sam2core.ops.pictures import DataError, PanopticPicture, coco_pictures, read_ids, read_picture
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-class DataError(ValueError):
-    """A data set that cannot be read; the message names the file or folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,41 +131,40 @@ def label_folder(
 
 def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[LabelledImage]:
     """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`."""
-    root = Path(root)
-    annotations = root / "panoptic_segmentation" / "annotations"
-    index = annotations / f"panoptic_{split}2017.json"
-    if not index.exists():
-        raise DataError(f"no panoptic annotations at {index}")
-    listing = json.loads(index.read_text())
-    is_thing = {category["id"]: bool(category["isthing"]) for category in listing["categories"]}
-    images = {image["id"]: image["file_name"] for image in listing["images"]}
-    for annotation in listing["annotations"]:
-        image_path = root / "images" / f"{split}2017" / images[annotation["image_id"]]
-        image = read_picture(image_path)
-        colour = np.asarray(Image.open(annotations / f"panoptic_{split}2017" / annotation["file_name"]).convert("RGB"))
-        ids = colour.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
-        regions = np.zeros(ids.shape, dtype=np.uint16)
-        objects: list[tuple[int, ...]] = []
-        things: list[bool] = []
-        by_category: dict[int, list[int]] = {}
-        for segment in annotation["segments_info"]:
-            mask = ids == segment["id"]
-            thing = is_thing[segment["category_id"]] and not segment["iscrowd"]
-            added = _add_region(regions, mask, split_pieces=not thing, minimum=0.002)
-            if not added:
-                continue
-            objects += [(region,) for region in added]
-            things += [thing] * len(added)
-            if len(added) > 1:
-                objects.append(tuple(added))
-                things.append(False)
-            if thing:
-                by_category.setdefault(segment["category_id"], []).extend(added)
-        for group in by_category.values():
-            if 1 < len(group) < 5:
-                objects.append(tuple(group))
-                things.append(False)
-        yield LabelledImage(image, regions, tuple(objects), tuple(things), str(image_path))
+    for job in panoptic_jobs(root, split=split):
+        yield job()
+
+
+def panoptic_jobs(root: str | Path, *, split: str = "train") -> list[Callable[[], LabelledImage]]:
+    """What `coco_panoptic` reads, picture by picture."""
+    pictures, things = coco_pictures(Path(root), split)
+    return [partial(_divide, picture, things) for picture in pictures]
+
+
+def _divide(picture: PanopticPicture, is_thing: dict[int, bool]) -> LabelledImage:
+    """Segments as regions, pieces of stuff apart; pieces together and few things of a category are objects, too."""
+    image, ids = picture.read()
+    regions = np.zeros(ids.shape, dtype=np.uint16)
+    objects: list[tuple[int, ...]] = []
+    things: list[bool] = []
+    by_category: dict[int, list[int]] = {}
+    for segment in picture.segments:
+        thing = is_thing[segment["category_id"]] and not segment["iscrowd"]
+        added = _add_region(regions, ids == segment["id"], split_pieces=not thing, minimum=0.002)
+        if not added:
+            continue
+        objects += [(region,) for region in added]
+        things += [thing] * len(added)
+        if len(added) > 1:
+            objects.append(tuple(added))
+            things.append(False)
+        if thing:
+            by_category.setdefault(segment["category_id"], []).extend(added)
+    for group in by_category.values():
+        if 1 < len(group) < 5:
+            objects.append(tuple(group))
+            things.append(False)
+    return LabelledImage(image, regions, tuple(objects), tuple(things), str(picture.image))
 
 
 def cut_outs(
@@ -177,28 +175,42 @@ def cut_outs(
     skip: paths that contain one of these are left out. smallest: shortest side in pixels. colours: least number of
     colours (5 bits a channel) of the opaque part, which tells photographs from drawings.
     """
+    for job in cut_out_jobs(root, skip=skip, smallest=smallest, colours=colours):
+        found = job()
+        if found is not None:
+            yield found
+
+
+def cut_out_jobs(
+    root: str | Path, *, skip: Sequence[str] = (), smallest: int = 100, colours: int = 250
+) -> list[Callable[[], LabelledImage | None]]:
+    """What `cut_outs` reads, picture by picture; None is left out."""
     paths = [path for path in sorted(Path(root).rglob("*.png")) if not any(part in str(path) for part in skip)]
     if not paths:
         raise DataError(f"{root} holds no PNG")
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGBA"))
-        except OSError as error:
-            raise DataError(f"cannot read image {path}: {error}") from error
-        inside = pixels[..., 3] > 128
-        if min(inside.shape) < smallest or not 0.05 < inside.mean() < 0.98:
-            continue
-        shades = (pixels[..., :3][inside] // 8).astype(np.int32) @ np.array([1, 32, 1024], dtype=np.int32)
-        if np.unique(shades).size >= colours:
-            image = np.ascontiguousarray(pixels[..., :3])
-            yield LabelledImage(image, inside.astype(np.uint16), ((1,),), (True,), str(path))
+    return [partial(_cut_out, path, smallest, colours) for path in paths]
+
+
+def _cut_out(path: Path, smallest: int, colours: int) -> LabelledImage | None:
+    pixels = read_picture(path, "RGBA")
+    inside = pixels[..., 3] > 128
+    if min(inside.shape) < smallest or not 0.05 < inside.mean() < 0.98:
+        return None
+    shades = (pixels[..., :3][inside] // 8).astype(np.int32) @ np.array([1, 32, 1024], dtype=np.int32)
+    if np.unique(shades).size < colours:
+        return None
+    image = np.ascontiguousarray(pixels[..., :3])
+    return LabelledImage(image, inside.astype(np.uint16), ((1,),), (True,), str(path))
 
 
 READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
     "label_folder": label_folder,
     "coco_panoptic": coco_panoptic,
     "cut_outs": cut_outs,
+}
+JOBS: dict[str, Callable[..., Sequence[Callable[[], LabelledImage | None]]]] = {
+    "coco_panoptic": panoptic_jobs,
+    "cut_outs": cut_out_jobs,
 }
 
 
@@ -259,31 +271,10 @@ def label_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
 
 def read_pair(image: Path, labels: Path, *, whole: bool = False, instances: bool = False) -> LabelledImage:
     """A picture and its labels; see `label_folder`. Raises DataError when one cannot be read or sizes differ."""
-    pixels, ids = read_picture(image), read_labels(labels)
+    pixels, ids = read_picture(image), read_ids(labels)
     if ids.shape != pixels.shape[:2]:
         raise DataError(f"{labels} is {ids.shape}, its image {image} is {pixels.shape[:2]}")
     return from_labels(pixels, ids, whole=whole, instances=instances, source=str(image))
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8. Raises DataError that names it."""
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"cannot read image {path}: {error}") from error
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """A PNG of ids (palette, 8 or 16 bit) as (H, W). Raises DataError that names it."""
-    try:
-        with Image.open(path) as picture:
-            labels = np.asarray(picture)
-    except OSError as error:
-        raise DataError(f"cannot read labels {path}: {error}") from error
-    if labels.ndim != 2:
-        raise DataError(f"{path} must be a single-channel label PNG (palette, 8 or 16 bit), got shape {labels.shape}")
-    return labels
 
 
 # pack ----------------------------------------------------------------------------------------------------------------

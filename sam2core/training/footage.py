@@ -6,8 +6,8 @@ then only the frames and the objects that the clip needs. Errors name the file.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sam2core.ops import rle
-from sam2core.training.clips import IMAGE_SUFFIXES, DataError, read_labels, read_picture
+from sam2core.ops.pictures import DataError, read_ids, read_json, read_picture
+from sam2core.training.clips import IMAGE_SUFFIXES
 
 SAV_STEP = 4  # SA-V's videos run at 24 frames a second, its masks at 6
 
@@ -66,14 +67,14 @@ class PaletteFootage(Footage):
         if self.folders:
             name = self.labels[frame].name
             return [number for number, folder in self.folders.items() if (folder / name).exists()]
-        return [int(value) for value in np.unique(read_labels(self.labels[frame])) if value not in (0, 255)]
+        return [int(value) for value in np.unique(read_ids(self.labels[frame])) if value not in (0, 255)]
 
     def masks(self, frame: int, ids: Sequence[int]) -> np.ndarray:
         if not self.folders:
-            labels = read_labels(self.labels[frame])
+            labels = read_ids(self.labels[frame])
             return np.stack([labels == number for number in ids])
         name = self.labels[frame].name
-        found = {n: read_labels(self.folders[n] / name) > 0 for n in ids if (self.folders[n] / name).exists()}
+        found = {n: read_ids(self.folders[n] / name) > 0 for n in ids if (self.folders[n] / name).exists()}
         if found:
             shape = next(iter(found.values())).shape
         else:
@@ -82,20 +83,44 @@ class PaletteFootage(Footage):
         return np.stack([found.get(number, np.zeros(shape, dtype=bool)) for number in ids])
 
 
+class Documents:
+    """JSON files as they are asked for; the last few are kept, for a data set may have millions."""
+
+    def __init__(self, most: int = 8):
+        self.most = most
+        self.held: dict[Path, Any] = {}
+
+    def __call__(self, path: Path) -> Any:
+        """What a file holds. Raises DataError that names it."""
+        if path not in self.held:
+            document = read_json(path)
+            while len(self.held) >= self.most:
+                del self.held[next(iter(self.held))]
+            self.held[path] = document
+        return self.held[path]
+
+    def __reduce__(self) -> tuple[type[Documents], tuple[int]]:
+        return Documents, (self.most,)  # a worker reads its own
+
+
 class SavFootage(Footage):
     """A video of SA-V: an mp4 or a folder of its frames, and the masklets of one JSON file."""
 
-    def __init__(self, annotation: Path, video: Path):
+    def __init__(self, annotation: Path, video: Path, documents: Documents):
         self.source = str(annotation)
-        self.annotation, self.video = annotation, video
-        self.files = sorted(p for p in video.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if video.is_dir() else []
+        self.annotation, self.video, self.documents = annotation, video, documents
 
-    @cached_property
+    @property
     def masklet(self) -> list[list[Any]]:
-        tree = read_json(self.annotation)
-        if "masklet" not in tree:
+        """The coded masks, frame by frame and in each object by object."""
+        tree = self.documents(self.annotation)
+        if not isinstance(tree, dict) or not tree.get("masklet"):
             raise DataError(f"{self.annotation} holds no 'masklet'")
         return tree["masklet"]
+
+    @cached_property
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
     @property
     def length(self) -> int:  # type: ignore[override]
@@ -110,31 +135,34 @@ class SavFootage(Footage):
         return [read_picture(self.files[frame]) for frame in wanted]
 
     def objects(self, frame: int) -> list[int]:
-        return [number for number, coded in enumerate(self.masklet[frame]) if coded and rle.area(coded)]
+        with naming(self.annotation):
+            return [number for number, coded in enumerate(self.masklet[frame]) if coded and rle.area(coded)]
 
     def masks(self, frame: int, ids: Sequence[int]) -> np.ndarray:
         row = self.masklet[frame]
-        found = {n: rle.decode(row[n]) for n in ids if n < len(row) and row[n]}
-        if found:
-            shape = next(iter(found.values())).shape
-        else:
-            sizes = [coded["size"] for other in self.masklet for coded in other if coded]
-            shape = tuple(sizes[0])
+        with naming(self.annotation):
+            found = {n: rle.decode(row[n]) for n in ids if n < len(row) and row[n]}
+        shape = next((mask.shape for mask in found.values()), None) or self._shape()
         return np.stack([found.get(number, np.zeros(shape, dtype=bool)) for number in ids])
+
+    def _shape(self) -> tuple[int, ...]:
+        with naming(self.annotation):
+            return next(tuple(coded["size"]) for row in self.masklet for coded in row if coded)
 
 
 class CodedPicture(Footage):
-    """A picture with coded masks: COCO's run lengths or polygons, decoded one by one when they are asked for."""
+    """A picture of SA-1B or COCO with coded masks, which are decoded one by one when they are asked for."""
 
     length = 1
 
-    def __init__(self, image: Path, read: Callable[[], list[Any]], size: tuple[int, int] | None = None):
+    def __init__(self, image: Path, coded: Sequence[Any] = (), size: tuple[int, int] | None = None):
         self.source = str(image)
-        self.image, self._read, self.size = image, read, size
+        self.image, self._coded, self.size = image, coded, size
 
-    @cached_property
-    def coded(self) -> list[Any]:
-        return self._read()
+    @property
+    def coded(self) -> Sequence[Any]:
+        """Run lengths or, with a `size`, polygons."""
+        return self._coded
 
     def pictures(self, frames: Sequence[int]) -> list[np.ndarray]:
         return [read_picture(self.image) for _ in frames]
@@ -143,10 +171,38 @@ class CodedPicture(Footage):
         return list(range(len(self.coded)))
 
     def masks(self, frame: int, ids: Sequence[int]) -> np.ndarray:
-        try:
-            return np.stack([decode(self.coded[number], self.size) for number in ids])
-        except ValueError as error:
-            raise DataError(f"a mask of {self.image}: {error}") from error
+        coded = self.coded
+        with naming(self.image):
+            return np.stack([decode(coded[number], self.size) for number in ids])
+
+
+class Sa1bPicture(CodedPicture):
+    """A picture of SA-1B; what is known of its masks lies beside it and is read when it is asked for."""
+
+    def __init__(self, image: Path, documents: Documents, min_iou: float, max_area: float):
+        super().__init__(image)
+        self.documents, self.min_iou, self.max_area = documents, min_iou, max_area
+
+    @property
+    def coded(self) -> Sequence[Any]:
+        tree = self.documents(self.image.with_suffix(".json"))
+        with naming(self.image.with_suffix(".json")):
+            return [one["segmentation"] for one in tree.get("annotations", []) if self._wanted(one)]
+
+    def _wanted(self, one: dict[str, Any]) -> bool:
+        height, width = one["segmentation"]["size"]
+        return one.get("predicted_iou", 1.0) >= self.min_iou and one.get("area", 0) <= self.max_area * height * width
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What is wrong with a coded mask becomes a DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise DataError(f"a mask of {path}: {type(error).__name__}: {error}") from error
 
 
 def decode(coded: Any, size: tuple[int, int] | None) -> np.ndarray:
@@ -193,6 +249,7 @@ def sav(root: str | Path, *, kind: str = "manual") -> list[Footage]:
     if kind not in ("manual", "auto", "both"):
         raise DataError(f"sav: kind is manual, auto or both, not {kind!r}")
     found: list[Footage] = []
+    documents = Documents()
     for annotation in sorted(root.rglob("*_*.json")):
         name, _, which = annotation.stem.rpartition("_")
         if which not in ("manual", "auto") or kind not in (which, "both"):
@@ -201,7 +258,7 @@ def sav(root: str | Path, *, kind: str = "manual") -> list[Footage]:
         video = next((place for place in places if place.exists()), None)
         if video is None:
             raise DataError(f"{annotation} has neither a folder {name} nor {name}.mp4 beside it")
-        found.append(SavFootage(annotation, video))
+        found.append(SavFootage(annotation, video, documents))
     if not found:
         raise DataError(f"no {'*' if kind == 'both' else kind} annotations (ID_{kind}.json) below {root}")
     return found
@@ -220,17 +277,8 @@ def sa1b(root: str | Path, *, min_iou: float = 0.0, max_area: float = 0.7) -> li
     if missing:
         raise DataError(f"{len(missing)} pictures below {root} have no .json, the first is {missing[0]}")
 
-    def read(path: Path) -> list[Any]:
-        tree = read_json(path.with_suffix(".json"))
-        chosen = []
-        for one in tree.get("annotations", []):
-            size = one["segmentation"]["size"]
-            sure = one.get("predicted_iou", 1.0) >= min_iou
-            if sure and one.get("area", 0) <= max_area * size[0] * size[1]:
-                chosen.append(one["segmentation"])
-        return chosen
-
-    return [CodedPicture(path, lambda path=path: read(path)) for path in pictures]  # type: ignore[misc]
+    documents = Documents()
+    return [Sa1bPicture(path, documents, min_iou, max_area) for path in pictures]
 
 
 def coco_instances(root: str | Path, *, annotations: str, images: str, crowds: bool = False) -> list[Footage]:
@@ -248,7 +296,7 @@ def coco_instances(root: str | Path, *, annotations: str, images: str, crowds: b
             path = root / images / image["file_name"]
             if not path.exists():
                 raise DataError(f"{root / annotations} names {image['file_name']}, but there is no {path}")
-            found.append(CodedPicture(path, lambda coded=coded: coded, (image["height"], image["width"])))  # type: ignore[misc]
+            found.append(CodedPicture(path, coded, (image["height"], image["width"])))
     if not found:
         raise DataError(f"{root / annotations} holds no annotated picture")
     return found
@@ -262,16 +310,11 @@ FOOTAGE: dict[str, Callable[..., list[Footage]]] = {
 }
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises DataError that names it."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot read annotations {path}: {error}") from error
-
-
 def read_video(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
-    """Some frames (H, W, 3) of a video file, by number. Raises DataError when it is damaged, short, or needs PyAV."""
+    """Some frames (H, W, 3) of a video file, by number; it is decoded from the key frame before the first of them.
+
+    Raises DataError when it is damaged, short, or needs PyAV.
+    """
     try:
         import av
     except ImportError as error:
@@ -279,13 +322,22 @@ def read_video(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
     wanted, found = set(frames), {}
     try:
         with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    found[number] = frame.to_ndarray(format="rgb24")
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+            times = sorted(packet.pts for packet in packets if not packet.is_discard)
+            if not wanted or max(wanted) >= len(times):
+                raise DataError(f"{path} has {len(times)} frames, asked for {sorted(wanted)}")
+            numbers = {times[number]: number for number in wanted}
+            # the key frame is sought by when it is decoded, which is earlier than when it is shown
+            keys = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.pts <= times[min(wanted)]]
+            container.seek(max(keys)[1] if keys else times[0], stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts in numbers:
+                    found[numbers[frame.pts]] = frame.to_ndarray(format="rgb24")
                 if len(found) == len(wanted):
                     break
-    except av.FFmpegError as error:
+    except (av.FFmpegError, IndexError) as error:  # no stream of pictures is an IndexError
         raise DataError(f"cannot read video {path}: {error}") from error
     if len(found) < len(wanted):
-        raise DataError(f"{path} ends before frame {max(wanted)}")
+        raise DataError(f"{path} ends before frame {min(wanted - found.keys())}")
     return [found[frame] for frame in frames]

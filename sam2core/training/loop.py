@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from sam2core.ops.pictures import DataError
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
@@ -78,17 +79,24 @@ class Batches(IterableDataset):
                         f"and optim.accumulate={recipe.optim.accumulate}"
                     )
 
-    def __iter__(self) -> Iterator[ClipBatch]:
+    def __iter__(self) -> Iterator[ClipBatch | DataError]:
+        """A batch a step; what cannot be read is handed on, not raised: errors of workers lose their words."""
         info = torch.utils.data.get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # the loader asks its workers in turn
         for step in range(self.start + worker, self.recipe.steps, workers):
             stage, frames, batch, objects = layout(self.recipe, step)
             rows = range(self.rank, batch, self.world)
-            clips = [
-                self.mixture.sample(step, row, size=stage.size, objects=objects, min_area=stage.min_area, frames=frames)
-                for row in rows
-            ]
+            try:
+                clips = [
+                    self.mixture.sample(
+                        step, row, size=stage.size, objects=objects, min_area=stage.min_area, frames=frames
+                    )
+                    for row in rows
+                ]
+            except DataError as error:
+                yield error
+                return
             yield collate(clips, rows, objects)
 
 
@@ -164,6 +172,8 @@ def train(
         last = min(last, step + stop_after)
     with checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
         for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
             if step >= last:
                 break
             stage = recipe.stage_at(step)
@@ -213,6 +223,8 @@ def train(
             if step % save_every == 0 or step == last or late:
                 _save(checkpoint, model, update, average, step, recipe, team)
                 saved = time.monotonic()
+            if stopping:
+                break  # without waiting for a batch that nobody wants
     if stop is not None and stopping:
         stop.set()  # in all processes
     resize_model(whole, size)

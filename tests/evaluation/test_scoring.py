@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2core.evaluation.datasets import DatasetError
 from sam2core.evaluation.scoring import IncompleteError, Scores, score
+from sam2core.ops.pictures import DataError
 from tests.evaluation import made
 
 OFFICIAL = json.loads(Path(__file__).with_name("official_scores.json").read_text())
@@ -99,7 +99,7 @@ def test_what_is_missing_is_listed(folders, tmp_path):
     assert [line.partition(":")[0] for line in caught.value.missing] == ["late", "perfect"]
     assert "1 of 6 frames, the first is 00003.png" in str(caught.value)
     assert len(list(score(truth, half, videos=["blobs1", "long"]))) == 2
-    with pytest.raises(DatasetError, match="has no video nonsense"):
+    with pytest.raises(DataError, match="has no video nonsense"):
         list(score(truth, half, videos=["nonsense"]))
 
 
@@ -114,21 +114,21 @@ def test_errors_name_the_file(folders, tmp_path):
         (Image.fromarray(np.zeros((*made.SIZE, 3), np.uint8)), "00002.png is a colour picture"),
     ):
         picture.save(place)
-        with pytest.raises(DatasetError, match=words):
+        with pytest.raises(DataError, match=words):
             list(score(truth, bad, videos=["perfect"]))
     place.write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match="cannot read the mask .*00002.png"):
+    with pytest.raises(DataError, match="cannot read labels .*00002.png"):
         list(score(truth, bad, videos=["perfect"]))
     with pytest.raises(ValueError, match="protocols are davis, davis2016, sav, not 'dvis'"):
         list(score(truth, bad, protocol="dvis"))
     objects, _ = folders["sav-objects"]
-    with pytest.raises(DatasetError, match="wants palette PNGs"):
+    with pytest.raises(DataError, match="wants palette PNGs"):
         list(score(objects, objects, protocol="davis"))
     folder = tmp_path / "two" / "v" / "000"
     folder.mkdir(parents=True)
     for frame in range(3):
         Image.fromarray(np.arange(3, dtype=np.uint8)[None]).save(folder / f"{frame}.png")
-    with pytest.raises(DatasetError, match="000/1.png has more than one object"):
+    with pytest.raises(DataError, match="000/1.png has more than one object"):
         list(score(tmp_path / "two", tmp_path / "two", protocol="sav"))
 
 

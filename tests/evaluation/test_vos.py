@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import registry
-from sam2core.evaluation.datasets import DatasetError, listed, mask_folders, video_folders
+from sam2core.evaluation.datasets import listed, mask_folders, video_folders
 from sam2core.evaluation.engines import LocalEngine
 from sam2core.evaluation.vos import (
     Manifest,
@@ -26,6 +26,7 @@ from sam2core.evaluation.vos import (
     track_video,
     write_video,
 )
+from sam2core.ops.pictures import DataError
 from sam2core.predictors.session import FrameResult
 
 SIZE = (48, 64)
@@ -121,7 +122,7 @@ def test_objects_that_come_later(mose, predictor):
         (1, 2, 5),
         (1, 2, 5),
     ]
-    with pytest.raises(DatasetError, match="Annotations/a shows no object on the first frame, 00000"):
+    with pytest.raises(DataError, match="Annotations/a shows no object on the first frame, 00000"):
         list(track_video(predictor, video, Task()))
 
 
@@ -240,19 +241,19 @@ def test_shapes_of_data_sets(tmp_path):
 
 
 def test_what_does_not_fit_is_named(tmp_path, mose):
-    with pytest.raises(DatasetError, match="no folder .*nowhere"):
+    with pytest.raises(DataError, match="no folder .*nowhere"):
         video_folders(tmp_path / "nowhere")
     (tmp_path / "bare" / "x").mkdir(parents=True)
-    with pytest.raises(DatasetError, match="holds neither JPEGImages_24fps nor JPEGImages"):
+    with pytest.raises(DataError, match="holds neither JPEGImages_24fps nor JPEGImages"):
         video_folders(tmp_path / "bare")
-    with pytest.raises(DatasetError, match="no video c"):
+    with pytest.raises(DataError, match="no video c"):
         video_folders(mose, ["a", "c"])
     picture(mose / "JPEGImages" / "c" / "0.jpg", 0)
-    with pytest.raises(DatasetError, match="video .*JPEGImages/c has no folder of masks"):
+    with pytest.raises(DataError, match="video .*JPEGImages/c has no folder of masks"):
         video_folders(mose)
     (mose / "Annotations" / "c" / "000").mkdir(parents=True)
     mask(mose / "Annotations" / "c" / "0.png", o1=(0, 0, 4))
-    with pytest.raises(DatasetError, match="0.png stands beside folders"):
+    with pytest.raises(DataError, match="0.png stands beside folders"):
         _ = video_folders(mose)[-1].masks.objects
 
 
@@ -262,7 +263,7 @@ def test_lists_of_videos(mose):
     (mose / "ImageSets" / "2017" / "val.txt").write_text("b\n")
     assert listed(mose, None) == listed(mose, "val") == ["b"]
     (mose / "ImageSets" / "2017" / "train.txt").write_text("a\n")
-    with pytest.raises(DatasetError, match="several lists of videos: choose one of train, val"):
+    with pytest.raises(DataError, match="several lists of videos: choose one of train, val"):
         listed(mose, None)
-    with pytest.raises(DatasetError, match="no list .*test.txt; it has train, val"):
+    with pytest.raises(DataError, match="no list .*test.txt; it has train, val"):
         listed(mose, "test")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.ops.pictures import DataError
 from sam2core.training.augment import Augment, Canvas, Mixture, choose_objects, paste_object, paste_shape
 from sam2core.training.clips import (
     READERS,
     Clip,
-    DataError,
     LabelledImage,
     Pack,
     coco_panoptic,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sam2core.ops import rle
+from sam2core.ops.pictures import DataError
 from sam2core.training.augment import Mixture
-from sam2core.training.clips import Clip, DataError
+from sam2core.training.clips import Clip, Pack, from_labels
 from sam2core.training.filming import Filming, draw_frames, film, mosaic
-from sam2core.training.footage import coco_instances, palette_videos, sa1b, sav
+from sam2core.training.footage import Documents, coco_instances, palette_videos, sa1b, sav
 
 PLAIN = Filming(
     reverse=0.0,
@@ -102,6 +105,82 @@ def test_sav_has_every_fourth_frame_labelled(tmp_path):
     (tmp_path / "v2_manual.json").write_text("{")
     with pytest.raises(DataError, match=r"v2_manual.json has neither a folder v2 nor v2.mp4"):
         sav(tmp_path)
+
+
+def coded_video(path: Path, frames: list[np.ndarray], *, codec: str = "mpeg4", every: int = 6) -> None:
+    """Write an mp4 with a key frame every so many frames."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
+        stream.codec_context.gop_size = every
+        stream.codec_context.max_b_frames = 2
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_sav_reads_mp4s_from_the_key_frame_before(tmp_path):
+    frames, ids = video()
+    shown = [
+        np.full((48, 64, 3), 10 * t, np.uint8) for t in range(17)
+    ]  # 24 a second, of which every fourth is labelled
+    (tmp_path / "sav_000").mkdir()
+    coded_video(tmp_path / "sav_000" / "sav_000001.mp4", shown)
+    masklet = [[rle.encode(np.pad(one == 1, ((0, 8), (0, 4))))] for one in ids]
+    document = {"video_id": "sav_000001", "video_frame_count": 17, "masklet": masklet}
+    (tmp_path / "sav_000" / "sav_000001_manual.json").write_text(json.dumps(document))
+    (footage,) = sav(tmp_path)
+    assert footage.length == 5
+    for wanted in ([0, 1, 2, 3, 4], [4, 2], *([n] for n in range(5))):
+        assert [int(picture.mean().round(-1)) for picture in footage.pictures(wanted)] == [40 * n for n in wanted]
+    clip = film(footage, 3, np.random.default_rng(0), size=32, objects=1, min_area=0.0, filming=PLAIN)
+    assert clip.frames.shape == (3, 32, 32, 3) and clip.masks.any((2, 3)).all()
+    with pytest.raises(DataError, match=r"sav_000001.mp4 has 17 frames, asked for \[20\]"):
+        footage.pictures([5])
+    (tmp_path / "sav_000" / "sav_000001.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"cannot read video .*sav_000001.mp4"):
+        footage.pictures([0])
+
+
+def test_annotations_are_kept_for_a_while_and_damage_is_named(tmp_path):
+    for number in range(3):
+        (tmp_path / f"v{number}").mkdir()
+        (tmp_path / f"v{number}_auto.json").write_text(json.dumps({"masklet": [[{"size": [4, 4], "counts": "x"}]]}))
+    (tmp_path / "v2_auto.json").write_text('{"masklet": ')
+    documents = Documents(most=1)
+    for path in sorted(tmp_path.glob("v[01]_auto.json")) * 2:
+        assert documents(path)["masklet"] and list(documents.held) == [path]
+    damaged, other, cut = sav(tmp_path, kind="auto")
+    with pytest.raises(DataError, match=r"a mask of .*v0_auto.json"):
+        damaged.masks(0, [0])
+    with pytest.raises(DataError, match=r"cannot read annotations .*v2_auto.json"):
+        cut.objects(0)
+    assert pickle.loads(pickle.dumps(other)).length == 1
+
+
+def test_workers_elsewhere_get_readers_not_pictures(davis, tmp_path):
+    """Where processes are not forked, all of a mixture goes through a pipe."""
+    frames, ids = video()
+    tree = {
+        "images": [{"id": 3, "file_name": "00002.png", "height": 40, "width": 60}],
+        "annotations": [{"image_id": 3, "segmentation": rle.encode(ids[2] == 7)}],
+    }
+    (davis / "coco.json").write_text(json.dumps(tree))
+    (tmp_path / "sa").mkdir()
+    Image.fromarray(frames[2]).save(tmp_path / "sa" / "sa_1.jpg")
+    coded = {"segmentation": rle.encode(ids[2] == 1), "area": 400}
+    (tmp_path / "sa" / "sa_1.json").write_text(json.dumps({"annotations": [coded]}))
+    labelled = from_labels(np.repeat(frames[2], 8, 0), np.repeat(ids[2], 8, 0), instances=True)
+    pack = Pack.write(tmp_path / "pack", iter([labelled] * 20))
+    coco = coco_instances(davis, annotations="coco.json", images="JPEGImages/a")
+    mixture = Mixture([palette_videos(davis), sa1b(tmp_path / "sa"), coco, pack], [1.0] * 4)
+    sent = pickle.dumps(mixture)
+    assert len(sent) < 20_000 < pack.pixels.nbytes
+    other = pickle.loads(sent)
+    for index in range(6):
+        one, two = (each.sample(0, index, size=32, objects=1, min_area=0.0) for each in (mixture, other))
+        assert (one.frames == two.frames).all() and (one.masks == two.masks).all()
 
 
 def test_sa1b_and_coco_decode_what_is_asked_for(tmp_path):
