@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -50,12 +51,11 @@ def add_adapters(model: nn.Module, lora: Lora, *, seed: int = 0) -> None:
 
 def merge_adapters(model: nn.Module) -> nn.Module:
     """Add the adapters to the weights they sit beside and take them out again, in place; without any, nothing."""
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-    except ImportError:
-        return model  # then nothing can have been put in
+    layers = sys.modules.get("peft.tuners.tuners_utils")
+    if layers is None:  # never imported, which takes seconds: nothing can have been put in
+        return model
     for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, layers.BaseTunerLayer):
             module.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
