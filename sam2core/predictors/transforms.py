@@ -75,7 +75,8 @@ def _from_array(image: np.ndarray) -> Tensor:
         raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {image.dtype}")
     if image.dtype == np.uint16:  # a type that torch only half supports
         image = image.astype(np.float32) / 65535
-    return _from_tensor(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    image = np.require(image, requirements=["C", "W"])  # torch warns of arrays that cannot be written to
+    return _from_tensor(torch.from_numpy(image).permute(2, 0, 1))
 
 
 def _from_tensor(image: Tensor) -> Tensor:

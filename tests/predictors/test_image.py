@@ -75,6 +75,13 @@ def test_grey_is_three_equal_channels(predictor, tmp_path):
         torch.testing.assert_close(predictor.encode(kind).features.embedding, colour, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_cannot_be_written_to_gives_no_warning(predictor):
+    image = np.zeros((48, 64, 3), np.uint8)
+    image.flags.writeable = False
+    assert predictor.encode(image).predict(points=[[10, 10]]).masks.shape == (1, 1, 48, 64)
+
+
 def test_a_file_is_seen_as_its_exif_tag_says(predictor, tmp_path):
     array = picture((20, 30))
     exif = Image.Exif()
