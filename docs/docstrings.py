@@ -1,0 +1,45 @@
+"""How docstrings of this package are read for the API reference, as an extension of Griffe.
+
+They are set for people who read source: a table of arguments is a column of names and one of words, and what an
+attribute holds stands behind it as a comment. Here both become what the site shows as a list and as text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ROW = re.compile(r"^([\w./*][\w ,./*]*?) {2,}(\S.*)$")
+COMMENT = re.compile(r"^[^\"'#]*#\s*(.+)$")
+
+
+def listed(text: str) -> str:
+    """The docstring with its columns of names and words as lists, and code set off by indentation as blocks."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", text):
+        rows: list[list[str]] = []
+        for line in block.split("\n"):
+            found = ROW.match(line)
+            if found:
+                rows.append([found[1], found[2]])
+            elif rows and line.startswith(" "):
+                rows[-1][1] += " " + line.strip()
+            else:
+                rows = []
+                break
+        blocks.append("\n".join(f"* `{name}`: {words}" for name, words in rows) if rows else block)
+    return "\n\n".join(blocks)
+
+
+class HouseStyle(griffe.Extension):
+    """Docstrings as `listed` has them; a comment behind an attribute as its docstring, where it has none."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = listed(obj.docstring.value)
+        elif obj.is_attribute and obj.lineno is not None and not obj.name.startswith("_"):
+            line = obj.lines_collection[obj.filepath][obj.lineno - 1]
+            if found := COMMENT.match(line):
+                obj.docstring = griffe.Docstring(found[1], lineno=obj.lineno, parent=obj)
