@@ -16,9 +16,15 @@ COMMENT = re.compile(r"^[^\"'#]*#\s*(.+)$")
 
 
 def listed(text: str) -> str:
-    """The docstring with its columns of names and words as lists, and code set off by indentation as blocks."""
+    """The docstring with its columns of names and words, and its sentences of options, as lists."""
     blocks = []
     for block in re.split(r"\n\s*\n", text):
+        if "Options: `" in block:
+            before, _, options = " ".join(block.split()).partition("Options: ")
+            options, dot, after = options.partition(". ")
+            items = "\n".join(f"* {item}" for item in re.split(r"; (?=`)", options + dot.strip()))
+            blocks += [part for part in (f"{before}Options:", items, after) if part]
+            continue
         rows: list[list[str]] = []
         for line in block.split("\n"):
             found = ROW.match(line)

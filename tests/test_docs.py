@@ -25,6 +25,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "plugins/*.md", "plugins/*/*.md", "registry/**/*.md")
     for path in ROOT.glob(pattern)
 )
+OURS = ("python", 'python title="sam2core"')
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.skipif(not (ROOT / "mkdocs.yml").exists(), reason="runs from a checkout")
 
@@ -42,14 +43,14 @@ def named(paths: list[Path]) -> Any:
     return pytest.mark.parametrize("path", paths, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
-@named([page for page in PAGES if blocks(page.read_text(encoding="utf-8"), "python")])
+@named([page for page in PAGES if blocks(page.read_text(encoding="utf-8"), *OURS)])
 def test_the_code_of_a_page_runs_in_order(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)
     for name in SAMPLES:
         shutil.copy(ROOT / "registry" / "samples" / name, name)
     names: dict[str, Any] = {}
-    for code in blocks(path.read_text(encoding="utf-8"), "python"):
+    for code in blocks(path.read_text(encoding="utf-8"), *OURS):
         exec(compile(small(code), path.name, "exec"), names)
 
 
