@@ -16,6 +16,7 @@ from sam2core.training.footage import Footage
 from sam2core.training.pseudo import affine, inverse, then
 
 BILINEAR = Image.Resampling.BILINEAR
+FILL = (123, 116, 103)  # beyond the picture's edge; the mean of ImageNet, which the model sees as 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def _warp_all(
     shift = generator.uniform(-0.5, 0.5, 2) * (1 - 1 / enlarge) * size
     middle = np.array([size / 2, size / 2])
     turned = affine(angle, enlarge, slant, -shift * enlarge, middle)
+    turned = _squeezed(turned, pictures[0].width / pictures[0].height, middle)
     flipped = np.array([[-1.0, 0.0, size], [0.0, 1.0, 0.0]]) if generator.random() < filming.flip else np.eye(3)[:2]
     plain, full = flipped, then(turned, flipped)
     first = np.stack([np.asarray(_warp(Image.fromarray(m * np.uint8(255)), full, size, 0)) for m in masks[0]])
@@ -102,10 +104,16 @@ def _warp_all(
     way = plain if lost.any() else full
     shown, seen = [], []
     for picture, mask in zip(pictures, masks):
-        mean = tuple(int(value) for value in np.asarray(picture.resize((1, 1), Image.Resampling.BOX))[0, 0])
-        shown.append(_warp(picture, way, size, mean))
+        shown.append(_warp(picture, way, size, FILL))
         seen.append(np.stack([np.asarray(_warp(Image.fromarray(m * np.uint8(255)), way, size, 0)) > 127 for m in mask]))
     return shown, np.stack(seen)
+
+
+def _squeezed(way: np.ndarray, ratio: float, middle: np.ndarray) -> np.ndarray:
+    """A map of the picture as it was, `ratio` times as wide as high, as one of the square it is squeezed to."""
+    linear = way[:, :2] * np.array([[1.0, 1 / ratio], [ratio, 1.0]])
+    shift = way[:, 2] + way[:, :2] @ middle - middle
+    return np.concatenate([linear, (middle + shift - linear @ middle)[:, None]], axis=1)
 
 
 def _warp(picture: Image.Image, way: np.ndarray, size: int, fill: int | tuple[int, ...]) -> Image.Image:
