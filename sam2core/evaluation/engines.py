@@ -7,9 +7,12 @@ one item; both must be picklable for more than one worker. Plugins register othe
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -99,7 +102,8 @@ class _Worker:
         self.item: int | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, prepare, number), daemon=True)
-        self.process.start()
+        with _deaf():
+            self.process.start()
         theirs.close()
 
     def give(self, index: int, items: Sequence[Any]) -> None:
@@ -122,6 +126,19 @@ class _Worker:
             self.process.kill()
             self.process.join()
         return self.process.exitcode
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started meanwhile do not hear Ctrl-C, not even while they import: who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(pipe: Connection, prepare: Prepare, number: int) -> None:
