@@ -153,7 +153,8 @@ def run(
         open_source(recipe, number, data, pack or output / "pack", first) for number in range(len(recipe.sources))
     ]
     weights = [source.weight for source in recipe.sources]
-    mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed)
+    pasting = [source.paste for source in recipe.sources]
+    mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed, pasting=pasting)
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
     reporter = Reporter(output) if first else None

@@ -54,8 +54,9 @@ def open_source(
 
     Processes that do not write wait for the one that does. Raises ValueError for an unknown reader.
     """
-    from sam2core.training.clips import READERS, Pack
+    from sam2core.training.clips import Pack
     from sam2core.training.footage import FOOTAGE
+    from sam2core.training.readers import READERS
 
     source = recipe.sources[number]
     if source.reader in FOOTAGE:

@@ -181,7 +181,13 @@ def contact_sheet(recipe: Recipe, data: Path, target: Path, *, rows: int = 4, si
     stage = recipe.stages[-1]
     with tempfile.TemporaryDirectory() as folder:
         collections = [open_source(recipe, number, data, Path(folder), True) for number in range(len(recipe.sources))]
-        mixture = Mixture(collections, [s.weight for s in recipe.sources], augment=recipe.augment, seed=recipe.seed)
+        mixture = Mixture(
+            collections,
+            [source.weight for source in recipe.sources],
+            augment=recipe.augment,
+            seed=recipe.seed,
+            pasting=[source.paste for source in recipe.sources],
+        )
         lines = []
         for row in range(rows):
             shown = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,13 @@ class PanopticPicture:
         return image, ids
 
 
-def coco_pictures(root: Path, split: str) -> tuple[list[PanopticPicture], dict[int, bool]]:
+def coco_pictures(
+    root: Path, split: str, licences: Sequence[str] = ()
+) -> tuple[list[PanopticPicture], dict[int, bool]]:
     """The pictures of COCO's panoptic layout in the order of the JSON, and of each category whether it is of things.
 
     Looks for ``images/{split}2017`` and ``panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}``. Raises
-    DataError for another folder.
+    DataError for another folder. licences: only pictures under these, by the names that the JSON gives them.
     """
     annotations = root / "panoptic_segmentation" / "annotations"
     index = annotations / f"panoptic_{split}2017.json"
@@ -73,7 +76,12 @@ def coco_pictures(root: Path, split: str) -> tuple[list[PanopticPicture], dict[i
         raise DataError(f"no panoptic annotations at {index}")
     listing = read_json(index)
     things = {category["id"]: bool(category["isthing"]) for category in listing.get("categories", ())}
-    names = {image["id"]: image["file_name"] for image in listing["images"]}
+    known = {licence["id"]: licence["name"] for licence in listing.get("licenses", ())}
+    unknown = sorted(set(licences) - set(known.values()))
+    if unknown:
+        raise DataError(f"{index} knows no licence {unknown[0]!r}; it has {', '.join(map(repr, known.values()))}")
+    chosen = [image for image in listing["images"] if not licences or known.get(image.get("license")) in licences]
+    names = {image["id"]: image["file_name"] for image in chosen}
     pictures = [
         PanopticPicture(
             root / "images" / f"{split}2017" / names[entry["image_id"]],
@@ -81,5 +89,6 @@ def coco_pictures(root: Path, split: str) -> tuple[list[PanopticPicture], dict[i
             tuple(entry["segments_info"]),
         )
         for entry in listing["annotations"]
+        if entry["image_id"] in names
     ]
     return pictures, things

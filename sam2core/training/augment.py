@@ -26,6 +26,7 @@ class Augment:
     stretch: float = 1.3  # largest change of the aspect ratio, either way
     whole: float = 0.25  # probability of the whole picture squeezed to a square
     paste: float = 0.5  # probability of pasting objects from other pictures
+    retexture: float = 0.0  # of those, how many keep their outline alone and are filled with another picture
     shapes: float = 0.3  # probability of pasting procedural shapes
     colour: float = 0.8  # probability of a colour change
     grey: float = 0.08
@@ -55,6 +56,7 @@ class Mixture:
         *,
         augment: Augment = Augment(),
         seed: int = 0,
+        pasting: Sequence[float] | None = None,
     ):
         if len(collections) != len(weights) or not collections:
             raise ValueError(f"{len(collections)} collections need as many weights, got {len(weights)}")
@@ -63,6 +65,8 @@ class Mixture:
         self.weights = np.array([weight / total for weight in weights])
         self.augment = augment
         self.seed = seed
+        # how often things of each collection are pasted; None: every thing alike
+        self.pasting = None if pasting is None or not sum(pasting) else np.array(pasting) / sum(pasting)
         self.cut_outs = [
             (which, index, number)
             for which, collection in enumerate(self.collections)
@@ -71,18 +75,33 @@ class Mixture:
             for number, thing in enumerate(source.things)
             if thing
         ]
+        if self.pasting is not None:
+            self.first_thing = np.searchsorted([which for which, _, _ in self.cut_outs], range(len(weights) + 1))
+            for which in np.flatnonzero(self.pasting):
+                if self.first_thing[which] == self.first_thing[which + 1]:
+                    raise ValueError(f"things of source {which} are to be pasted, but it has none")
 
     def sample(
-        self, epoch: int, index: int, *, size: int, objects: int, min_area: float = 0.006, frames: int = 1
+        self,
+        epoch: int,
+        index: int,
+        *,
+        size: int,
+        objects: int,
+        min_area: float = 0.006,
+        frames: int = 1,
+        weights: Sequence[float] = (),
     ) -> Clip:
         """The clip with this number: frames of (size, size) and `objects` masks, the same for the same arguments.
 
-        A picture becomes a clip of several frames as a `pseudo_video`. Raises RuntimeError when 50 crops in a row hold
+        A picture becomes a clip of several frames as a `pseudo_video`. weights: of the collections, if not the usual
+        ones. Raises RuntimeError when 50 crops in a row hold
         no object of a usable size.
         """
         generator = np.random.default_rng([self.seed, epoch, index])
+        chances = np.array(weights) / sum(weights) if len(weights) else self.weights
         for _ in range(50):
-            source = self._draw(generator)
+            source = self._draw(generator, chances)
             if isinstance(source, Footage):
                 clip = self._film(source, frames, generator, size=size, objects=objects, min_area=min_area)
                 if clip is not None:
@@ -131,12 +150,12 @@ class Mixture:
             source=found.source,
         )
 
-    def _draw(self, generator: np.random.Generator) -> LabelledImage | Footage:
-        collection = self.collections[generator.choice(len(self.collections), p=self.weights)]
+    def _draw(self, generator: np.random.Generator, chances: np.ndarray) -> LabelledImage | Footage:
+        collection = self.collections[generator.choice(len(self.collections), p=chances)]
         return collection[int(generator.integers(len(collection)))]
 
     def _texture(self, generator: np.random.Generator) -> np.ndarray:
-        source = self._draw(generator)
+        source = self._draw(generator, self.weights)
         if isinstance(source, Footage):
             return source.pictures([int(generator.integers(source.length))])[0]
         return source.image
@@ -155,7 +174,11 @@ class Mixture:
 
     def _cut_out(self, generator: np.random.Generator) -> tuple[LabelledImage, int]:
         """A picture, and the number of its object that is cut out."""
-        which, index, number = self.cut_outs[int(generator.integers(len(self.cut_outs)))]
+        start, stop = 0, len(self.cut_outs)
+        if self.pasting is not None:
+            which = int(generator.choice(len(self.pasting), p=self.pasting))
+            start, stop = self.first_thing[which : which + 2]
+        which, index, number = self.cut_outs[int(generator.integers(start, stop))]
         source = self.collections[which][index]
         assert isinstance(source, LabelledImage)
         return source, number
@@ -163,7 +186,9 @@ class Mixture:
     def _compose(self, canvas: Canvas, generator: np.random.Generator) -> Canvas:
         if self.cut_outs and generator.random() < self.augment.paste:
             for _ in range(int(generator.integers(1, 4))):
-                canvas = paste_object(canvas, *self._cut_out(generator), generator)
+                thing = self._cut_out(generator)
+                plain = not self.augment.retexture or generator.random() >= self.augment.retexture
+                canvas = paste_object(canvas, *thing, generator, texture=None if plain else self._texture(generator))
         if generator.random() < self.augment.shapes:
             for _ in range(int(generator.integers(1, 4))):
                 canvas = paste_shape(canvas, self._texture(generator), generator)
@@ -191,8 +216,18 @@ def crop(source: LabelledImage, size: int, augment: Augment, generator: np.rando
     return Canvas(np.array(image), np.array(regions), list(source.objects))
 
 
-def paste_object(canvas: Canvas, source: LabelledImage, number: int, generator: np.random.Generator) -> Canvas:
-    """Lay one object of another picture over the canvas at a random place, size, rotation; its parts stay objects."""
+def paste_object(
+    canvas: Canvas,
+    source: LabelledImage,
+    number: int,
+    generator: np.random.Generator,
+    *,
+    texture: np.ndarray | None = None,
+) -> Canvas:
+    """Lay one object of another picture over the canvas at a random place, size, rotation; its parts stay objects.
+
+    texture: a picture that fills the object's outline; what was inside is gone, its parts too.
+    """
     group = source.objects[number]
     lookup = np.zeros(1 + max(max(each) for each in source.objects), dtype=bool)
     lookup[list(group)] = True
@@ -216,6 +251,8 @@ def paste_object(canvas: Canvas, source: LabelledImage, number: int, generator: 
         labels = labels.rotate(angle, Image.Resampling.NEAREST, expand=True)
     inside = set(group)
     parts = [tuple(part) for part in source.objects if set(part) <= inside]
+    if texture is not None:
+        picture, parts = Image.fromarray(_fill((labels.height, labels.width), texture, generator)), [tuple(group)]
     return _lay_over(canvas, np.asarray(picture), np.asarray(labels), parts, generator)
 
 

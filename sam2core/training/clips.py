@@ -129,15 +129,20 @@ def label_folder(
         yield read_pair(*pair, whole=whole, instances=instances)
 
 
-def coco_panoptic(root: str | Path, *, split: str = "train") -> Iterator[LabelledImage]:
-    """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`."""
-    for job in panoptic_jobs(root, split=split):
+def coco_panoptic(root: str | Path, *, split: str = "train", licences: Sequence[str] = ()) -> Iterator[LabelledImage]:
+    """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`.
+
+    licences: only pictures under these, by the `name` that the JSON gives a licence.
+    """
+    for job in panoptic_jobs(root, split=split, licences=licences):
         yield job()
 
 
-def panoptic_jobs(root: str | Path, *, split: str = "train") -> list[Callable[[], LabelledImage]]:
+def panoptic_jobs(
+    root: str | Path, *, split: str = "train", licences: Sequence[str] = ()
+) -> list[Callable[[], LabelledImage]]:
     """What `coco_panoptic` reads, picture by picture."""
-    pictures, things = coco_pictures(Path(root), split)
+    pictures, things = coco_pictures(Path(root), split, licences)
     return [partial(_divide, picture, things) for picture in pictures]
 
 
@@ -201,17 +206,6 @@ def _cut_out(path: Path, smallest: int, colours: int) -> LabelledImage | None:
         return None
     image = np.ascontiguousarray(pixels[..., :3])
     return LabelledImage(image, inside.astype(np.uint16), ((1,),), (True,), str(path))
-
-
-READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
-    "label_folder": label_folder,
-    "coco_panoptic": coco_panoptic,
-    "cut_outs": cut_outs,
-}
-JOBS: dict[str, Callable[..., Sequence[Callable[[], LabelledImage | None]]]] = {
-    "coco_panoptic": panoptic_jobs,
-    "cut_outs": cut_out_jobs,
-}
 
 
 def from_labels(

@@ -90,7 +90,13 @@ class Batches(IterableDataset):
             try:
                 clips = [
                     self.mixture.sample(
-                        step, row, size=stage.size, objects=objects, min_area=stage.min_area, frames=frames
+                        step,
+                        row,
+                        size=stage.size,
+                        objects=objects,
+                        min_area=stage.min_area,
+                        frames=frames,
+                        weights=stage.weights,
                     )
                     for row in rows
                 ]

@@ -26,6 +26,7 @@ class LossWeights:
     iou: float = 0.5
     presence: float = 0.05
     single: float = 0.5  # mask 0 after one click, where masks 1 to 3 answer
+    best: float | None = None  # the best of masks 1 to 3 where mask 0 answers; None: as `single`
     spread: float = 0.1  # every mask, chosen or not: none is left without a gradient
     compat: str = ""
 
@@ -92,7 +93,8 @@ def step_losses(
     visible = (target.flatten(1).amax(1) > 0.5).float()
     each = mask_loss(masks, truth, weights)
     best = each[:, 1:].min(1).values
-    answer = torch.where(several, best + weights.single * each[:, 0], each[:, 0] + weights.single * best)
+    other = weights.single if weights.best is None else weights.best
+    answer = torch.where(several, best + weights.single * each[:, 0], each[:, 0] + other * best)
     reached = hard_iou(masks.detach(), truth)
     named = {
         "mask": answer * visible,

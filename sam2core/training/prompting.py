@@ -47,6 +47,7 @@ class PromptPlan:
     corrections: int = 0  # correction clicks on each such frame, at most
     vary: bool = True  # draw the number of corrections from 1 to `corrections`; False: always all of them
     correct: float = 1.0  # probability that a step has corrections at all
+    between: bool = True  # teach every correction; False: the first answer and the last, those between make the hints
     from_target: float = 0.0  # share of correction clicks drawn from the object instead of the error
     correct_masks: bool = True  # objects prompted with a mask get corrections on later frames, too
 

@@ -30,6 +30,7 @@ class Source:
     path: str
     reader: str
     weight: float = 1.0
+    paste: float = 0.0  # how often its things are pasted over other pictures; 0 everywhere: every thing alike
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,6 +57,7 @@ class Stage:
     min_area: float = 0.006  # share of the picture below which an object is not asked for
     dense: float = 0.0  # weight of the dense supervision of the trunk
     lr: float = 1.0  # multiplies the schedule
+    weights: tuple[float, ...] = ()  # of the sources in this stage, if not their own
     look: bool = False  # begin by turning the decoder's attention to the clicked place; see `initialise.look`
     prompts: PromptPlan | None = PromptPlan()  # None: dense supervision only
     losses: LossWeights = LossWeights()
@@ -89,6 +91,11 @@ class Recipe:
             raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if not self.stages or not self.sources:
             raise RecipeError("recipe: there must be at least one source and one stage")
+        for stage in self.stages:
+            if len(stage.weights) not in (0, len(self.sources)):
+                raise RecipeError(
+                    f"recipe: stage {stage.name!r} has {len(stage.weights)} weights for {len(self.sources)} sources"
+                )
 
     @property
     def steps(self) -> int:

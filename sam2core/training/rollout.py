@@ -239,10 +239,17 @@ class Rollout(nn.Module):
                 mask=hint if self.memory.hint_gradient else hint.detach(),
                 ragged=prompt.ragged,
             )
-            wanted = answered or number + 1 < clicks
-            better = self._ask(
-                features.rows(rows), embedding[rows], hinted, lesson, rows, tracking=recall is not None, answered=wanted
-            )
+            passed = not plan.between and number + 1 < clicks
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not passed):
+                better = self._ask(
+                    features.rows(rows),
+                    embedding[rows],
+                    hinted,
+                    None if passed else lesson,
+                    rows,
+                    tracking=recall is not None,
+                    answered=answered or number + 1 < clicks,
+                )
             if better is not None:
                 answer = merge_answers(answer, better, rows)
         return answer, lesson.means()
@@ -283,13 +290,13 @@ class Rollout(nn.Module):
         features: ImageFeatures,
         embedding: Tensor,
         prompt: Prompt,
-        lesson: Lesson,
+        lesson: Lesson | None,
         rows: Tensor,
         *,
         tracking: bool,
         answered: bool,
     ) -> MaskPrediction | None:
-        """Decode one step, teach it, and say what a user would see of it."""
+        """Decode one step, teach it if there is a lesson, and say what a user would see of it."""
         if self.record is not None:
             told = {"points": prompt.points.tolist(), "labels": prompt.labels.tolist(), "hint": prompt.mask is not None}
             self.record.append({"tracking": tracking, "rows": rows.tolist(), **told})
@@ -299,7 +306,8 @@ class Rollout(nn.Module):
         answers = {count: multimask.several(count, tracking=tracking) for count in set(points.tolist())}
         several = torch.tensor([answers[count] for count in points.tolist()], device=points.device)
         offers = {flag: self.model.offer(output, several=flag) for flag in (True, False)} if answered else {}
-        lesson.learn(self.model, output, several, points, rows)
+        if lesson is not None:
+            lesson.learn(self.model, output, several, points, rows)
         if not answered:
             return None
         best = offers[True].take(self.policy.choose(offers[True], None))

@@ -11,7 +11,6 @@ from PIL import Image
 from sam2core.ops.pictures import DataError
 from sam2core.training.augment import Augment, Canvas, Mixture, choose_objects, paste_object, paste_shape
 from sam2core.training.clips import (
-    READERS,
     Clip,
     LabelledImage,
     Pack,
@@ -21,6 +20,7 @@ from sam2core.training.clips import (
     label_folder,
     shrink,
 )
+from sam2core.training.readers import READERS
 
 
 def write_folder(root, count: int = 4) -> None:
