@@ -31,7 +31,7 @@ def draw(effect: str, frame: np.ndarray, masks: np.ndarray, colors: np.ndarray, 
         return overlay(frame, masks, colors=colors, names=names)
     if effect == "contour":
         return overlay(frame, masks, colors=colors, opacity=0, contour=max(2.0, min(frame.shape[:2]) / 120))
-    inside = masks.any(axis=0)
+    inside = np.any(masks, axis=0)
     if effect == "remove":
         behind = np.full_like(frame, PLAIN)
     elif not inside.any():

@@ -128,13 +128,13 @@ def _transparent(work: Work, things: Mapping[int, Thing], stem: str, folder: Pat
     """All objects together, without what is behind them."""
     if work.kind == "image":
         path = folder / f"{stem}.transparent.png"
-        inside = _masks(work, things, 0).any(axis=0)[..., None].astype(np.uint8)
+        inside = np.any(_masks(work, things, 0), axis=0)[..., None].astype(np.uint8)
         Image.fromarray(np.concatenate([work.frame(0) * inside, inside * 255], axis=2)).save(path)
         return path
     path = folder / f"{stem}.transparent.webm"
     with effects.TransparentWriter(path, work.size, fps=work.fps or 25.0) as writer:
         for frame in range(work.frames):
-            writer.write(work.frame(frame), _masks(work, things, frame).any(axis=0))
+            writer.write(work.frame(frame), np.any(_masks(work, things, frame), axis=0))
     return path
 
 
