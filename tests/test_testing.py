@@ -592,7 +592,7 @@ def test_the_isolated_registry_knows_what_it_is_given(modules: None) -> None:
 
 
 def test_token_blocks_keep_their_type() -> None:
-    from sam2core.testing.contract import cast, tensors
+    from sam2core.testing.values import cast, tensors
 
     block = cast(TokenBlock(torch.ones(1, 2, 3), torch.ones(1, 2, 3), (1, 2)), torch.bfloat16)
     assert isinstance(block, TokenBlock) and {x.dtype for _, x in tensors(block)} == {torch.bfloat16}

@@ -19,8 +19,8 @@ from registry.components import check as check_signature
 from registry.errors import UnknownName, hint
 from registry.kinds import KINDS
 from registry.plugins import current
-from sam2core.testing.contract import GIVEN, ContractError, Examination, Found, is_target, label_of
 from sam2core.testing.isolation import isolated, tiny_model
+from sam2core.testing.rules import GIVEN, ContractError, Examination, Found, is_target, label_of
 
 __all__ = ["GIVEN", "ContractError", "check", "isolated", "tiny_model"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2core.protocols import Engine
-from sam2core.testing.contract import Examination, Found
+from sam2core.testing.rules import Examination, Found
 
 
 def examine_engine(examination: Examination, engine: Any) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import registry
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ def tiny_model(*pairs: str, name: str = "test_tiny", seed: int = 0, **overrides:
     `pairs` and `overrides` edit its spec as for `registry.build`: ``tiny_model(memory_policy="acme.motion")``.
     The random state of the caller is left alone.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return registry.build(name, *pairs, weights=False, **overrides)

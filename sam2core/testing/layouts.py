@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from sam2core.checkpoints.layout import Layout, LayoutError
-from sam2core.testing.contract import Examination, Found
 from sam2core.testing.isolation import tiny_model
+from sam2core.testing.rules import Examination, Found
 
 
 def examine_layout(examination: Examination, layout: Any, state: Mapping[str, Any] | None) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from registry.assemble import hollow
 from registry.kinds import KINDS
 from sam2core.heads.select import Stability
-from sam2core.testing.contract import GIVEN, Examination, Found, cast, changed, has_shape, same, tensors
 from sam2core.testing.isolation import tiny_model
+from sam2core.testing.rules import GIVEN, Examination, Found
+from sam2core.testing.values import cast, changed, has_shape, same, tensors
 from sam2core.types import DecoderOutput, Prompt, TokenBlock
 
 BATCH = 2

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sam2core.memory.bank import MemoryBank
-from sam2core.testing.contract import GIVEN, Examination, Found, same, tensors
 from sam2core.testing.isolation import tiny_model
+from sam2core.testing.rules import GIVEN, Examination, Found
+from sam2core.testing.values import same, tensors
 from sam2core.types import FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf, TokenBlock
 
 GRID = (4, 6)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from sam2core.testing.contract import Examination, Found, same
 from sam2core.testing.isolation import tiny_model
+from sam2core.testing.rules import Examination, Found
+from sam2core.testing.values import same
 
 
 def examine_predictor(

@@ -17,7 +17,7 @@ from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.video import VideoPredictor
 
 SIZE = 64
-FRAMES = np.random.default_rng(0).integers(0, 256, (30, 48, 80, 3), dtype=np.uint8)
+FRAMES = np.random.default_rng(0).integers(0, 256, (16, 48, 80, 3), dtype=np.uint8)
 
 
 def shaken():
@@ -46,6 +46,17 @@ def folder(request, model, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def tool(folder):
+    """An image predictor over the graphs: reading them takes seconds, so the tests share it."""
+    return predictor(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def graphs(tool):
+    return tool.model
+
+
 def track(model):
     session = VideoPredictor(model).open(FRAMES)
     session.prompt(0, "a", points=[[30, 20], [60, 40]], labels=[1, 0])
@@ -56,9 +67,9 @@ def track(model):
     return [*results, *session.propagate(9, 12)]
 
 
-def test_a_clip_is_tracked_as_by_the_model(model, folder):
-    mine, theirs = track(load(folder, threads=1)), track(model)
-    assert len(mine) == len(theirs) == 33
+def test_a_clip_is_tracked_as_by_the_model(model, graphs):
+    mine, theirs = track(graphs), track(model)
+    assert len(mine) == len(theirs) == len(FRAMES) + 3
     shown = 0
     for one, other in zip(mine, theirs):
         for name, mask in other.masks.items():
@@ -69,20 +80,19 @@ def test_a_clip_is_tracked_as_by_the_model(model, folder):
     assert shown > 0
 
 
-def test_images_are_prompted_as_by_the_model(model, folder):
-    graphs = predictor(folder, threads=1)
-    assert isinstance(graphs, ImagePredictor)
+def test_images_are_prompted_as_by_the_model(model, tool):
+    assert isinstance(tool, ImagePredictor)
     eager = ImagePredictor(model)
     for ask in (
         {"points": [[[10, 10]], [[40, 30]], [[70, 5]]], "several": True},
         {"box": [[5, 5, 40, 40]], "points": [[[20, 20]]]},
         {"mask": np.random.default_rng(1).normal(size=(1, SIZE // 4, SIZE // 4)).astype(np.float32)},
     ):
-        mine, theirs = graphs.encode(FRAMES[0]).predict(**ask), eager.encode(FRAMES[0]).predict(**ask)
+        mine, theirs = tool.encode(FRAMES[0]).predict(**ask), eager.encode(FRAMES[0]).predict(**ask)
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(mine.iou, theirs.iou, rtol=1e-3, atol=1e-3)
     prompts = [{"points": [[10, 10]]}, None, {"box": [[5, 5, 40, 40], [1, 1, 20, 20]]}]
-    both = [one.encode(list(FRAMES[:3])).predict(prompts) for one in (graphs, eager)]
+    both = [one.encode(list(FRAMES[:3])).predict(prompts) for one in (tool, eager)]
     for mine, theirs in zip(*both):
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
 
@@ -106,20 +116,20 @@ def test_the_description_names_every_input_and_no_graph_holds_complex_numbers(fo
             assert not [node for node in program.graph.nodes if "complex" in str(node.target)]
 
 
-def test_a_past_that_does_not_fit_is_an_error(folder):
-    session = VideoPredictor(load(folder, threads=1)).open(FRAMES)
+def test_a_past_that_does_not_fit_is_an_error(graphs):
+    session = VideoPredictor(graphs).open(FRAMES)
     for frame in range(4):
         session.prompt(frame, "a", points=[[30, 20]])
     with pytest.raises(ValueError, match="recalls .* memories and the exported bank holds 3: export with --slots"):
         list(session.propagate(0, 8))
 
 
-def test_sessions_are_exchanged_with_the_model(model, folder, tmp_path):
+def test_sessions_are_exchanged_with_the_model(model, graphs, tmp_path):
     session = VideoPredictor(model).open(FRAMES)
     session.prompt(0, "a", points=[[30, 20]])
     list(session.propagate(0, 3))
     session.save(tmp_path / "half.safetensors")
-    there = VideoPredictor(load(folder, threads=1)).load(tmp_path / "half.safetensors", FRAMES)
+    there = VideoPredictor(graphs).load(tmp_path / "half.safetensors", FRAMES)
     for mine, theirs in zip(there.propagate(3, 5), session.propagate(3, 5)):
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
 
