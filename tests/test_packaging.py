@@ -97,9 +97,3 @@ def test_the_readme_has_the_two_commands_that_ci_runs():
     picture = words[words.index("segment") + 1]
     assert (ROOT / picture).is_file()
     assert second.endswith("&& .venv/bin/pytest")
-
-
-def test_what_the_documents_link_to_exists():
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"

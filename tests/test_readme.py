@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import ROOT, blocks, small
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = blocks(README, "python", "toml")
 FILES = {block.partition("\n")[0].removeprefix("# "): block for block in BLOCKS if block.startswith("# ")}
 SCRIPTS = [block for block in BLOCKS if block.startswith("from sam2core import registry\n")]
-
-
-def small(script: str) -> str:
-    """The script with the smallest model, untrained, in the place of a real one."""
-    changed = re.sub(r'"(sam2core_nano|sam2\.1_hiera_l)"', '"test_tiny", weights=False', script)
-    assert changed != script
-    return changed
 
 
 def test_there_are_five_examples():
@@ -29,6 +22,7 @@ def test_there_are_five_examples():
 def test_examples_run(script, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names: dict = {}
+    assert "test_tiny" in small(script)
     exec(compile(small(script), "README.md", "exec"), names)
     if "parts" in names:
         assert names["cup"].masks.shape == (1, 1, 400, 600) and names["parts"].iou.shape == (1, 3)

@@ -26,7 +26,12 @@ def execute(path: Path, folder: Path) -> Any:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SAM2CORE_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        startup_timeout=300,
+        record_timing=False,
     )
     client.execute(env=environment)
     return tidied(notebook)
