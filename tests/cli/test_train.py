@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from registry.cli.train import RECIPES, command, read_recipe
+import registry
+from registry.cli.train import RECIPES, command, open_source, read_recipe
+from sam2core.checkpoints import files
 from sam2core.training.recipe import Recipe, RecipeError
 
 RECIPE = """
@@ -73,6 +81,55 @@ def test_a_run_leaves_a_table_a_plot_and_weights(data):
     assert Image.open(data / "run" / "losses.png").size == (900, 420)
 
 
+def test_decoded_pictures_follow_the_data_and_its_options(data):
+    recipe = Recipe.read(read_recipe(str(data / "recipe.yaml")))
+    held = Recipe.read(read_recipe(str(data / "recipe.yaml"), ("sources.0.options.holdout=1",)))
+    pack = open_source(recipe, 0, data, data / "pack", True)
+    written = (data / "pack" / "0_" / "index.json").stat().st_mtime_ns
+    assert len(pack) == 2 and len(open_source(recipe, 0, data, data / "pack", True)) == 2
+    assert (data / "pack" / "0_" / "index.json").stat().st_mtime_ns == written
+    assert len(open_source(held, 0, data, data / "pack", True)) == 1  # not the pictures that are kept for the test
+    assert len(pack) == 2 and pack[1].image.shape == (80, 100, 3)  # who has it open keeps it
+    labels = np.zeros((80, 100), np.uint8)
+    labels[:8] = 5
+    Image.fromarray(labels).save(data / "labels" / "0.png")
+    assert (open_source(held, 0, data, data / "pack", True)[0].regions > 0).sum() == 800
+
+
+def test_clips_are_tracked_to_validate_and_the_best_weights_are_kept(data):
+    for name in ("JPEGImages/a", "Annotations/a"):
+        (data / "clips" / name).mkdir(parents=True)
+    for t in range(4):
+        labels = np.zeros((60, 80), np.uint8)
+        labels[10:40, 5 + 4 * t : 45 + 4 * t] = 1
+        Image.fromarray(labels).save(data / "clips" / "Annotations" / "a" / f"{t}.png")
+        Image.fromarray(labels[..., None].repeat(3, 2) * 200).save(data / "clips" / "JPEGImages" / "a" / f"{t}.jpg")
+    arguments = ["--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--workers", 0]
+    result = call(*arguments, "--validate", data / "clips", "--every", 1)
+    assert result.exit_code == 0 and "step 1: J&F 0." in result.stderr
+    rows = list(csv.DictReader(open(data / "run" / "validation.csv")))
+    assert [row["step"] for row in rows] == ["1", "2"] and list(rows[0]) == ["step", "J&F", "J", "F"]
+    held = files.read_metadata(data / "run" / "best.safetensors")
+    assert float(held["sam2core.score"]) == pytest.approx(max(float(row["J&F"]) for row in rows), abs=1e-5)
+    assert registry.build(data / "run" / "best.safetensors").spec.name == "test_tiny"
+    assert Image.open(data / "run" / "losses.png").size == (900, 840)
+    assert files.read(data / "run" / "weights.safetensors")[0]["memory_readout.no_memory"].dtype == torch.float32
+
+
+def test_interrupted_from_the_keyboard(data):
+    """The first Ctrl-C waits for the step and leaves a checkpoint; exit code 130."""
+    arguments = ["--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "stages.0.steps=100000"]
+    line = [sys.executable, "-m", "sam2core", "train", *map(str, arguments)]
+    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in child.stderr:
+        if "clips 1/100000" in line:
+            break
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    out, told = child.communicate(timeout=300)
+    assert child.returncode == 130 and "stopped; the same line goes on from here" in told and "Traceback" not in told
+    assert not out and (data / "run" / "checkpoint.pt").exists() and not (data / "run" / "weights.safetensors").exists()
+
+
 def test_check_counts_and_draws(data):
     result = call("check", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "sheet.png")
     assert result.exit_code == 0 and "2 pictures, 2 objects of 20" in result.stdout
@@ -102,10 +159,6 @@ def test_recipes_say_what_they_do_not_know():
 
 def test_adapters_are_merged_into_plain_weights(data):
     pytest.importorskip("peft")
-    import torch
-
-    import registry
-    from registry.cli.train import open_source
     from sam2core.training.augment import Mixture
     from sam2core.training.loop import train
 

@@ -72,4 +72,5 @@ if __name__ == "__main__":
         distributed.destroy_process_group()
     else:
         pause = 0.2 if flags else 0.0
-        run(Path(target), int(count), save_every=4, report=lambda progress: time.sleep(pause))
+        report, workers = (lambda progress: time.sleep(pause)), 2 if flags else 0
+        run(Path(target), int(count), save_every=4, report=report, workers=workers)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 
 import registry
+from sam2core.ops.pictures import DataError
 from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
-from sam2core.training.clips import collate, from_labels
+from sam2core.training.clips import collate
 from sam2core.training.initialise import localise, look
 from sam2core.training.loop import train
 from sam2core.training.losses import LossWeights
@@ -20,20 +22,7 @@ from sam2core.training.prompting import PromptPlan
 from sam2core.training.recipe import Recipe, RecipeError
 from sam2core.training.rollout import Rollout
 from sam2core.types import Prompt
-
-
-def pictures(count: int = 3, size: int = 96) -> list:
-    """Flat squares on flat grounds: nothing to learn but colour and place."""
-    draw = np.random.default_rng(0)
-    found = []
-    for _ in range(count):
-        labels = np.zeros((size, size), dtype=np.uint8)
-        labels[8:52, 10:50] = 1
-        labels[56:90, 30:88] = 2
-        colours = draw.integers(0, 256, (3, 3)).astype(np.uint8)
-        found.append(from_labels(colours[labels], labels, instances=True))
-    return found
-
+from tests.training.job import squares as pictures
 
 PLAIN = Augment(zoom=(0.9, 1.0), whole=0.5, paste=0.0, shapes=0.0, colour=0.0, grey=0.0, blur=0.0, noise=0.0)
 
@@ -76,6 +65,48 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     rows = list(csv.DictReader(open(tmp_path / "pieces" / "metrics.csv")))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["stage"] for row in rows] == ["dense"] * 2 + ["clicks"] * 4
+
+
+def test_another_recipes_checkpoint_is_refused_unless_that_is_meant(tmp_path):
+    run(tmp_path, stop_after=2)
+    other = recipe(optim={"warmup": 2, "lr": 1e-2, "accumulate": 2})
+    model = registry.build("test_tiny", weights=False)
+    mixture = Mixture([pictures()], [1.0], augment=PLAIN)
+    with pytest.raises(RecipeError, match=r"of a run with another recipe: optim.lr was 0.001, is 0.01. Name"):
+        train(model, other, mixture, tmp_path, workers=0)
+    steps = []
+    train(model, other, mixture, tmp_path, workers=0, changed=True, report=lambda told: steps.append(told.step))
+    assert steps == [3, 4, 5, 6]
+
+
+def test_a_run_stops_when_asked_and_goes_on_as_if_it_had_not(tmp_path):
+    whole = run(tmp_path / "whole")
+    stop, told = Event(), []
+
+    def report(progress) -> None:
+        told.append(progress.step)
+        if progress.step == 2:
+            stop.set()
+
+    run(tmp_path / "stopped", stop=stop, report=report)
+    assert told == [1, 2, 3] and torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 3
+    again = run(tmp_path / "stopped", report=report)
+    assert told == [1, 2, 3, 4, 5, 6] and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_what_cannot_be_read_is_named_by_workers_too(tmp_path):
+    class Damaged:
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int):
+            raise DataError("cannot read image there/7.png: truncated")
+
+    mixture = Mixture([pictures()], [1.0], augment=PLAIN)
+    mixture.collections = [Damaged()]
+    model = registry.build("test_tiny", weights=False)
+    with pytest.raises(DataError, match="^cannot read image there/7.png: truncated$"):
+        train(model, recipe(), mixture, tmp_path, workers=1)
 
 
 def test_validation_sees_the_average_and_leaves_the_model_alone(tmp_path):
