@@ -1,7 +1,8 @@
 """How docstrings of this package are read for the API reference, as an extension of Griffe.
 
 They are set for people who read source: a table of arguments is a column of names and one of words, and what an
-attribute holds stands behind it as a comment. Here both become what the site shows as a list and as text.
+attribute holds stands behind it as a comment. Here both become what the site shows as a list and as text. A function
+that shares its name with a module of its package, such as `registry.spec`, is found as ``registry.spec()``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ def listed(text: str) -> str:
 
 class HouseStyle(griffe.Extension):
     """Docstrings as `listed` has them; a comment behind an attribute as its docstring, where it has none."""
+
+    def __init__(self) -> None:
+        self._functions: list[griffe.Function] = []
+
+    def on_function_instance(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        if func.parent is not None and func.parent.is_module:
+            self._functions.append(func)
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        for function in self._functions:
+            if function.parent is pkg and pkg.members.get(function.name) is not function:
+                pkg.members[f"{function.name}()"] = function
+                self.on_object(obj=function)
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

@@ -209,5 +209,11 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
             if not re.match(r"[a-z]+:|//", target) and not (tmp_path / "site" / page).parent.joinpath(target).exists():
                 broken.append(f"{page}: {target}")
     assert not broken, broken
-    video = (tmp_path / "site" / "api" / "video.html").read_text(encoding="utf-8")
-    assert "propagate" in video and "Track every object frame by frame" in video
+    for page, words in (("video", "Track every object frame by frame"), ("registry", "The resolved spec of a model")):
+        assert words in (tmp_path / "site" / "api" / f"{page}.html").read_text(encoding="utf-8")
+
+
+def test_every_plugin_is_on_the_page_of_plugins() -> None:
+    linked = links((DOCS / "plugins.md").read_text(encoding="utf-8"))
+    for project in ROOT.glob("plugins/*/pyproject.toml"):
+        assert f"../plugins/{project.parent.name}/README.md" in linked, project.parent.name
