@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -24,9 +25,11 @@ from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
 from sam2core_web.memory import give_back_freed_memory
 from sam2core_web.routes import router
-from sam2core_web.sessions import Full, Sessions, Unknown
+from sam2core_web.saved import Saved
+from sam2core_web.sessions import Full, Session, Sessions, Unknown
 from sam2core_web.tracking import router as tracking_router
 
+LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 SWEEP = 20.0
@@ -45,18 +48,19 @@ def create_app(
     media: Path | None = None,
     token: str | None = None,
     local: bool = True,
+    saved: Saved | None = None,
 ) -> FastAPI:
     """The server's application over a model.
 
     `media` is the folder that is offered; `token` is wanted of every call of the API; `local`: only calls for a
-    loopback host name are answered.
+    loopback host name are answered; in `saved`, sessions outlive the server.
     """
     limits = limits or Limits()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.folder = Path(tempfile.mkdtemp(prefix="sam2core-web-"))
-        sweeper = asyncio.create_task(_sweep(app.state.sessions))
+        sweeper = asyncio.create_task(_sweep(app.state.sessions, saved))
         try:
             yield
         finally:
@@ -64,6 +68,13 @@ def create_app(
             await app.state.sessions.close_all()
             await asyncio.to_thread(engine.close)
             shutil.rmtree(app.state.folder, ignore_errors=True)
+
+    async def save(session: Session) -> None:
+        assert saved is not None
+        try:
+            await engine.run(lambda: saved.write(session))
+        except OSError as error:  # the others are saved all the same
+            LOG.error("session %s cannot be saved: %s", session.name, error)
 
     app = FastAPI(
         title="sam2core",
@@ -77,7 +88,8 @@ def create_app(
     app.state.engine = engine
     app.state.limits = limits
     app.state.media = media
-    app.state.sessions = Sessions(limits)
+    app.state.saved = saved
+    app.state.sessions = Sessions(limits, save=None if saved is None else save)
     app.add_middleware(Guard, token=token, local=local)
     app.include_router(router)
     app.include_router(tracking_router)
@@ -104,11 +116,13 @@ async def nowhere(request: Request) -> JSONResponse:
     return JSONResponse({"detail": f"{request.method} is not for this address: {methods}"}, 405, {"allow": methods})
 
 
-async def _sweep(sessions: Sessions) -> None:
+async def _sweep(sessions: Sessions, saved: Saved | None) -> None:
     closed = 0
     while True:
         await asyncio.sleep(SWEEP)
         await sessions.drop_idle()
+        if saved is not None:
+            await asyncio.to_thread(saved.expire)
         if sessions.closed != closed:
             closed = sessions.closed
             await asyncio.to_thread(give_back_freed_memory)

@@ -22,8 +22,10 @@ from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, 
 @click.option("--max-frames", type=click.IntRange(min=1), default=1500, show_default=True, help="Of one clip.")
 @click.option("--idle", type=click.IntRange(min=1), default=30, show_default=True,
               help="Minutes after which a session that nobody uses is closed.")  # fmt: skip
+@click.option("--save", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Save sessions there, so that they outlive the server; unused ones for a week.")  # fmt: skip
 @model_options
-def serve(host: str, port: int, media: Path | None, token: str | None, **options: Any) -> None:
+def serve(host: str, port: int, media: Path | None, token: str | None, save: Path | None, **options: Any) -> None:
     """Open a page to segment pictures and track objects in clips; the API is described at /openapi.json.
 
     \b
@@ -38,6 +40,7 @@ def serve(host: str, port: int, media: Path | None, token: str | None, **options
     from sam2core_web.app import create_app
     from sam2core_web.engine import Engine
     from sam2core_web.limits import Limits
+    from sam2core_web.saved import Saved
 
     name = options["model"] or DEFAULT_MODEL
     changes = pairs(options["overrides"])
@@ -52,7 +55,8 @@ def serve(host: str, port: int, media: Path | None, token: str | None, **options
         token = secrets.token_urlsafe(16)
     shown = host if ":" not in host else f"[{host}]"
     click.echo(f"{name} is ready: http://{shown}:{port}/{f'#token={token}' if token else ''}", err=True)
-    app = create_app(engine, limits=limits, media=media, token=token, local=local)
+    saved = None if save is None else Saved(save)
+    app = create_app(engine, limits=limits, media=media, token=token, local=local, saved=saved)
     uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
 
 

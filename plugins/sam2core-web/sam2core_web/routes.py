@@ -6,7 +6,6 @@ import asyncio
 import io
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,18 +16,16 @@ from fastapi.responses import FileResponse
 from PIL import Image
 from starlette.background import BackgroundTask
 
-import registry
 import sam2core
 from sam2core.ops import rle
 from sam2core_web import export as exports
-from sam2core_web import media
+from sam2core_web import media, opening
 from sam2core_web import schemas as s
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
 from sam2core_web.sessions import Session
-from sam2core_web.work import Answer, ClipWork, ImageWork, Said, Work
+from sam2core_web.work import Answer, Said, Work
 
-SAMPLES = Path(registry.__file__).parent / "samples"
 THUMBNAIL = 480
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.Problem} for status in (400, 401, 403, 404, 409, 413, 415, 421, 422, 429)
@@ -42,9 +39,12 @@ OPENED: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
-def find(request: Request, id: str) -> Session:
-    """The session that the address names."""
-    return request.app.state.sessions.get(id)
+async def find(request: Request, id: str) -> Session:
+    """The session that the address names; a saved one comes back by that."""
+    sessions, saved = request.app.state.sessions, request.app.state.saved
+    if id not in sessions and saved is not None and saved.has(id):
+        return await opening.come_back(request.app, client(request), id)
+    return sessions.get(id)
 
 
 Found = Annotated[Session, Depends(find)]
@@ -75,7 +75,7 @@ async def about(request: Request) -> s.About:
 @router.get("/samples")
 async def samples() -> list[s.Item]:
     """The pictures and clips that come with sam2core."""
-    return [s.Item(**one) for one in media.listing(SAMPLES, 100)]
+    return [s.Item(**one) for one in media.listing(opening.SAMPLES, 100)]
 
 
 @router.get("/media")
@@ -92,7 +92,7 @@ async def thumbnail(
     request: Request, name: Annotated[str, Query(max_length=2000)], of: Literal["samples", "media"] = "samples"
 ) -> Response:
     """A small JPEG of a sample or of a file of the media folder; of a clip, its first frame."""
-    path = await asyncio.to_thread(_place, request, of, name)
+    path = await asyncio.to_thread(opening.place, request.app, of, name)
     data = await asyncio.to_thread(_thumbnail, path, request.app.state.limits)
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
@@ -104,8 +104,8 @@ async def open_session(request: Request, body: s.Open) -> s.State:
         raise ValueError("give one of sample and media")
     of, name = ("samples", body.sample) if body.sample is not None else ("media", body.media)
     assert name is not None
-    path = await asyncio.to_thread(_place, request, of, name)
-    return await _open(request, path, path.name, keep=True)
+    path = await asyncio.to_thread(opening.place, request.app, of, name)
+    return describe(await opening.begin(request.app, client(request), path, of=of, file=name, name=path.name))
 
 
 @router.post(
@@ -137,7 +137,8 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
                     raise too_large
                 file.write(chunk)
             file.flush()
-            return await _open(request, path, media.plain(name), keep=False)
+            told = media.plain(name)
+            return describe(await opening.begin(request.app, client(request), path, of="uploads", file=told, name=told))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -153,7 +154,11 @@ async def state(session: Found) -> s.State:
 @router.delete("/sessions/{id}", status_code=204, response_class=Response)
 async def close(request: Request, session: Found) -> Response:
     """Close a session; its masks and what was uploaded for it are gone."""
-    await request.app.state.sessions.close(session)
+    sessions, saved = request.app.state.sessions, request.app.state.saved
+    async with sessions.moving:
+        await sessions.close(session)
+        if saved is not None:
+            await asyncio.to_thread(saved.remove, session.id)
     return Response(status_code=204)
 
 
@@ -334,36 +339,6 @@ def _mask(body: s.PromptIn, work: Work) -> Any:
     if tuple(body.mask.size) != work.size:
         raise ValueError(f"the mask is {list(body.mask.size)}, the picture {list(work.size)} (height, width)")
     return rle.decode({"size": work.size, "counts": body.mask.counts})
-
-
-def _place(request: Request, of: str, name: str) -> Path:
-    folder = SAMPLES if of == "samples" else request.app.state.media
-    if folder is None:
-        raise Refused("this server offers no media folder", 404)
-    return media.inside(folder, name)
-
-
-async def _open(request: Request, path: Path, name: str, *, keep: bool) -> s.State:
-    """Look at a file, and make a session of it."""
-    sessions, engine, limits = (getattr(request.app.state, part) for part in ("sessions", "engine", "limits"))
-    sessions.reserve(client(request))
-    try:
-        prepare = await asyncio.to_thread(_read, path, limits, engine, keep)
-        session = sessions.add(client(request), name, await engine.run(prepare))
-    finally:
-        sessions.release(client(request))
-    return describe(session)
-
-
-def _read(path: Path, limits: Limits, engine: Any, keep: bool) -> Callable[[], Work]:
-    """Decode what has to be decoded; the rest is for the model's thread."""
-    if media.kind(path) == "image":
-        picture = media.read_picture(path, limits)
-        if not keep:
-            path.unlink()
-        return lambda: ImageWork(engine, picture)
-    source = media.open_clip(path, limits)
-    return lambda: ClipWork(engine, source, None if keep else path)
 
 
 def _thumbnail(path: Path, limits: Limits) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sam2core_web.limits import Limits
@@ -28,6 +28,10 @@ class Session:
     client: str
     name: str
     work: Work
+    of: str = "uploads"
+    """Where its file is from: samples, media or uploads."""
+    file: str = ""
+    """What it is called there."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the model works for it, and while its state is read."""
     used: float = 0.0
@@ -41,9 +45,18 @@ class Session:
 class Sessions:
     """All sessions. Lives in the event loop; a session's work is closed under its lock."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        save: Callable[[Session], Awaitable[None]] | None = None,
+    ) -> None:
         self.limits = limits
         self.clock = clock
+        self.save = save
+        """What is done with sessions before they are dropped; those that are closed are not saved."""
+        self.moving = asyncio.Lock()
+        """Held while sessions go to disk and come back, so that none is in two places."""
         self.closed = 0
         """How many were closed so far."""
         self._all: dict[str, Session] = {}
@@ -51,6 +64,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._all
 
     def reserve(self, client: str) -> None:
         """Take a place before the work of opening begins; `add` or `release` ends it. Raises Full."""
@@ -66,9 +82,9 @@ class Sessions:
         if not self._opening[client]:
             del self._opening[client]
 
-    def add(self, client: str, name: str, work: Work) -> Session:
+    def add(self, client: str, name: str, work: Work, *, of: str, file: str, id: str | None = None) -> Session:
         """A new session in the reserved place; the place itself is still to be released."""
-        session = Session(secrets.token_urlsafe(16), client, name, work, used=self.clock())
+        session = Session(id or secrets.token_urlsafe(16), client, name, work, of, file, used=self.clock())
         self._all[session.id] = session
         return session
 
@@ -80,24 +96,29 @@ class Sessions:
         session.used = self.clock()
         return session
 
-    async def close(self, session: Session) -> None:
-        """Close a session, after what it is doing."""
+    async def close(self, session: Session, *, save: bool = False) -> None:
+        """Close a session, after what it is doing; with `save`, it can come back."""
         session.closed = True
         session.stop.set()
         if self._all.pop(session.id, None) is None:
             return
         async with session.lock:
-            session.work.close()
+            try:
+                if save and self.save is not None:
+                    await self.save(session)
+            finally:
+                session.work.close()
         self.closed += 1
 
     async def drop_idle(self) -> int:
         """Close the sessions that nobody used for long. How many."""
         limit = self.clock() - self.limits.idle_seconds
         idle = [session for session in self._all.values() if session.used < limit and not session.tracking]
-        for session in idle:
-            await self.close(session)
+        async with self.moving:
+            for session in idle:
+                await self.close(session, save=True)
         return len(idle)
 
     async def close_all(self) -> None:
         for session in list(self._all.values()):
-            await self.close(session)
+            await self.close(session, save=True)

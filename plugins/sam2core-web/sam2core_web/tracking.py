@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -67,7 +67,8 @@ async def propagate(request: Request, session: Found, body: s.PropagateIn) -> St
         stop = session.stop = asyncio.Event()
         session.tracking = True
     events: asyncio.Queue[Event | None] = asyncio.Queue()
-    session.run = asyncio.create_task(_run(request.app.state.engine, session, work, total, stop, events))
+    state = request.app.state
+    session.run = asyncio.create_task(_run(state.engine, session, work, total, stop, events, state.sessions.save))
     return StreamingResponse(_stream(stop, events), media_type="text/event-stream")
 
 
@@ -86,6 +87,7 @@ async def _run(
     total: int,
     stop: asyncio.Event,
     events: asyncio.Queue[Event | None],
+    save: Callable[[Session], Awaitable[None]] | None,
 ) -> None:
     """Track frame by frame; between frames, other calls of this session and of others get their turn."""
     done = 0
@@ -98,16 +100,21 @@ async def _run(
                 answer = None if frame is None else frame_out(work, frame)
             if answer is None:
                 last = ("done", {"reason": "finished"})
-                return
+                break
             done += 1
             events.put_nowait(("frame", {"done": done, "total": total, **answer.model_dump()}))
-        last = ("done", {"reason": "cancelled"})
+        else:
+            last = ("done", {"reason": "cancelled"})
     except (ValueError, RuntimeError, OSError) as error:  # a damaged frame, no memory left: told to the caller
         last = ("error", {"detail": str(error)})
     finally:
         session.tracking = False
         events.put_nowait(last)
         events.put_nowait(None)
+    if save is not None:
+        async with session.lock:
+            if not session.closed:
+                await save(session)
 
 
 async def _stream(stop: asyncio.Event, events: asyncio.Queue[Event | None]) -> AsyncIterator[str]:

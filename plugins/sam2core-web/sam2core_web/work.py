@@ -64,9 +64,11 @@ class Work:
 
     kind = ""
 
-    def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
+    def __init__(self, engine: Engine, size: tuple[int, int], path: Path | None = None) -> None:
         self.engine = engine
         self.size = size
+        self.path = path
+        """The file to remove in the end."""
         self.things: dict[int, Thing] = {}
         self.fps: float | None = None
         self.frames = 1
@@ -163,6 +165,8 @@ class Work:
         self.things.clear()
         self._undo.clear()
         self._redo.clear()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def _ask(self, number: int, frame: int, said: Said) -> dict[int, Answer]:
         raise NotImplementedError
@@ -192,8 +196,8 @@ class ImageWork(Work):
 
     kind = "image"
 
-    def __init__(self, engine: Engine, picture: np.ndarray) -> None:
-        super().__init__(engine, (picture.shape[0], picture.shape[1]))
+    def __init__(self, engine: Engine, picture: np.ndarray, path: Path | None = None) -> None:
+        super().__init__(engine, (picture.shape[0], picture.shape[1]), path)
         self.picture = picture
         self.handle = engine.image.encode(picture)
 
@@ -216,12 +220,12 @@ class ClipWork(Work):
 
     kind = "clip"
 
-    def __init__(self, engine: Engine, source: FrameSource, path: Path | None = None) -> None:
-        super().__init__(engine, source.size)
+    def __init__(
+        self, engine: Engine, source: FrameSource, path: Path | None = None, *, saved: Path | None = None
+    ) -> None:
+        super().__init__(engine, source.size, path)
         self.source = source
-        self.path = path
-        """The file to remove in the end."""
-        self.session = engine.video.open(source, keep="all")
+        self.session = engine.video.open(source, keep="all") if saved is None else engine.video.load(saved, source)
         self.frames = source.length or 1
         self.fps = source.fps
         self._run: Iterator[FrameResult] | None = None
@@ -318,8 +322,6 @@ class ClipWork(Work):
         self._run = None
         self.session.reset()
         self.source.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def _answer(result: Any) -> Answer:

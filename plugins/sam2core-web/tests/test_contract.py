@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("schemathesis")
 CONTRACT = Path(__file__).parent / "contract"
-EXAMPLES = os.environ.get("SAM2CORE_WEB_EXAMPLES", "8")
+EXAMPLES = os.environ.get("SAM2CORE_WEB_EXAMPLES", "5")
 """Per operation and phase; more by hand, where `pytest -rP` shows what it tells."""
 
 
