@@ -75,6 +75,17 @@ def test_one_click_teaches_the_best_of_three_and_a_box_teaches_mask_zero():
     assert losses["iou"].item() == pytest.approx(2 / 8)  # two of eight masks are right, all were given 0
 
 
+def test_the_best_of_three_has_a_weight_of_its_own_where_mask_zero_answers():
+    masks, target = torch.randn(2, 4, 8, 8), (torch.rand(2, 8, 8) > 0.5).float()
+    rest = (torch.zeros(2, 4), torch.zeros(2, 1), target, torch.tensor([True, False]))
+    plain = step_losses(masks, *rest, LossWeights(single=2.0, best=0.0))["mask"]
+    each = mask_loss(masks, target[:, None].expand_as(masks), LossWeights())
+    assert plain[0] == pytest.approx(float(each[0, 1:].min() + 2 * each[0, 0]))
+    assert plain[1] == pytest.approx(float(each[1, 0]))
+    alike = step_losses(masks, *rest, LossWeights(single=2.0))["mask"]
+    assert alike[1] == pytest.approx(float(each[1, 0] + 2 * each[1, 1:].min()))
+
+
 def test_every_mask_gets_a_gradient():
     masks = torch.randn(3, 4, 8, 8, requires_grad=True)
     target = torch.rand(3, 8, 8).round()

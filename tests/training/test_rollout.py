@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,24 @@ def test_corrections_collect_their_points_and_lie_in_what_was_wrong():
     assert corrected in ([], [(True, n, True) for n in (1, 2, 3)], [(True, n, True) for n in (1, 2, 3)] * 2)
     last = prompts[3]["points"]
     assert all(earlier == later[:2] for earlier, later in zip(prompts[1]["points"], last))
+
+
+def test_corrections_between_the_first_and_the_last_can_go_untaught():
+    """The clicks are the same; what is taught is the mean of the two ends instead of all four answers."""
+    model, batch = tiny(), collate([wandering(1, late=False)])
+    plan = PromptPlan(corrections=3, vary=False)
+    rollout = Rollout(model, precision="full")
+    found = {}
+    for between in (True, False):
+        with rollout.recording() as prompts:
+            loss = rollout(batch, replace(plan, between=between), PLAIN, dense=0.0, key=(0, 3))["total"]
+        found[between] = (loss.item(), [each["points"] for each in prompts])
+    assert found[True][1] == found[False][1] and len(found[True][1]) == 4
+    one = rollout(batch, replace(plan, corrections=0), PLAIN, dense=0.0, key=(0, 3))["total"]
+    assert found[False][0] != found[True][0]
+    assert found[False][0] < 2 * found[True][0] and 2 * found[False][0] > one.item()
+    loss.backward()
+    assert any(parameter.grad is not None for parameter in model.mask_decoder.parameters())
 
 
 def test_the_sum_over_parts_of_a_batch_is_the_batch():
