@@ -1,20 +1,13 @@
 """Folders of videos with masks as DAVIS, MOSE, YouTube-VOS and SA-V have them, read a file at a time.
 
-What is recognised, `VIDEO` being a folder of numbered JPEGs there and of mask PNGs here:
-
-    ROOT/JPEGImages/VIDEO       ROOT/Annotations/VIDEO         MOSE, YouTube-VOS, LVOS
-    ROOT/JPEGImages/480p/VIDEO  ROOT/Annotations/480p/VIDEO    DAVIS, with its lists in ROOT/ImageSets/YEAR
-    ROOT/JPEGImages_24fps/VIDEO ROOT/Annotations_6fps/VIDEO    SA-V
-    ROOT/VIDEO/JPEGImages       ROOT/VIDEO/Annotations         PUMaVOS
-    ROOT/JPEGImages             ROOT/Annotations               one video
-
-Masks are one palette PNG a frame (a pixel's value is its object) or, SA-V's way, a folder per object.
+Where they may lie is said in `ops.folders`. Masks are one palette PNG a frame (a pixel's value is its object) or, SA-V's
+way, a folder per object.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sam2core.ops.folders import IMAGE_FOLDERS, MASK_FOLDERS, PICTURES, video_places
 from sam2core.ops.pictures import DataError, read_ids
-
-PICTURES = (".jpg", ".jpeg", ".png")
-IMAGE_FOLDERS = ("JPEGImages_24fps", "JPEGImages")
-MASK_FOLDERS = ("Annotations_6fps", "Annotations")
-RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 
 
 def read_palette(path: Path) -> np.ndarray | None:
@@ -132,7 +121,7 @@ def mask_folders(root: Path, names: Iterable[str] | None = None) -> dict[str, Ma
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
-    found = {name: MaskFolder(path) for name, path in _videos(root, MASK_FOLDERS, bare=True).items()}
+    found = {name: MaskFolder(path) for name, path in video_places(root, MASK_FOLDERS, bare=True).items()}
     return {name: found[name] for name in _chosen(root, found, names)}
 
 
@@ -140,36 +129,14 @@ def video_folders(root: Path, names: Iterable[str] | None = None) -> list[VideoF
     """The videos of a data set in one of the shapes above; `names`: only these. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
-    images = _videos(root, IMAGE_FOLDERS, bare=False)
+    images = video_places(root, IMAGE_FOLDERS)
     if not images:
         raise DataError(f"{root} holds neither {' nor '.join(IMAGE_FOLDERS)}, nor do the folders in it")
-    masks = _videos(root, MASK_FOLDERS, bare=False)
+    masks = video_places(root, MASK_FOLDERS)
     for name in _chosen(root, images, names):
         if name not in masks:
             raise DataError(f"the video {images[name]} has no folder of masks")
     return [VideoFolder(name, images[name], MaskFolder(masks[name])) for name in _chosen(root, images, names)]
-
-
-def _videos(root: Path, kinds: Sequence[str], *, bare: bool) -> dict[str, Path]:
-    """Video name -> its folder below one of the `kinds`; with `bare`, below `root` itself when there is none."""
-    for kind in kinds:
-        below = root / kind
-        if not below.is_dir():
-            continue
-        for resolution in RESOLUTIONS:
-            if (below / resolution).is_dir():
-                return _subfolders(below / resolution)
-        if any(path.suffix.lower() in PICTURES for path in below.iterdir()):
-            return {root.resolve().name: below}
-        return _subfolders(below)
-    folders = _subfolders(root)
-    nested = {name: path / kind for name, path in folders.items() for kind in kinds if (path / kind).is_dir()}
-    return folders if bare and not nested else nested
-
-
-def _subfolders(root: Path) -> dict[str, Path]:
-    found = (path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.suffix != ".part")
-    return {path.name: path for path in sorted(found)}
 
 
 def _chosen(root: Path, found: Iterable[str], names: Iterable[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sam2core.ops import rle
+from sam2core.ops.folders import IMAGE_FOLDERS, MASK_FOLDERS, video_places
 from sam2core.ops.pictures import DataError, read_ids, read_json, read_picture
 from sam2core.training.clips import IMAGE_SUFFIXES
 
@@ -219,25 +220,32 @@ def decode(coded: Any, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def palette_videos(
-    root: str | Path, *, images: str = "JPEGImages", labels: str = "Annotations", videos: Sequence[str] = ()
+    root: str | Path, *, images: str = "", labels: str = "", videos: Sequence[str] = ()
 ) -> list[Footage]:
-    """DAVIS, MOSE, YouTube-VOS: `images`/VIDEO/*.jpg with `labels`/VIDEO/*.png, or VIDEO/OBJECT/*.png.
+    """DAVIS, MOSE, YouTube-VOS, PUMaVOS: pictures and palette PNGs, or PNGs in a folder per object.
 
-    DAVIS needs images="JPEGImages/480p", labels="Annotations/480p". videos: only these. Frames without labels are left
-    out. Raises DataError for a folder that is missing or holds nothing.
+    images, labels: folders of a folder per video, below `root`; without them `ops.folders` says where they may be.
+    videos: only these. Frames without labels are left out. Raises DataError for a folder that is missing or holds
+    nothing.
     """
     root = Path(root)
-    for folder in (root / images, root / labels):
-        if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}")
-    names = list(videos) or sorted(path.name for path in (root / labels).iterdir() if path.is_dir())
-    if not names:
-        raise DataError(f"{root / labels} holds no video folders")
-    for name in names:
-        for folder in (root / images / name, root / labels / name):
-            if not folder.is_dir():
-                raise DataError(f"there is no folder {folder}")
-    return [PaletteFootage(name, root / images / name, root / labels / name) for name in names]
+    shown = _places(root, images, IMAGE_FOLDERS)
+    marked = _places(root, labels, MASK_FOLDERS)
+    for name in videos or marked:
+        for places, what in ((shown, images or " or ".join(IMAGE_FOLDERS)), (marked, labels or "masks")):
+            if name not in places:
+                raise DataError(f"there is no folder {name} of {what} in {root}")
+    return [PaletteFootage(name, shown[name], marked[name]) for name in videos or marked]
+
+
+def _places(root: Path, folder: str, kinds: Sequence[str]) -> dict[str, Path]:
+    """Video name -> its folder. Raises DataError when there is none."""
+    if folder and not (root / folder).is_dir():
+        raise DataError(f"there is no folder {root / folder}")
+    found = video_places(root / folder, (), bare=True) if folder else video_places(root, kinds)
+    if not found:
+        raise DataError(f"{root / folder} holds no folder of a video{'' if folder else ' in ' + ' or '.join(kinds)}")
+    return found
 
 
 def sav(root: str | Path, *, kind: str = "manual") -> list[Footage]:

@@ -70,10 +70,25 @@ def test_palette_folders_and_a_folder_per_object(davis):
     assert [int(picture[0, 0, 0]) for picture in palette.pictures([3, 1])] == [100, 60]
 
 
+def test_videos_lie_where_evaluation_finds_them(davis, tmp_path):
+    """DAVIS's resolutions and PUMaVOS's folder per video, without being told."""
+    for name in ("JPEGImages", "Annotations"):
+        (tmp_path / "puma" / "a").mkdir(parents=True, exist_ok=True)
+        (davis / name / "a").rename(tmp_path / "puma" / "a" / name)
+        (davis / name).rename(tmp_path / "480p")
+        (davis / name).mkdir()
+        (tmp_path / "480p").rename(davis / name / "480p")
+    (puma,) = palette_videos(tmp_path / "puma")
+    assert puma.source == "a" and puma.length == 5
+    (high,) = palette_videos(davis)
+    (told,) = palette_videos(davis, images="JPEGImages/480p", labels="Annotations/480p")
+    assert high.source == told.source == "b" and high.length == told.length == 5
+
+
 def test_errors_name_the_file(davis):
     with pytest.raises(DataError, match=r"no folder .*Masks"):
         palette_videos(davis, labels="Masks")
-    with pytest.raises(DataError, match=r"no folder .*JPEGImages.c"):
+    with pytest.raises(DataError, match=r"no folder c of JPEGImages_24fps or JPEGImages in "):
         palette_videos(davis, videos=["c"])
     (davis / "Annotations/a/00009.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"labels of '00009', but .* no such frame"):
