@@ -27,6 +27,7 @@ from sam2core_web.memory import give_back_freed_memory
 from sam2core_web.routes import router
 from sam2core_web.saved import Saved
 from sam2core_web.sessions import Full, Session, Sessions, Unknown
+from sam2core_web.talking import router as talking_router
 from sam2core_web.tracking import router as tracking_router
 
 LOG = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def create_app(
     app.add_middleware(Guard, token=token, local=local)
     app.include_router(router)
     app.include_router(tracking_router)
+    app.include_router(talking_router)
     app.add_api_route("/api/{path:path}", nowhere, methods=METHODS, include_in_schema=False)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_exception_handler(Refused, _refused)

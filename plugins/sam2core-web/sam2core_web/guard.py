@@ -31,10 +31,16 @@ class Guard:
         self.local = local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         refusal = self._refusal(scope["path"], Headers(scope=scope))
+        if scope["type"] == "websocket":
+            if refusal is not None or not scope["path"].startswith("/api/"):
+                await send({"type": "websocket.close", "code": 1008})  # before it is accepted: a 403
+            else:
+                await self.app(scope, receive, send)
+            return
         if refusal is not None:
             status, detail = refusal
             await JSONResponse({"detail": detail}, status)(scope, receive, send)

@@ -15,6 +15,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 from PIL import Image
 from starlette.background import BackgroundTask
+from starlette.requests import HTTPConnection
 
 import sam2core
 from sam2core.ops import rle
@@ -39,7 +40,7 @@ OPENED: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
-async def find(request: Request, id: str) -> Session:
+async def find(request: HTTPConnection, id: str) -> Session:
     """The session that the address names; a saved one comes back by that."""
     sessions, saved = request.app.state.sessions, request.app.state.saved
     if id not in sessions and saved is not None and saved.has(id):
@@ -52,7 +53,7 @@ FrameNumber = Annotated[int, PathParameter(ge=0, le=2**31)]
 ObjectNumber = Annotated[int, PathParameter(ge=1, le=100_000)]
 
 
-def client(request: Request) -> str:
+def client(request: HTTPConnection) -> str:
     return request.client.host if request.client else "unknown"
 
 
@@ -181,16 +182,20 @@ async def masks(session: Found, frame: FrameNumber) -> s.FrameOut:
 @router.post("/sessions/{id}/prompts")
 async def prompt(request: Request, session: Found, body: s.PromptIn) -> s.FrameOut:
     """Say what an object is on a frame, and see the masks there. A new number adds an object, at any time."""
+    return await say(request.app.state, session, body)
+
+
+async def say(state: Any, session: Session, body: s.PromptIn) -> s.FrameOut:
+    """Prompt an object of a session. Raises Refused and ValueError."""
     work = session.work
-    limit = request.app.state.limits.objects
+    limit = state.limits.objects
     said = Said(
         tuple(body.points or ()), tuple(body.labels or ()), body.box, await asyncio.to_thread(_mask, body, work)
     )
     async with held(session):
         if body.object not in work.things and len(work.things) >= limit:
             raise Refused(f"a session has at most {limit} objects", 409)
-        engine = request.app.state.engine
-        await engine.run(lambda: work.prompt(body.object, body.frame, said, body.name, body.color))
+        await state.engine.run(lambda: work.prompt(body.object, body.frame, said, body.name, body.color))
         return frame_out(work, body.frame)
 
 

@@ -57,6 +57,12 @@ async def propagate(request: Request, session: Found, body: s.PropagateIn) -> St
     {reason: "finished" | "cancelled"} or `event: error` {detail}. When the caller goes away, the run stops; a run that
     was stopped goes on with `resume`.
     """
+    stop, events = await begin(request.app.state, session, body)
+    return StreamingResponse(_stream(stop, events), media_type="text/event-stream")
+
+
+async def begin(state: Any, session: Session, body: s.PropagateIn) -> tuple[asyncio.Event, asyncio.Queue[Event | None]]:
+    """Start a run: what stops it, and its events, None after the last. Raises Refused and ValueError."""
     work = session.work
     if not isinstance(work, ClipWork):
         raise Refused("a picture has nothing to track", 409)
@@ -67,9 +73,8 @@ async def propagate(request: Request, session: Found, body: s.PropagateIn) -> St
         stop = session.stop = asyncio.Event()
         session.tracking = True
     events: asyncio.Queue[Event | None] = asyncio.Queue()
-    state = request.app.state
     session.run = asyncio.create_task(_run(state.engine, session, work, total, stop, events, state.sessions.save))
-    return StreamingResponse(_stream(stop, events), media_type="text/event-stream")
+    return stop, events
 
 
 @router.post("/sessions/{id}/cancel")

@@ -9,6 +9,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 import registry
 from sam2core.ops import rle
@@ -18,6 +21,7 @@ MODEL, SIZE = "sam2core_nano", 256  # as in conftest
 CLIP = Path(registry.__file__).parent / "samples" / "chair.mp4"
 A, B, C = {"box": [190.0, 120.0, 330.0, 340.0]}, {"points": [[100.0, 180.0]]}, {"points": [[430.0, 200.0]]}
 LAST = 16
+TOKEN = {"authorization": "Bearer secret"}
 Masks = dict[int, dict[int, np.ndarray]]
 
 
@@ -115,3 +119,61 @@ def test_when_a_caller_goes_away_the_run_stops(live: Callable[..., Any]) -> None
     session = registry.predictor(MODEL, "video", image_size=SIZE).open(CLIP, keep="all")
     session.prompt(0, 1, **A)
     same(got, wanted(session, 0, LAST), {1})
+
+
+def test_the_same_over_a_websocket(client: TestClient) -> None:
+    id = client.post("/api/sessions", json={"sample": "chair.mp4"}).json()["id"]
+    got: Masks = {}
+    with client.websocket_connect(f"/api/sessions/{id}/socket") as socket:
+        for number, said in ((1, A), (2, B)):
+            socket.send_json({"call": "prompt", "object": number, **said})
+            assert socket.receive_json()["event"] == "masks"
+        socket.send_json({"call": "propagate", "stop": LAST})
+        while (event := socket.receive_json())["event"] != "done":
+            if event["event"] == "frame":
+                got[event["frame"]] = decoded(event["masks"])
+                if event["frame"] == 3:
+                    socket.send_json({"call": "propagate"})
+                    socket.send_json({"call": "cancel"})
+            elif event["event"] == "error":
+                assert "under way" in event["detail"]
+        at = max(got)
+        assert event["reason"] == "cancelled" and 3 <= at < LAST - 4
+        socket.send_json({"call": "prompt", "object": 3, "frame": at + 2, **C})
+        assert set(socket.receive_json()["masks"]) == {"3"}
+        for wrong in ("{}", "no json", '{"call": "dance"}', '{"call": "prompt", "object": 1, "frame": 99}'):
+            socket.send_text(wrong)
+            assert socket.receive_json()["event"] == "error"
+        socket.send_bytes(b"\xff")
+        assert socket.receive_json()["event"] == "error"
+        socket.send_json({"call": "propagate", "resume": True})
+        while (event := socket.receive_json())["event"] != "done":
+            if event["event"] == "frame":
+                got[event["frame"]] = decoded(event["masks"])
+        assert event["reason"] == "finished"
+    session = registry.predictor(MODEL, "video", image_size=SIZE).open(CLIP, keep="all")
+    session.prompt(0, 1, **A)
+    session.prompt(0, 2, **B)
+    masks = wanted(session, 0, at + 1)
+    session.prompt(at + 2, 3, **C)
+    masks |= wanted(session, at + 1, LAST)
+    same(got, masks, {1, 2})
+    same(*({frame: run_[frame] for frame in range(at + 1, LAST)} for run_ in (got, masks)), {3})
+    with client.websocket_connect("/api/sessions/none/socket") as socket:
+        assert "no such session" in socket.receive_json()["detail"]
+
+
+def test_who_may_open_a_websocket(serve: Callable[..., TestClient]) -> None:
+    client = serve(token="secret")
+    id = client.post("/api/sessions", json={"sample": "cat.jpg"}, headers=TOKEN).json()["id"]
+    for address, headers in (
+        (f"/api/sessions/{id}/socket", {}),
+        (f"/api/sessions/{id}/socket", {**TOKEN, "origin": "http://evil.example"}),
+        (f"/api/sessions/{id}/socket", {**TOKEN, "host": "evil.example"}),
+        ("/", TOKEN),
+    ):
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(address, headers=headers):
+            pass
+    with client.websocket_connect(f"/api/sessions/{id}/socket", headers=TOKEN) as socket:
+        socket.send_json({"call": "propagate"})
+        assert "nothing to track" in socket.receive_json()["detail"]
