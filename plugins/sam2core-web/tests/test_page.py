@@ -509,6 +509,42 @@ def test_a_phone_shows_all_of_it_in_its_width(page: Page, dark: bool) -> None:
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def touch(page: Page, kind: str, *places: tuple[float, float]) -> None:
+    """Fingers on parts of the picture, as it lies in the window before it is magnified."""
+    left, top, width, height = page.run(
+        "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top, box.width, box.height];",
+        page.driver.find_element(By.ID, "stage"),
+    )
+    points = [{"x": left + x * width, "y": top + y * height, "id": id} for id, (x, y) in enumerate(places)]
+    page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+
+def test_fingers_click_and_make_the_picture_larger(page: Page) -> None:
+    page.width(390)
+    try:
+        page.open("?sample=cat.jpg", "cat.jpg")
+        touch(page, "Start", (0.5, 0.5))
+        touch(page, "End")
+        page.wait("s.things.size === 1")
+        page.settle()
+        assert page.prompts(1)["points"] == [pytest.approx([451 / 2, 300 / 2], abs=2)]
+        touch(page, "Start", (0.45, 0.5))
+        touch(page, "Start", (0.45, 0.5), (0.55, 0.5))
+        touch(page, "Move", (0.35, 0.5), (0.65, 0.5))
+        touch(page, "End")
+        canvas = "document.getElementById('canvas')"
+        page.wait(f"Math.abs({canvas}.getBoundingClientRect().width / {canvas}.offsetWidth - 3) < 0.1")
+        assert page.run("return s.things.size;") == 1 and len(page.prompts(1)["points"]) == 1
+        touch(page, "Start", (0.8, 0.5))
+        touch(page, "End")
+        page.wait("s.things.get(1).prompts.get(0).points.length === 2")
+        assert page.prompts(1)["points"][1] == pytest.approx([451 * 0.6, 300 / 2], abs=3), "clicks go where one looks"
+        page.press("fullsize")
+        assert page.run(f"return {canvas}.style.transform;") == ""
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_keys_are_listed(page: Page) -> None:
     page.open()
     page.keys("?")

@@ -79,8 +79,8 @@ export async function stream(path, body, on) {
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
-      const [event, data] = part.split("\n");
-      on(event.slice(7), JSON.parse(data.slice(6)));
+      const found = /^event: (.+)\ndata: (.+)$/m.exec(part);
+      if (found) on(found[1], JSON.parse(found[2])); // all else are comments
     }
   }
 }

@@ -138,7 +138,7 @@ const skip = (by) => page.session && seek(page.session.frame + by);
 keys({
   "Mouse and touch": {
     "Click": ["On the object"], "Shift click, right click": ["Not on it"], "Alt click": ["Another object"], "Drag": ["A box around it"],
-    "Wheel": ["Closer"], "Middle drag": ["Move the picture"],
+    "Wheel, two fingers": ["Closer"], "Middle drag, two fingers": ["Move the picture"],
   },
   "Objects": {
     "n": ["New object", fresh], "1 … 9": ["Choose an object"], "Delete": ["Remove it", () => page.session && remove(page.session.active)],

@@ -109,10 +109,27 @@ function dry(s) {
 // the pointer
 
 let down = null;
+const fingers = new Map(); // two of them move the picture and make it larger
+
+const between = () => {
+  const [a, b] = fingers.values();
+  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, far: Math.hypot(a.x - b.x, a.y - b.y) };
+};
+
+function letGo(s) { // what was begun with the first finger is not meant
+  if (down?.brush && !s.pending) s.paint = null;
+  if (!s.things.has(s.active) && !s.pending) s.active = null;
+  down = s.drag = s.pointer = s.hover = null;
+  render();
+}
+
 canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 canvas.addEventListener("pointerdown", (event) => {
   const s = page.session;
-  if (!s || down) return;
+  if (!s) return;
+  if (event.pointerType === "touch") fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  if (fingers.size === 2) { letGo(s); return; }
+  if (down || fingers.size > 2) return;
   canvas.focus({ preventScroll: true });
   canvas.setPointerCapture(event.pointerId);
   event.preventDefault();
@@ -130,7 +147,16 @@ canvas.addEventListener("pointerdown", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   const s = page.session;
-  if (!s || down && down.id !== event.pointerId) return;
+  if (fingers.has(event.pointerId)) {
+    const before = fingers.size === 2 && between();
+    fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    if (before) {
+      const now = between();
+      magnify(zoomed() * now.far / before.far, before.x, before.y);
+      pan(now.x - before.x, now.y - before.y);
+    }
+  }
+  if (!s || !down && fingers.size || down && down.id !== event.pointerId) return;
   const here = place(event);
   if (down?.pan) {
     pan(event.clientX - down.x, event.clientY - down.y);
@@ -155,9 +181,11 @@ canvas.addEventListener("pointermove", (event) => {
 });
 canvas.addEventListener("pointerup", (event) => {
   const s = page.session;
+  fingers.delete(event.pointerId);
   if (!s || !down || down.id !== event.pointerId) return;
   const { at, negative, brush, other } = down, dragged = s.drag, panned = down.pan;
   down = s.drag = null;
+  if (event.pointerType === "touch") s.pointer = null;
   if (panned) return;
   if (brush) return dry(s);
   if (s.found) return take(at);
@@ -167,12 +195,10 @@ canvas.addEventListener("pointerup", (event) => {
   if (negative && empty) return hint("Click on an object first");
   return point(at, negative ? 0 : 1, other ? next(s) : undefined);
 });
-for (const name of ["pointerleave", "pointercancel"]) canvas.addEventListener(name, () => {
+for (const name of ["pointerleave", "pointercancel"]) canvas.addEventListener(name, (event) => {
   const s = page.session;
-  if (!s || down && name === "pointerleave") return;
-  if (down?.brush && !s.pending) s.paint = null;
-  down = s.drag = s.pointer = s.hover = null;
-  render();
+  if (name === "pointercancel") fingers.delete(event.pointerId);
+  if (s && !(down && name === "pointerleave")) letGo(s);
 });
 canvas.addEventListener("wheel", (event) => {
   if (!page.session) return;
