@@ -22,7 +22,7 @@ import pluggy
 import sam2core.hooks
 from registry import builtin
 from registry.components import Components
-from registry.errors import hint, nearest
+from registry.errors import DuplicateName, hint, nearest
 from registry.spec import Specs
 from sam2core.hooks import PROJECT
 
@@ -103,7 +103,8 @@ class Zoo:
         self.manager.subset_hook_caller(hook, others)(**arguments)
 
     def _failed(self, record: PluginRecord, error: BaseException) -> None:
-        text = " ".join(f"{type(error).__name__}: {error}{_where(error)}{_advice(error)}".split())
+        said = str(error).replace("\n  did you mean", "; did you mean")  # a hint stands on a line of its own elsewhere
+        text = " ".join(f"{type(error).__name__}: {said}{_where(error)}{_advice(error)}".split())
         self._records[record.name] = replace(record, status="failed", error=text)
         logger.warning("plugin %r (%s) failed: %s", record.name, record.owner, text)
         logger.debug("plugin %r failed here", record.name, exc_info=error)
@@ -130,7 +131,8 @@ class Zoo:
             optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is plugin)
             if not caller.has_spec() and not optional:
                 known = f"the hooks are {', '.join(HOOKS)}"
-                raise TypeError(f"no hook is called {caller.name!r}; {known}{hint(caller.name, HOOKS)}")
+                where = f"no hook is called {caller.name!r}, as a function in {_called(plugin)} is"
+                raise TypeError(f"{where}; {known}{hint(caller.name, HOOKS)}")
         self._call(plugin, "register_components", register=add_component)
         self._call(plugin, "register_specs", register=add_specs)
         self.components, self.specs = components, specs
@@ -240,6 +242,8 @@ def _advice(error: BaseException) -> str:
         return "; the plugin's entry point names a module that is not installed: its name is misspelled, or it is gone"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"; a package it needs is not installed: install what brings {error.name.partition('.')[0]!r}"
+    if isinstance(error, DuplicateName):
+        return "; so the second is left out whole: uninstall one, or name in SAM2CORE_PLUGINS those that you want"
     return ""
 
 

@@ -49,7 +49,7 @@ FAILURES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "a hook is misspelled": (
         {"files": {"acme.py": HEAD + "def register_component(register): pass\n"}},
-        ("no hook is called 'register_component'", "did you mean 'register_components'"),
+        ("no hook is called 'register_component', as a function in acme is", "; did you mean 'register_components'"),
     ),
     "an argument is misspelled": (
         {"files": {"acme.py": HEAD + "def register_components(registry): pass\n"}},
@@ -61,7 +61,10 @@ FAILURES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "a duplicate": (
         {"files": {"acme.py": REGISTER.format("memory_policy", "recent", "acme:X")}},
-        ("'recent' is offered by sam2core", "and by acme 0.3; the first keeps the name"),
+        (
+            "'recent' is offered by sam2core",
+            "and by acme 0.3; the first keeps the name; so the second is left out whole: uninstall one, or name in",
+        ),
     ),
     "for a newer version": (
         {"files": {"acme.py": ""}, "requires": "sam2core>=99.1"},
