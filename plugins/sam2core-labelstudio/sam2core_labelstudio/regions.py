@@ -168,7 +168,7 @@ def sequence(boxes: Mapping[int, dict[str, float] | None], clock: Clock) -> list
 
     A rectangle before a gap is not `enabled`: Label Studio then shows nothing until the next key frame.
     """
-    keys = []
+    keys: list[dict[str, Any]] = []
     for frame in sorted(boxes):
         box = boxes[frame]
         if box is None:
