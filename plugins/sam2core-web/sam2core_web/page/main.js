@@ -138,12 +138,13 @@ const skip = (by) => page.session && seek(page.session.frame + by);
 keys({
   "Mouse and touch": {
     "Click": ["On the object"], "Shift click, right click": ["Not on it"], "Alt click": ["Another object"], "Drag": ["A box around it"],
-    "Wheel, two fingers": ["Closer"], "Middle drag, two fingers": ["Move the picture"],
+    "Wheel, two fingers": ["Closer"], "Middle drag, two fingers": ["Move it"],
   },
   "Objects": {
     "n": ["New object", fresh], "1 … 9": ["Choose an object"], "Delete": ["Remove it", () => page.session && remove(page.session.active)],
     "Ctrl z": ["Undo", undo], "Ctrl y": ["Redo", redo], "Ctrl Shift z": [null, redo],
   },
+  "Page": { "d": ["Dark or light", changeTheme], "?": ["This help", help] },
   "Tools": {
     "a": ["Clicks say: on it", () => mode("add")], "s": ["Clicks say: not on it", () => mode("sub")], "b": ["Box", () => mode("box")],
     "p": ["Brush (Shift: erase)", () => mode("brush")], "[": ["Smaller brush", () => brush(-2)], "]": ["Larger brush", () => brush(2)],
@@ -156,7 +157,6 @@ keys({
     "ArrowLeft": ["Frame before", () => skip(-1)], "ArrowRight": ["Next frame", () => skip(1)],
     "Home": ["First frame", () => seek(0)], "End": ["Last frame", () => seek(Infinity)],
   },
-  "Page": { "d": ["Dark or light", changeTheme], "?": ["This help", help] },
 }, (digit) => {
   const id = page.session && [...page.session.things.keys()][digit - 1];
   if (id) activate(id);
