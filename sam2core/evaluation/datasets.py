@@ -1,7 +1,7 @@
 """Folders of videos with masks as DAVIS, MOSE, YouTube-VOS and SA-V have them, read a file at a time.
 
-Where they may lie is said in `ops.folders`. Masks are one palette PNG a frame (a pixel's value is its object) or, SA-V's
-way, a folder per object.
+Where they may lie is said in `ops.folders`. Masks are one palette PNG a frame (a pixel's value is its object) or, as
+SA-V has them, a folder per object.
 """
 
 from __future__ import annotations
