@@ -16,14 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-pytest.importorskip("sam2core_web")
-
-import uvicorn
 from sam2core_labelstudio import Client
-from sam2core_web.app import create_app
-from sam2core_web.engine import Engine
-from sam2core_web.limits import Limits
 
 import registry
 
@@ -34,6 +27,12 @@ SAMPLES = Path(registry.__file__).parent / "samples"
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimpleNamespace]:
     """Its `address`, its `app`, a `client` for it, and the library's own `image` and `video` predictors."""
+    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("sam2core_web")
+    from sam2core_web.app import create_app
+    from sam2core_web.engine import Engine
+    from sam2core_web.limits import Limits
+
     app = create_app(Engine(MODEL, image_size=SIZE), limits=Limits(sessions_per_client=16))
     running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     thread = threading.Thread(target=running.run)
