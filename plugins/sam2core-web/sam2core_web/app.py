@@ -24,6 +24,7 @@ from sam2core_web.guard import Guard
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
 from sam2core_web.memory import give_back_freed_memory
+from sam2core_web.opening import told
 from sam2core_web.routes import router
 from sam2core_web.saved import Saved
 from sam2core_web.sessions import Full, Session, Sessions, Unknown
@@ -149,13 +150,13 @@ async def _gone(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
     """What is wrong with a body or an address, as a sentence: where, and what is allowed."""
-    told = []
+    wrong = []
     for one in error.errors():
         place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
-        told.append(f"{place}: {one['msg']}" if place else one["msg"])
-    return JSONResponse({"detail": "; ".join(told[:5])}, 422)
+        wrong.append(f"{place}: {one['msg']}" if place else one["msg"])
+    return JSONResponse({"detail": "; ".join(wrong[:5])}, 422)
 
 
 async def _value_error(request: Request, error: Exception) -> JSONResponse:
-    """What the library says of a prompt or a range that makes no sense."""
-    return JSONResponse({"detail": str(error)}, 422)
+    """What the library says of a prompt or a range that makes no sense, or of a frame that is damaged."""
+    return JSONResponse({"detail": told(request.app.state, error)}, 422)

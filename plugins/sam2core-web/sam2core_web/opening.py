@@ -29,6 +29,16 @@ def place(app: FastAPI, of: str, name: str) -> Path:
     return media.inside(folder, name)
 
 
+def told(state: Any, error: Exception) -> str:
+    """What went wrong, without where files lie on this machine. `state` is the application's."""
+    text = str(error)
+    for folder in (state.folder, state.media, SAMPLES, None if state.saved is None else state.saved.folder):
+        if folder is not None:
+            for name in {str(folder), str(folder.resolve())}:
+                text = text.replace(f"{name}/", "")
+    return text
+
+
 async def begin(app: FastAPI, client: str, path: Path, *, of: str, file: str, name: str) -> Session:
     """Look at a file, and make a session of it. Of an upload, the file is the session's from then on."""
     sessions, engine = app.state.sessions, app.state.engine
@@ -68,8 +78,7 @@ async def _restored(engine: Engine, saved: Saved, id: str, app: FastAPI) -> tupl
         work = await engine.run(await asyncio.to_thread(_read, path, app.state.limits, engine, None, tensors))
         restore(work, state)
     except (ValueError, LookupError, OSError) as error:
-        told = str(error).replace(str(saved.folder), "")
-        raise Refused(f"the session was saved, but cannot come back: {told}", 409) from error
+        raise Refused(f"the session was saved, but cannot come back: {told(app.state, error)}", 409) from error
     return work, state
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sam2core_web import schemas as s
 from sam2core_web.media import Refused
+from sam2core_web.opening import told
 from sam2core_web.routes import find, say
 from sam2core_web.sessions import Full, Session, Unknown
 from sam2core_web.tracking import Event, begin
@@ -75,7 +76,7 @@ class Talk:
                 except ValidationError as error:
                     await self.send("error", {"detail": "; ".join(one["msg"] for one in error.errors()[:5])})
                 except (ValueError, Unknown) as error:
-                    await self.send("error", {"detail": str(error)})
+                    await self.send("error", {"detail": told(self.websocket.app.state, error)})
         except WebSocketDisconnect:
             pass
         finally:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from sam2core_web import schemas as s
-from sam2core_web.engine import Engine
 from sam2core_web.media import Refused
+from sam2core_web.opening import told
 from sam2core_web.routes import PROBLEMS, Found, describe, frame_out, held
 from sam2core_web.sessions import Session
 from sam2core_web.work import ClipWork
@@ -73,7 +73,7 @@ async def begin(state: Any, session: Session, body: s.PropagateIn) -> tuple[asyn
         stop = session.stop = asyncio.Event()
         session.tracking = True
     events: asyncio.Queue[Event | None] = asyncio.Queue()
-    session.run = asyncio.create_task(_run(state.engine, session, work, total, stop, events, state.sessions.save))
+    session.run = asyncio.create_task(_run(state, session, work, total, stop, events))
     return stop, events
 
 
@@ -86,13 +86,7 @@ async def cancel(session: Found) -> s.State:
 
 
 async def _run(
-    engine: Engine,
-    session: Session,
-    work: ClipWork,
-    total: int,
-    stop: asyncio.Event,
-    events: asyncio.Queue[Event | None],
-    save: Callable[[Session], Awaitable[None]] | None,
+    state: Any, session: Session, work: ClipWork, total: int, stop: asyncio.Event, events: asyncio.Queue[Event | None]
 ) -> None:
     """Track frame by frame; between frames, other calls of this session and of others get their turn."""
     done = 0
@@ -101,7 +95,7 @@ async def _run(
     try:
         while not stop.is_set():
             async with held(session):
-                frame = await engine.run(work.advance)
+                frame = await state.engine.run(work.advance)
                 answer = None if frame is None else frame_out(work, frame)
             if answer is None:
                 last = ("done", {"reason": "finished"})
@@ -111,15 +105,15 @@ async def _run(
         else:
             last = ("done", {"reason": "cancelled"})
     except (ValueError, RuntimeError, OSError) as error:  # a damaged frame, no memory left: told to the caller
-        last = ("error", {"detail": str(error)})
+        last = ("error", {"detail": told(state, error)})
     finally:
         session.tracking = False
         events.put_nowait(last)
         events.put_nowait(None)
-    if save is not None:
+    if state.sessions.save is not None:
         async with session.lock:
             if not session.closed:
-                await save(session)
+                await state.sessions.save(session)
 
 
 async def _stream(stop: asyncio.Event, events: asyncio.Queue[Event | None]) -> AsyncIterator[str]:

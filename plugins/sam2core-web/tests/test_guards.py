@@ -200,6 +200,24 @@ def test_nothing_outside_the_media_folder(serve: Callable[..., TestClient], tmp_
     assert Image.open(io.BytesIO(seen.content)).size == (40, 30)
 
 
+def test_errors_do_not_say_where_files_lie(serve: Callable[..., TestClient], tmp_path: Path) -> None:
+    """As when a frame is damaged, or its file has gone: the message names the file, not its folder."""
+    (tmp_path / "clip.mp4").write_bytes(MOVIE)
+    client = serve(media=tmp_path)
+    for opened in (
+        client.post("/api/sessions", json={"media": "clip.mp4"}),
+        client.post("/api/uploads?name=x.mp4", content=MOVIE),
+        client.post("/api/sessions", json={"sample": "chair.mp4"}),
+    ):
+        address = f"/api/sessions/{opened.json()['id']}"
+        client.post(f"{address}/prompts", json={"object": 1, "points": [[100, 100]]})
+        client.app.state.sessions.get(opened.json()["id"]).work.source.close()
+        answers = [client.get(f"{address}/frames/9"), client.post(f"{address}/propagate", json={"start": 9})]
+        assert [answer.status_code for answer in answers] == [422, 200]
+        for answer in answers:
+            assert "was closed" in answer.text and "/" not in answer.text
+
+
 def test_who_may_call(serve: Callable[..., TestClient]) -> None:
     client = serve(token="secret")
     assert client.get("/api/about").status_code == 401
