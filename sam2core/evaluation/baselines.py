@@ -147,7 +147,7 @@ class GrabCut:
 class RandomWalker:
     """scikit-image's random walker (Grady 2006) on CIE Lab, seeded by the clicks' discs and by the image's border."""
 
-    beta: float = 90.0  # the only value of 90, 130, 300, 1000 that was tried on the training photographs
+    beta: float = 90.0  # of 90, 130 (as good: 0.555 and 0.557 over three clicks) and 300, on every third photograph
     side: int = 320  # the longer side it computes on; probabilities are scaled up
 
     def look(self, image: np.ndarray) -> Answers:
