@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +68,13 @@ class RopeMemoryLayer(nn.Module):
         key_scale: Tensor | None,
         readable: Tensor | None,
     ) -> Tensor:
+        return self.through(x, turn, lambda y: self.cross_attn(y, keys, values, turn, key_turn, key_scale, readable))
+
+    def through(self, x: Tensor, turn: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """The layer with the memories read as `read` does: normed tokens (B, N, C) to what they are told."""
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
-        x = x + self.dropout(self.cross_attn(self.norm2(x), keys, values, turn, key_turn, key_scale, readable))
+        x = x + self.dropout(read(self.norm2(x)))
         return x + tokenwise(self._feed, x, self.linear1.out_features)
 
     def _feed(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,21 @@ class VideoPredictor:
 
         Objects whose recalls have the same layout go through the model together.
         """
-        groups: dict[tuple[object, ...], list[tuple[ObjectTrack, Recall]]] = {}
-        for track in tracks:
-            recall = self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
-            groups.setdefault(layout(recall), []).append((track, recall))
-        for group in groups.values():
-            for start in range(0, len(group), self.objects_per_call):
-                self._follow(features, group[start : start + self.objects_per_call], frame)
+        recalls = [
+            self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
+            for track in tracks
+        ]
+        for places in self.together(recalls):
+            self._follow(features, [(tracks[place], recalls[place]) for place in places], frame)
+
+    def together(self, recalls: Sequence[Recall]) -> Iterator[list[int]]:
+        """The places of recalls that one call of the model takes: of the same layout, and at most so many."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, recall in enumerate(recalls):
+            groups.setdefault(layout(recall), []).append(place)
+        for places in groups.values():
+            for start in range(0, len(places), self.objects_per_call):
+                yield places[start : start + self.objects_per_call]
 
     def _follow(self, features: ImageFeatures, group: Sequence[tuple[ObjectTrack, Recall]], frame: int) -> None:
         model = self.model

@@ -96,12 +96,8 @@ class PooledMemoryLayer(RopeMemoryLayer):
         readable: Tensor | None,
     ) -> Tensor:
         """The layer with pooled memories."""
-        y = self.norm1(x)
-        x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
-        x = x + self.dropout(
-            self.cross_attn.read(self.norm2(x), keys, values, turn, key_turn, key_scale, blocks, readable)
-        )
-        return x + self._feed(x)
+        attend = self.cross_attn.read
+        return self.through(x, turn, lambda y: attend(y, keys, values, turn, key_turn, key_scale, blocks, readable))
 
 
 class PooledMemoryAttention(RopeMemoryAttention):

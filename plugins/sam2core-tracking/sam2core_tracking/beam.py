@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
 from sam2core.memory.policy import RecentFrames
-from sam2core.memory.readout import layout
 from sam2core.model import Sam2
 from sam2core.predictors.session import FrameResult, ObjectTrack, VideoSession
 from sam2core.predictors.video import VideoPredictor
@@ -130,7 +129,7 @@ class BeamPredictor(VideoPredictor):
     it believed. When the object is clearly there or clearly not (some presence beyond `certain`), the best `beams` go
     on; otherwise the best that differ in their rounded IoU do. `propagate` yields the best guess so far, so streams
     work; `settled` gives every frame again as the best guess in the end sees it. With one beam it is greedy tracking
-    with the same memory. The other options are those of `VideoPredictor`.
+    with the same memory. The other options are those of `VideoPredictor`; `objects_per_call` counts guesses.
 
     Written from a description of Ding et al. 2024, "SAM2Long: Enhancing SAM 2 for Long Video Segmentation with a
     Training-Free Memory Tree"; unlike it, any number of objects, both directions, and pointers' keys are not scaled.
@@ -145,9 +144,13 @@ class BeamPredictor(VideoPredictor):
         fill_holes: int = 8,
         hard_prompt_masks: bool = True,
         exclusive: bool = False,
+        keep_corrections: bool = True,
+        forget_around_prompts: bool = False,
         memory_dtype: str = "bfloat16",
         mask_threshold: float = 0.0,
+        objects_per_call: int | None = None,
         policy: BeamMemory | None = None,
+        compile: bool | Sequence[str] = False,
     ) -> None:
         if beams < 1:
             raise ValueError(f"beams is a number of guesses, at least 1, not {beams}")
@@ -156,9 +159,13 @@ class BeamPredictor(VideoPredictor):
             fill_holes=fill_holes,
             hard_prompt_masks=hard_prompt_masks,
             exclusive=exclusive,
+            keep_corrections=keep_corrections,
+            forget_around_prompts=forget_around_prompts,
             memory_dtype=memory_dtype,
             mask_threshold=mask_threshold,
+            objects_per_call=objects_per_call,
             policy=BeamMemory() if policy is None else policy,
+            compile=compile,
         )
         self.beams = beams
         self.certain = certain
@@ -184,14 +191,14 @@ class BeamPredictor(VideoPredictor):
             self._branch(features, track, mine, frame)
 
     def _guesses(self, track: ObjectTrack, frame: int) -> list[Guess]:
-        """The object's guesses, which know all of its prompts."""
+        """The object's guesses, which know all of its prompts and nothing that was taken back or forgotten."""
         state: Guesses = track.policy_state
         if not state.rows:
             state.rows = [Guess(track.bank.fork())]
         for guess in state.rows:
             for memory in track.bank.anchors.values():
                 guess.bank.put(memory, Shelf.ANCHOR)
-            for at in set(guess.bank.anchors) - set(track.bank.anchors):
+            for at in {*guess.bank.anchors, *guess.bank.trail} - {*track.bank.anchors, *track.bank.trail}:
                 guess.bank.drop(at)
             guess.bank.trim(frame, self.policy.horizon)
         return state.rows
@@ -199,21 +206,16 @@ class BeamPredictor(VideoPredictor):
     def _offers(self, features: ImageFeatures, recalls: Sequence[Recall]) -> list[MaskCandidates]:
         """The candidates of each guess; those whose recalls have the same layout are computed together."""
         model, offers = self.model, {}
-        groups: dict[Any, list[int]] = {}
-        for place, recall in enumerate(recalls):
-            groups.setdefault(layout(recall), []).append(place)
         several = model.multimask.several(0, tracking=True)
-        for places in groups.values():
-            for start in range(0, len(places), self.objects_per_call):
-                part = places[start : start + self.objects_per_call]
-                embedding = model.condition(features, [recalls[place] for place in part])
-                nothing = Prompt.nothing(len(part), embedding.device)
-                together = model.segment(features, embedding, nothing, several=several)
-                for row, place in enumerate(part):
-                    one = slice(row, row + 1)
-                    offers[place] = MaskCandidates(
-                        together.logits[one], together.iou[one], together.pointers[one], together.presence[one]
-                    )
+        for places in self.together(recalls):
+            embedding = model.condition(features, [recalls[place] for place in places])
+            nothing = Prompt.nothing(len(places), embedding.device)
+            candidates = model.segment(features, embedding, nothing, several=several)
+            for row, place in enumerate(places):
+                one = slice(row, row + 1)
+                offers[place] = MaskCandidates(
+                    candidates.logits[one], candidates.iou[one], candidates.pointers[one], candidates.presence[one]
+                )
         return [offers[place] for place in range(len(recalls))]
 
     def _branch(

@@ -104,6 +104,24 @@ def test_forks_streams_and_later_prompts(model, clip):
     assert all(set(guess.bank.anchors) == {0, 5} for guess in session.tracks["a"].policy_state.rows)
 
 
+@torch.inference_mode()
+def test_the_options_of_a_video_predictor_are_those_of_a_beam_too(model, clip):
+    expected = run(BeamPredictor(model, beams=3, policy=MEMORY), clip, ("a", "b"))[1]
+    found = run(BeamPredictor(model, beams=3, policy=MEMORY, objects_per_call=1), clip, ("a", "b"))[1]
+    assert all(torch.allclose(found[at].logits, expected[at].logits, atol=1e-4) for at in range(len(clip)))
+    session, _ = run(BeamPredictor(model, beams=2, policy=MEMORY, forget_around_prompts=True), clip)
+    session.prompt(frame=6, object="a", points=[[30, 24]])
+    next(session.propagate(start=7))
+    for guess in session.tracks["a"].policy_state.rows:
+        assert set(guess.bank.anchors) == {0, 6} and not {4, 5} & set(guess.bank.trail)
+
+
+def test_a_beam_says_that_it_is_not_saved(model, clip, tmp_path):
+    session, _ = run(BeamPredictor(model, beams=2, policy=MEMORY), clip[:2])
+    with pytest.raises(ValueError, match="this one holds a Guesses"):
+        session.save(tmp_path / "session")
+
+
 def test_wrong_options_say_what_is_allowed(model):
     with pytest.raises(ValueError, match="at least 1"):
         BeamPredictor(model, beams=0)
