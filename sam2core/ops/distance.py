@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sam2core.ops.operator import Operator
 
-@torch.library.custom_op("sam2core::distance_transform", mutates_args=())
-def distance_transform(mask: Tensor) -> Tensor:
+
+def _distances(mask: Tensor) -> Tensor:
     """The Euclidean distance, in pixels, of each True pixel of masks (..., H, W) to the nearest False one; fp32.
 
     Pixels beyond the border count as neither; a mask without any False pixel gives the distance to a border of False
@@ -27,6 +28,8 @@ def distance_transform(mask: Tensor) -> Tensor:
     return torch.from_numpy(out).view(mask.shape).to(mask.device)
 
 
-@distance_transform.register_fake
-def _(mask: Tensor) -> Tensor:
+def _like(mask: Tensor) -> Tensor:
     return torch.empty_like(mask, dtype=torch.float32)
+
+
+distance_transform = Operator("distance_transform(Tensor mask) -> Tensor", _distances, _like)

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sam2core.ops.operator import Operator
+
 # neighbours within a mask, diagonals included; none across the masks of a batch
 _EIGHT = np.zeros((3, 3, 3), dtype=bool)
 _EIGHT[1] = True
 
 
-@torch.library.custom_op("sam2core::connected_components", mutates_args=())
-def connected_components(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _components(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Label the 8-connected regions of boolean masks (..., H, W): labels and areas, int32, of the masks' shape.
 
     A label is 0 outside every region and otherwise distinct among the regions of the batch; an area is the number of
@@ -34,9 +35,11 @@ def connected_components(mask: Tensor) -> tuple[Tensor, Tensor]:
     return back(labels), back(areas)
 
 
-@connected_components.register_fake
-def _(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _like(mask: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(mask, dtype=torch.int32), torch.empty_like(mask, dtype=torch.int32)
+
+
+connected_components = Operator("connected_components(Tensor mask) -> (Tensor, Tensor)", _components, _like)
 
 
 def small_regions(mask: Tensor, area: int) -> Tensor:

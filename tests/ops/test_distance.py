@@ -38,4 +38,4 @@ def test_batches_empty_and_full_masks():
 
 
 def test_the_operator_traces():
-    torch.library.opcheck(distance_transform, (torch.rand(2, 5, 6) > 0.5,))
+    torch.library.opcheck(torch.ops.sam2core.distance_transform.default, (torch.rand(2, 5, 6) > 0.5,))

@@ -89,4 +89,4 @@ def test_background_at_the_border_counts_as_a_hole():
 
 
 def test_the_operator_traces():
-    torch.library.opcheck(connected_components, (torch.rand(2, 5, 6) > 0.5,))
+    torch.library.opcheck(torch.ops.sam2core.connected_components.default, (torch.rand(2, 5, 6) > 0.5,))

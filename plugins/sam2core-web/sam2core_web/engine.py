@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -33,9 +32,6 @@ class Engine:
         self.video: VideoPredictor = self._predictor("video")
         self.automask: MaskGenerator = self._predictor("automask")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        # What torch imports at the first call of an operator that is not its own, which would otherwise be at the first
-        # click, takes a second.
-        self._thread.submit(importlib.import_module, "torch._dynamo")
 
     def grid(self, points_per_side: int) -> MaskGenerator:
         """The mask generator with another grid of clicks."""
