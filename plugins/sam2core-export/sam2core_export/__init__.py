@@ -1,4 +1,5 @@
-"""A model as four graphs: `sam2core export NAME --format onnx|torch_export -o DIR`, and a runner for them.
+"""A model as four graphs: `sam2core export NAME --format onnx|torch_export -o DIR`, `sam2core compile NAME -o DIR`,
+and a runner for them.
 
 from sam2core_export import predictor
 
@@ -31,6 +32,7 @@ def __getattr__(name: str) -> Any:  # importing the plugin imports no torch
 
 @hookimpl
 def register_commands(commands: click.Group) -> None:
-    from sam2core_export.command import command
+    from sam2core_export.command import command, compile_command
 
     commands.add_command(command, "export")
+    commands.add_command(compile_command, "compile")

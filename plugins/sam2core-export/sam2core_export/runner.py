@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,7 +51,10 @@ def load(
     runners: dict[str, Runner] = {}
     for name, entry in about["graphs"].items():
         file = path.parent / entry["file"]
-        runners[name] = _onnx(file, entry, threads, providers) if file.suffix == ".onnx" else _torch(file)
+        if about["format"] == "onnx":
+            runners[name] = _onnx(file, entry, threads, providers)
+        else:
+            runners[name] = _torch(_compiled(file) if about["format"] == "aoti" else torch.export.load(file).module())
     return GraphSam2(about, runners).eval()
 
 
@@ -82,9 +86,11 @@ def _onnx(file: Path, entry: Mapping[str, Any], threads: int | None, providers: 
     return run
 
 
-def _torch(file: Path) -> Runner:
-    module = torch.export.load(file).module()
+def _compiled(file: Path) -> Callable[..., Any]:
+    return torch._inductor.aoti_load_package(str(file))
 
+
+def _torch(module: Callable[..., Any]) -> Runner:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         outputs = module(*inputs)
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
@@ -121,6 +127,10 @@ class GraphSam2(Sam2):
 
     @property
     def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def head_dtype(self) -> torch.dtype:
         return torch.float32
 
     def encode(self, pixels: Tensor) -> ImageFeatures:

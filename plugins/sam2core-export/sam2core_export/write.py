@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor
 
 from sam2core.model import Sam2
 from sam2core.ops.pixels import normalise
 from sam2core.types import HINT_LIMIT, NO_OBJECT, Label
 from sam2core_export.graphs import Graph, Port, Sizes, graphs
 
-FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
+FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "aoti": ".pt2"}
 DESCRIPTION = "graphs.json"
 VERSION = 1
 EXAMPLE = {"objects": 2, "points": 3}
@@ -42,8 +43,9 @@ def export(
 
     `slots` memories and `pointers` object pointers fit the bank of one object (None: as many as the model's own policy
     recalls with one anchor). `points` is the fixed number of points of a model that draws its prompts; others take any
-    number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. Raises
-    ValueError for an unknown format, sizes below 1, and models these graphs cannot stand for.
+    number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. ``aoti`` compiles the
+    graphs ahead of time for this machine's kind of processor (AOTInductor; wants a C++ compiler, now and not later).
+    Raises ValueError for an unknown format, sizes below 1, and models these graphs cannot stand for.
     """
     if format not in FORMATS:
         raise ValueError(f"the format is one of {', '.join(FORMATS)}, not {format!r}")
@@ -60,7 +62,7 @@ def export(
     model = model.eval()
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    write = {"onnx": _write_onnx, "torch_export": _write_torch}[format]
+    write = {"onnx": _write_onnx, "torch_export": _write_torch, "aoti": _compile}[format]
     entries = {}
     for name, graph in graphs(model, sizes).items():
         begun = time.perf_counter()
@@ -105,6 +107,10 @@ def _program(graph: Graph) -> torch.export.ExportedProgram:
 
 def _write_torch(graph: Graph, file: Path) -> None:
     torch.export.save(_program(graph), file)
+
+
+def _compile(graph: Graph, file: Path) -> None:
+    torch._inductor.aoti_compile_and_package(_program(graph), package_path=str(file))
 
 
 def _write_onnx(graph: Graph, file: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from sam2core_export import export, load, predictor
-from sam2core_export.write import FORMATS
 
 import registry
 from registry.cli import main
@@ -36,7 +35,7 @@ def model():
     return shaken()
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=["onnx", "torch_export"])
 def folder(request, model, tmp_path_factory):
     if request.param == "onnx":
         pytest.importorskip("onnxruntime")

@@ -1,0 +1,172 @@
+"""The image encoder, side by side with `sam2`: fp32 and bfloat16, eager and compiled, for each size of the model.
+
+    python benchmarks/encoder.py --sizes t l --rounds 7
+    python benchmarks/encoder.py --sizes t --names "ours bfloat16" "ours bfloat16 compiled" "sam2 bfloat16"
+
+All have the same random weights and see the same pixels, 1024 x 1024. `sam2` runs bfloat16 under autocast, ours with
+weights in it. In a round each takes a turn, each round begun by another; ratios are taken within rounds, medians over
+them. Beside the times: how far the masks of 36 clicks (three candidates each) that follow from each encoder agree with
+those of ours in fp32, decoded by the same fp32 heads. Sizes and contenders that are measured replace those in
+``benchmarks/results/encoder.{json,md}``, others stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from benchmarks.image import processor_name, timed  # noqa: E402
+from benchmarks.video import peak, told  # noqa: E402
+from sam2core.model import Sam2  # noqa: E402
+from sam2core.types import ImageFeatures, Prompt  # noqa: E402
+from tests.parity import oracle  # noqa: E402
+
+SIDE = 1024
+CONTENDERS = ("ours float32", "sam2 float32", "ours bfloat16", "sam2 bfloat16", "ours bfloat16 compiled")
+GOALS = (
+    ("ours float32", "sam2 float32"),
+    ("ours bfloat16", "sam2 bfloat16"),
+    ("ours bfloat16 compiled", "sam2 bfloat16"),
+    ("ours bfloat16", "sam2 float32"),
+)
+
+Encode = Callable[[], ImageFeatures]
+
+
+def contenders(size: str, names: list[str], pixels: torch.Tensor) -> tuple[Sam2, dict[str, Encode]]:
+    """Our fp32 model, and what each contender does to the pixels."""
+    from sam2core.checkpoints.facebook import FACEBOOK
+
+    shape = oracle.SHAPES[size].at(image=SIDE)
+    torch.manual_seed(0)
+    exact = oracle.ours(shape)
+    state = exact.state_dict()
+    theirs = None
+    found: dict[str, Encode] = {}
+    for name in names:
+        package, dtype, *compiled = name.split()
+        if package == "ours":
+            model = exact
+            if dtype != "float32":
+                model = oracle.ours(shape)
+                model.load_state_dict(state)
+                model.lower(getattr(torch, dtype))
+            if compiled:
+                model.backbone.compile()
+                model.neck.compile()
+            found[name] = lambda model=model: model.encode(pixels)
+        else:
+            if theirs is None:
+                theirs = oracle.upstream(shape, video=True)
+                theirs.load_state_dict(FACEBOOK.inverse(state))
+            found[name] = lambda theirs=theirs, half=dtype != "float32": upstream(theirs, exact, pixels, half)
+    return exact, found
+
+
+def upstream(theirs: Any, exact: Sam2, pixels: torch.Tensor, half: bool) -> ImageFeatures:
+    """Upstream's features in our terms."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        finest, finer, embedding = theirs.forward_image(pixels)["backbone_fpn"]
+    position = torch.zeros_like(embedding[:1])
+    return ImageFeatures(embedding.float(), position, (finest.float(), finer.float()))
+
+
+@torch.no_grad()
+def masks(model: Sam2, features: ImageFeatures) -> torch.Tensor:
+    """Three masks for each of 36 clicks, decoded in fp32."""
+    skips = tuple(skip.float() for skip in features.skips)
+    features = ImageFeatures(features.embedding.float(), features.position.float(), skips)
+    ticks = (torch.arange(6) + 0.5) * SIDE / 6
+    points = torch.cartesian_prod(ticks, ticks).view(-1, 1, 2)
+    prompt = Prompt(points, torch.ones(36, 1, dtype=torch.long))
+    return model.segment(features, model.condition(features, None), prompt, several=True).logits > 0
+
+
+def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The mean IoU of masks, over those that either shows at all."""
+    both, either = ((which).flatten(0, 1).flatten(1).sum(1) for which in (one & other, one | other))
+    return float((both / either)[either > 0].mean())
+
+
+@torch.no_grad()
+def measure(size: str, names: list[str], rounds: int) -> dict[str, Any]:
+    pixels = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    exact, found = contenders(size, names, pixels)
+    expected = masks(exact, exact.encode(pixels))
+    row: dict[str, Any] = {name: {"seconds": [], "cpu": []} for name in names}
+    for name, encode in found.items():
+        row[name]["first"] = timed(encode)[0]["wall"]
+        row[name]["iou"] = agreement(masks(exact, encode()), expected)
+        told(f"{size}: {name} is warm, {row[name]['first']:.1f} s")
+    peaks: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for number in range(rounds):
+        for dtype, values in peaks.items():
+            values.append(peak(getattr(torch, dtype)))
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            spent, _ = timed(found[name])
+            row[name]["seconds"].append(spent["wall"])
+            row[name]["cpu"].append(spent["cpu"])
+    row["peak"] = peaks
+    return row
+
+
+def report(result: dict[str, Any]) -> str:
+    lines = [
+        f"# Image encoder, {SIDE} px, {result['threads']} thread(s)",
+        "",
+        f"{result['processor']}, torch {result['torch']}, sam2 1.1.0; random weights; `benchmarks/encoder.py`.",
+        "",
+        "| size | | seconds (median) | mask IoU with ours float32 | rounds | GFLOP/s of products, float32, bfloat16 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, row in result["sizes"].items():
+        best = ", ".join(f"{statistics.median(values):.0f}" for values in row["peak"].values())
+        for name in (name for name in CONTENDERS if name in row):
+            seconds = statistics.median(row[name]["seconds"])
+            lines.append(
+                f"| {size} | {name} | {seconds:.3f} | {row[name]['iou']:.4f} | {len(row[name]['seconds'])} | {best} |"
+            )
+    lines += ["", "| size | ours | beside | times as fast, wall | CPU time |", "|---|---|---|---|---|"]
+    for size, row in result["sizes"].items():
+        for mine, other in GOALS:
+            if mine in row and other in row:
+                wall, cpu = (
+                    statistics.median(b / a for a, b in zip(row[mine][kind], row[other][kind]))
+                    for kind in ("seconds", "cpu")
+                )
+                lines.append(f"| {size} | {mine} | {other} | {wall:.2f} | {cpu:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["t"], choices=["t", "s", "b+", "l"])
+    parser.add_argument("--names", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    path = options.out / "encoder.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"sizes": {}}
+    result |= {"threads": options.threads, "processor": processor_name(), "torch": torch.__version__}
+    for size in options.sizes:
+        result["sizes"][size] = measure(size, options.names, options.rounds)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        path.with_suffix(".md").write_text(report(result))
+    print(report(result))
+
+
+if __name__ == "__main__":
+    main()
