@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 def _row(count: int, item: dict[str, Any]) -> WithJsonSchema:
@@ -12,14 +12,22 @@ def _row(count: int, item: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"type": "array", "items": item, "minItems": count, "maxItems": count})
 
 
+def _number(value: Any) -> Any:
+    """Numbers only: neither true nor "12" is one, although Python and pydantic would take them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("this is no number")
+    return value
+
+
+Number = BeforeValidator(_number)
 FAR = 1e6
 COORDINATE = {"type": "number", "minimum": -FAR, "maximum": FAR}
-Coordinate = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
+Coordinate = Annotated[float, Number, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
 Point = Annotated[tuple[Coordinate, Coordinate], _row(2, COORDINATE)]
 Box = Annotated[tuple[Coordinate, Coordinate, Coordinate, Coordinate], _row(4, COORDINATE)]
 Size = Annotated[tuple[int, int], _row(2, {"type": "integer"})]
-FrameNumber = Annotated[int, Field(ge=0, le=2**31)]
-ObjectNumber = Annotated[int, Field(ge=1, le=100_000)]
+FrameNumber = Annotated[int, Number, Field(ge=0, le=2**31)]
+ObjectNumber = Annotated[int, Number, Field(ge=1, le=100_000)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 
@@ -48,7 +56,9 @@ class PromptIn(Body):
     object: ObjectNumber
     frame: FrameNumber = 0
     points: list[Point] | None = Field(None, max_length=500)
-    labels: list[Literal[0, 1]] | None = Field(None, max_length=500, description="1 on the object, 0 beside it")
+    labels: list[Annotated[Literal[0, 1], Number]] | None = Field(
+        None, max_length=500, description="1 on the object, 0 beside it"
+    )
     box: Box | None = Field(None, description="x0, y0, x1, y1")
     mask: Rle | None = None
     name: Name | None = None
@@ -67,7 +77,7 @@ class ObjectIn(Body):
 
 class EverythingIn(Body):
     frame: FrameNumber = 0
-    points_per_side: Annotated[int, Field(ge=2, le=32)] | None = Field(
+    points_per_side: Annotated[int, Number, Field(ge=2, le=32)] | None = Field(
         None, description="clicks along each side of the grid; by default the model's own"
     )
 
@@ -76,7 +86,9 @@ class PropagateIn(Body):
     direction: Literal["forward", "backward", "both"] = "forward"
     start: FrameNumber | None = Field(None, description="the first frame; by default the earliest prompted one")
     stop: FrameNumber | None = Field(None, description="the first frame that is not visited; not with `both`")
-    resume: bool = Field(False, description="go on where the last run stopped; the other fields are then ignored")
+    resume: bool = Field(
+        False, strict=True, description="go on where the last run stopped; the other fields are then ignored"
+    )
 
 
 class Mask(BaseModel):

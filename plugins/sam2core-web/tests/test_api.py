@@ -238,6 +238,10 @@ def test_objects_are_named_and_removed(client: TestClient) -> None:
         {"object": 1, "box": [50, 50, 10, 10]},
         {"object": 1, "mask": {"size": [300, 451], "counts": "~~"}},
         {"object": 1, "points": [[1, 1]], "surprise": 1},
+        {"object": True, "points": [[1, 1]]},
+        {"object": 1, "frame": False, "points": [[1, 1]]},
+        {"object": 1, "points": [["1", 1]]},
+        {"object": 1, "points": [[1, 1]], "labels": [True]},
     ],
 )
 def test_prompts_that_make_no_sense(client: TestClient, body: dict[str, Any]) -> None:
