@@ -92,7 +92,7 @@ def _compiled(file: Path) -> Callable[..., Any]:
 
 def _torch(module: Callable[..., Any]) -> Runner:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        outputs = module(*inputs)
+        outputs = module(*(value.contiguous() for value in inputs))  # compiled graphs do not look at strides
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     return run

@@ -134,7 +134,7 @@ def test_sessions_are_exchanged_with_the_model(model, graphs, tmp_path):
 
 
 def test_what_cannot_be_exported_is_said(model, tmp_path):
-    with pytest.raises(ValueError, match="the format is one of onnx, torch_export, not 'tflite'"):
+    with pytest.raises(ValueError, match="the format is one of onnx, torch_export, aoti, not 'tflite'"):
         export(model, tmp_path, format="tflite")
     with pytest.raises(ValueError, match="only onnx graphs"):
         export(model, tmp_path, format="torch_export", int8=True)
