@@ -121,6 +121,7 @@ class Steady:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     pair = {}
     size: dict[str, Any] = {"image_size": options.image} if options.image else {}
+    size["dtype"] = getattr(torch, options.dtype)
     for name in ("compiled", "plain"):
         torch.manual_seed(0)
         also: dict[str, Any] = {"compile": True} if name == "compiled" else {}
@@ -132,6 +133,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": options.model,
         "image": pair["plain"].model.image_size[0],
+        "dtype": options.dtype,
         "threads": options.threads,
         "torch": torch.__version__,
         "processor": processor_name(),
@@ -156,7 +158,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         wall, cpu = ({name: statistics.median(some) for name, some in row[key].items()} for key in ("seconds", "cpu"))
         first, *second = (f"{one['cpu']:.0f}" for one in row["warm"])
         lines.append(
-            f"| {row['model']}, {row['image']} px | {row['threads']} | {first}{''.join(f' ({one})' for one in second)} "
+            f"| {row['model']}, {row['image']} px, {row['dtype']} | {row['threads']} "
+            f"| {first}{''.join(f' ({one})' for one in second)} "
             f"| {sum(one['graphs'] for one in row['warm'])} | {max(one['error'] for one in row['warm']):.1e} "
             f"| {row['clips']}: {span(row['objects'])} objects, {span(row['points'])} points | {row['again']} "
             f"| {wall['plain']:.3f} | {wall['compiled']:.3f} | {wall['plain'] / wall['compiled']:.2f} "
@@ -173,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="test_tiny")
     parser.add_argument("--image", type=int)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--objects", type=int, nargs="+", default=list(range(1, 9)))
     parser.add_argument("--points", type=int, nargs="+", default=list(range(1, 11)))
     parser.add_argument("--full", type=int, default=8, help="frames before the timed ones")
@@ -184,7 +188,7 @@ def main() -> None:
     found = measure(options)
     path = options.out / "compile.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    same = ("model", "image", "threads")
+    same = ("model", "image", "dtype", "threads")
     rows = [row for row in rows if any(row[key] != found[key] for key in same)] + [found]
     path.write_text(json.dumps(rows, indent=1) + "\n")
     text = "\n".join(
@@ -192,7 +196,7 @@ def main() -> None:
             "# Compiled parts",
             "",
             f"{found['processor']}, {os.cpu_count()} cores; torch {found['torch'].split('+')[0]}, its default backend; "
-            "fp32, random weights. One object's past is full when frames are timed; compiled and plain take turns.",
+            "random weights. One object's past is full when frames are timed; compiled and plain take turns.",
             "",
             table(rows),
             "",

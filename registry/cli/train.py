@@ -140,10 +140,12 @@ def run(
     from registry.cli.train_report import Reporter
     from sam2core.evaluation.validation import validation
     from sam2core.training.augment import Mixture
-    from sam2core.training.loop import train
+    from sam2core.training.loop import check_recipe, train
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
+    if not changed:
+        check_recipe(output, recipe)  # before pictures are decoded, which takes minutes
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)

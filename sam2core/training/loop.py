@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from threading import Event
 from typing import Any
 
@@ -150,7 +151,9 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
-    state = _read(checkpoint, recipe, changed) if checkpoint.exists() else None
+    if not changed:
+        check_recipe(folder, recipe)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
     if state is None and recipe.start == "fresh":
         torch.manual_seed(recipe.seed)
         localise(model)
@@ -357,17 +360,19 @@ def _save(
         os.replace(partial, path)
 
 
-def _read(path: Path, recipe: Recipe, changed: bool) -> dict[str, Any]:
-    """A run's checkpoint. Raises RecipeError when it is of another recipe, unless that is meant."""
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+def check_recipe(folder: str | Path, recipe: Recipe) -> None:
+    """Raise RecipeError when a run of another recipe lies in `folder`, naming what differs."""
+    path = Path(folder) / "checkpoint.pt"
+    if not path.exists():
+        return
+    state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     held, now = (json.loads(json.dumps(each)) for each in (state["recipe"], asdict(recipe)))
-    found = [] if changed else list(_differences(held, now, ""))
+    found = list(_differences(held, now, ""))
     if found:
         raise RecipeError(
             f"{path} is of a run with another recipe: {'; '.join(found[:5])}{' ...' if len(found) > 5 else ''}. Name "
             "another folder for a new run, or say that the change is meant"
         )
-    return state
 
 
 def _differences(held: Any, now: Any, where: str) -> Iterator[str]:
@@ -376,11 +381,13 @@ def _differences(held: Any, now: Any, where: str) -> Iterator[str]:
         for key in held:
             if key in now and f"{where}{key}" not in ANY:
                 yield from _differences(held[key], now[key], f"{where}{key}.")
-    elif isinstance(held, list) and isinstance(now, list) and len(held) == len(now):
-        for number, (was, new) in enumerate(zip(held, now)):
+    elif isinstance(held, list) and isinstance(now, list):
+        if len(held) != len(now):
+            yield f"{where[:-1]} has {len(now)} entries, had {len(held)}"
+        for number, (was, new) in enumerate(zip(held, now, strict=False)):
             yield from _differences(was, new, f"{where}{number}.")
     elif held != now:
-        yield f"{where[:-1]} was {held}, is {now}"
+        yield f"{where[:-1]} was {shortened(held)}, is {shortened(now)}"
 
 
 def _restore(state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:

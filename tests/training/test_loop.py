@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -74,6 +75,9 @@ def test_another_recipes_checkpoint_is_refused_unless_that_is_meant(tmp_path):
     mixture = Mixture([pictures()], [1.0], augment=PLAIN)
     with pytest.raises(RecipeError, match=r"of a run with another recipe: optim.lr was 0.001, is 0.01. Name"):
         train(model, other, mixture, tmp_path, workers=0)
+    longer = replace(recipe(), stages=[*recipe().stages, recipe().stages[0]])
+    with pytest.raises(RecipeError, match=r"another recipe: stages has 3 entries, had 2. Name"):
+        train(model, longer, mixture, tmp_path, workers=0)
     steps = []
     train(model, other, mixture, tmp_path, workers=0, changed=True, report=lambda told: steps.append(told.step))
     assert steps == [3, 4, 5, 6]
