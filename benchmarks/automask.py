@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -240,11 +239,6 @@ def work(name: str, weights: Path, side: int, threads: int) -> dict[str, Any]:
     }
 
 
-def processor_name() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def prepare(folder: Path) -> Path:
     """Random weights of tiny, in Meta's layout; presence and norms as they are made."""
     import torch
@@ -337,6 +331,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
+    from benchmarks.image import processor_name
+
     if options.worker:
         found = (
             nano()

@@ -171,7 +171,30 @@ class Writer:
         """Nothing to finish: every frame has a file of its own."""
 
 
-class VideoWriter(Writer):
+class FileWriter(Writer):
+    """A video file that PyAV writes, and that has its name only once it is whole; without any frame there is none."""
+
+    path: Path
+    count: int
+    """Frames written so far."""
+    _unfinished: Path
+    _container: Any
+    _stream: Any
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.count:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if self.count:
+                os.replace(self._unfinished, self.path)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+
+
+class VideoWriter(FileWriter):
     """An mp4 that plays everywhere: H.264, yuv420p, its index in front.
 
     Sides of odd length get one more row or column, which repeats the last. The file has its name only once it is
@@ -204,7 +227,6 @@ class VideoWriter(Writer):
         self.path = Path(path)
         self.size = size
         self.count = 0
-        """Frames written so far."""
         self._av = av
         self._unfinished = self.path.with_name(self.path.name + ".part")
         self._rate = Fraction(fps).limit_denominator(10_000)
@@ -238,18 +260,6 @@ class VideoWriter(Writer):
         picture.pts, picture.time_base = self._latest, self._clock
         self._container.mux(self._stream.encode(picture))
         self.count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self.count:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if self.count:
-                os.replace(self._unfinished, self.path)
-        finally:
-            self._unfinished.unlink(missing_ok=True)
 
 
 class PaletteWriter(Writer):

@@ -34,6 +34,8 @@ CACHED_FRAMES = 4
 DIRECTIONS = ("forward", "backward", "both")
 
 Progress = Callable[[int, int | None], None]
+Change = tuple[Hashable, "ObjectTrack | None"]
+"""An object, and what was known of it before (undo) or after (redo); None: it was not there."""
 
 
 @dataclass(eq=False)
@@ -185,8 +187,8 @@ class VideoSession:
         """The frame that was processed last; None before the first."""
         self._size: tuple[int, int] | None = None
         self._features: OrderedDict[int, ImageFeatures] = OrderedDict()
-        self._undo: list[tuple[Hashable, ObjectTrack | None]] = []
-        self._redo: list[tuple[Hashable, ObjectTrack | None]] = []
+        self._undo: list[Change] = []
+        self._redo: list[Change] = []
 
     # what is there
 
@@ -328,30 +330,26 @@ class VideoSession:
 
     def undo(self) -> Hashable | None:
         """Take the latest prompt back: its object is as it was before, memories included. The object's id, or None."""
-        if not self._undo:
-            return None
-        object, before = self._undo.pop()
-        self._redo.append((object, self.tracks.get(object)))
-        self._put(object, before)
-        return object
+        return self._swap(self._undo, self._redo)
 
     def redo(self) -> Hashable | None:
         """Give back the prompt that `undo` took last, its memories included. The object's id, or None.
 
         The next prompt ends what can be given back.
         """
-        if not self._redo:
-            return None
-        object, after = self._redo.pop()
-        self._undo.append((object, self.tracks.get(object)))
-        self._put(object, after)
-        return object
+        return self._swap(self._redo, self._undo)
 
-    def _put(self, object: Hashable, track: ObjectTrack | None) -> None:
+    def _swap(self, taken: list[Change], given: list[Change]) -> Hashable | None:
+        """Put the latest entry of one history in force, and what it replaces into the other."""
+        if not taken:
+            return None
+        object, track = taken.pop()
+        given.append((object, self.tracks.get(object)))
         if track is None:
             self.tracks.pop(object, None)
         else:
             self.tracks[object] = track
+        return object
 
     def clear(self, frame: int, object: Hashable) -> FrameResult:
         """Take back what was said of an object on a frame; its memory there becomes one of the trail."""

@@ -129,19 +129,13 @@ def label_folder(
         yield read_pair(*pair, whole=whole, instances=instances)
 
 
-def coco_panoptic(root: str | Path, *, split: str = "train", licences: Sequence[str] = ()) -> Iterator[LabelledImage]:
+def panoptic_jobs(
+    root: str | Path, *, split: str = "train", licences: Sequence[str] = ()
+) -> list[Callable[[], LabelledImage]]:
     """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`.
 
     licences: only pictures under these, by the `name` that the JSON gives a licence.
     """
-    for job in panoptic_jobs(root, split=split, licences=licences):
-        yield job()
-
-
-def panoptic_jobs(
-    root: str | Path, *, split: str = "train", licences: Sequence[str] = ()
-) -> list[Callable[[], LabelledImage]]:
-    """What `coco_panoptic` reads, picture by picture."""
     pictures, things = coco_pictures(Path(root), split, licences)
     return [partial(_divide, picture, things) for picture in pictures]
 
@@ -172,24 +166,14 @@ def _divide(picture: PanopticPicture, is_thing: dict[int, bool]) -> LabelledImag
     return LabelledImage(image, regions, tuple(objects), tuple(things), str(picture.image))
 
 
-def cut_outs(
+def cut_out_jobs(
     root: str | Path, *, skip: Sequence[str] = (), smallest: int = 100, colours: int = 250
-) -> Iterator[LabelledImage]:
+) -> list[Callable[[], LabelledImage | None]]:
     """Read pictures with transparency anywhere below `root`; what is opaque is one object, to be pasted elsewhere.
 
     skip: paths that contain one of these are left out. smallest: shortest side in pixels. colours: least number of
     colours (5 bits a channel) of the opaque part, which tells photographs from drawings.
     """
-    for job in cut_out_jobs(root, skip=skip, smallest=smallest, colours=colours):
-        found = job()
-        if found is not None:
-            yield found
-
-
-def cut_out_jobs(
-    root: str | Path, *, skip: Sequence[str] = (), smallest: int = 100, colours: int = 250
-) -> list[Callable[[], LabelledImage | None]]:
-    """What `cut_outs` reads, picture by picture; None is left out."""
     paths = [path for path in sorted(Path(root).rglob("*.png")) if not any(part in str(path) for part in skip)]
     if not paths:
         raise DataError(f"{root} holds no PNG")

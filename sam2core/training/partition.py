@@ -25,30 +25,6 @@ REACH = 1.2  # how long a region must last: the merging cost that ends it, over 
 FLOOR = 0.08  # costs below this are noise
 
 
-def photographs(
-    root: str | Path,
-    *,
-    side: int = 560,
-    tiles: int = 1,
-    names: Sequence[str] = (),
-    most: int = 40,
-    smallest: float = 0.006,
-    largest: float = 0.7,
-) -> Iterator[LabelledImage]:
-    """Read pictures anywhere below `root` and divide each; see `divide`.
-
-    side: longer side in pixels at which a picture is divided. tiles: a picture larger than `side` is divided as a whole
-    and again in 2 x 2 up to tiles x tiles pieces, which show what is small in it. names: only these file names. most:
-    objects of a picture. smallest, largest: share of the picture. What lies well inside a picture may be cut out.
-    """
-    for job in photograph_jobs(
-        root, side=side, tiles=tiles, names=names, most=most, smallest=smallest, largest=largest
-    ):
-        found = job()
-        if found is not None:
-            yield found
-
-
 def photograph_jobs(
     root: str | Path,
     *,
@@ -59,7 +35,12 @@ def photograph_jobs(
     smallest: float = 0.006,
     largest: float = 0.7,
 ) -> list[Callable[[], LabelledImage | None]]:
-    """What `photographs` reads, piece by piece; None is left out."""
+    """Read pictures anywhere below `root` and divide each; see `divide`.
+
+    side: longer side in pixels at which a picture is divided. tiles: a picture larger than `side` is divided as a whole
+    and again in 2 x 2 up to tiles x tiles pieces, which show what is small in it. names: only these file names. most:
+    objects of a picture. smallest, largest: share of the picture. What lies well inside a picture may be cut out.
+    """
     paths = [path for path in sorted(Path(root).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     paths = [path for path in paths if not names or path.name in names]
     if not paths:
@@ -82,16 +63,8 @@ def _photograph(
     return LabelledImage(piece, regions, objects, things, str(path))
 
 
-def drawings(root: str | Path, *, most: int = 10) -> Iterator[LabelledImage]:
-    """Read cut-outs (pictures with transparency) as `cut_outs` does, whatever their colours, and divide each."""
-    for job in drawing_jobs(root, most=most):
-        found = job()
-        if found is not None:
-            yield found
-
-
 def drawing_jobs(root: str | Path, *, most: int = 10) -> list[Callable[[], LabelledImage | None]]:
-    """What `drawings` reads, picture by picture; None is left out."""
+    """Read cut-outs (pictures with transparency), whatever their colours, and divide each; `most` parts of it."""
     return [partial(_drawing, job, most) for job in cut_out_jobs(root, colours=1)]
 
 

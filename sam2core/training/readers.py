@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from sam2core.training.clips import (
-    LabelledImage,
-    coco_panoptic,
-    cut_out_jobs,
-    cut_outs,
-    label_folder,
-    panoptic_jobs,
-)
-from sam2core.training.partition import drawing_jobs, drawings, photograph_jobs, photographs
+from sam2core.training.clips import LabelledImage, cut_out_jobs, label_folder, panoptic_jobs
+from sam2core.training.partition import drawing_jobs, photograph_jobs
 
-READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
-    "label_folder": label_folder,
-    "coco_panoptic": coco_panoptic,
-    "cut_outs": cut_outs,
-    "drawings": drawings,
-    "photographs": photographs,
-}
-# what they read, picture by picture, so that one that cannot be read does not end the reading
-JOBS: dict[str, Callable[..., Sequence[Callable[[], LabelledImage | None]]]] = {
+Jobs = Callable[..., Sequence[Callable[[], LabelledImage | None]]]
+
+JOBS: dict[str, Jobs] = {
     "coco_panoptic": panoptic_jobs,
     "cut_outs": cut_out_jobs,
     "drawings": drawing_jobs,
     "photographs": photograph_jobs,
+}
+"""Readers that work picture by picture, so that one that cannot be read does not end the reading. A job that gives None
+has found nothing to learn from."""
+
+
+def _reader(jobs: Jobs) -> Callable[..., Iterator[LabelledImage]]:
+    def read(root: str | Path, **options: Any) -> Iterator[LabelledImage]:
+        for job in jobs(root, **options):
+            found = job()
+            if found is not None:
+                yield found
+
+    return read
+
+
+READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
+    "label_folder": label_folder,
+    **{name: _reader(jobs) for name, jobs in JOBS.items()},
 }

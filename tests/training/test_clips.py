@@ -14,7 +14,6 @@ from sam2core.training.clips import (
     Clip,
     LabelledImage,
     Pack,
-    coco_panoptic,
     collate,
     from_labels,
     label_folder,
@@ -83,7 +82,7 @@ def test_coco_panoptic(tmp_path):
     ids[:, 20:30, 2] = 1  # 65536, a thing
     Image.fromarray(ids).save(annotations / "panoptic_val2017" / "7.png")
     with pytest.raises(DataError, match="no panoptic annotations"):
-        next(coco_panoptic(tmp_path))
+        next(READERS["coco_panoptic"](tmp_path))
     listing = {
         "categories": [{"id": 1, "isthing": 1}, {"id": 9, "isthing": 0}],
         "images": [{"id": 7, "file_name": "7.jpg"}],
@@ -99,7 +98,7 @@ def test_coco_panoptic(tmp_path):
         ],
     }
     (annotations / "panoptic_val2017.json").write_text(json.dumps(listing))
-    (sample,) = coco_panoptic(tmp_path, split="val")
+    (sample,) = READERS["coco_panoptic"](tmp_path, split="val")
     assert areas(sample) == [400, 400, 600, 1000]
     assert [group for group, thing in zip(sample.objects, sample.things) if thing] == [(3,)]
 

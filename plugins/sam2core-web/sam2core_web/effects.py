@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from sam2core.predictors.render import Writer, overlay
+from sam2core.predictors.render import FileWriter, overlay
 
 EFFECTS = ("highlight", "contour", "dim", "blur", "remove")
 PLAIN = 240
@@ -51,7 +49,7 @@ def blurred(frame: np.ndarray) -> np.ndarray:
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
-class TransparentWriter(Writer):
+class TransparentWriter(FileWriter):
     """A WebM with a transparent background: VP9 with an alpha plane, which browsers and editors play.
 
     Sides of odd length get one more row or column, transparent. The file has its name only once it is whole.
@@ -67,7 +65,7 @@ class TransparentWriter(Writer):
 
         self.path = path
         self.size = size
-        self._count = 0
+        self.count = 0
         self._av = av
         self._unfinished = path.with_name(path.name + ".part")
         self._container = av.open(str(self._unfinished), "w", format="webm")
@@ -88,18 +86,6 @@ class TransparentWriter(Writer):
         pixels[:height, :width, :3] = frame * near[..., None]  # what lies behind is not in the file
         pixels[:height, :width, 3] = inside * np.uint8(255)
         picture = self._av.VideoFrame.from_ndarray(pixels, format="rgba")
-        picture.pts, picture.time_base = self._count, 1 / self._stream.codec_context.framerate
+        picture.pts, picture.time_base = self.count, 1 / self._stream.codec_context.framerate
         self._container.mux(self._stream.encode(picture))
-        self._count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._count:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if self._count:
-                os.replace(self._unfinished, self.path)
-        finally:
-            self._unfinished.unlink(missing_ok=True)
+        self.count += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,9 @@ from sam2core_web.media import Refused
 
 Leg = tuple[int, "int | None", str]
 """First frame, the first that is not visited (None: to the end), direction."""
+
+Change = tuple[int, "Thing | None"]
+"""An object's number, and what it was before (undo) or after (redo); None: it was not there."""
 
 
 class Answer(NamedTuple):
@@ -74,8 +77,8 @@ class Work:
         self.frames = 1
         self.legs: list[Leg] = []
         """What is left of the last run."""
-        self._undo: list[tuple[int, Thing | None]] = []
-        self._redo: list[tuple[int, Thing | None]] = []
+        self._undo: list[Change] = []
+        self._redo: list[Change] = []
 
     @property
     def undoable(self) -> int:
@@ -112,22 +115,20 @@ class Work:
 
     def undo(self) -> int | None:
         """Take the latest prompt back: its object is as it was before, masks included. The object's number."""
-        if not self._undo:
-            return None
-        number, before = self._undo.pop()
-        self._redo.append((number, self.things.get(number)))
-        self._took_back()
-        self._put(number, before)
-        return number
+        return self._swap(self._undo, self._redo, self._took_back)
 
     def redo(self) -> int | None:
         """Give back the prompt that `undo` took last, until there is another prompt. The object's number."""
-        if not self._redo:
+        return self._swap(self._redo, self._undo, self._gave_back)
+
+    def _swap(self, taken: list[Change], given: list[Change], follow: Callable[[], None]) -> int | None:
+        """Put the latest entry of one history in force, and what it replaces into the other."""
+        if not taken:
             return None
-        number, after = self._redo.pop()
-        self._undo.append((number, self.things.get(number)))
-        self._gave_back()
-        self._put(number, after)
+        number, thing = taken.pop()
+        given.append((number, self.things.get(number)))
+        follow()
+        self._put(number, thing)
         return number
 
     def _put(self, number: int, thing: Thing | None) -> None:

@@ -1,0 +1,393 @@
+// Softmax averages of narrow tokens in bfloat16, on tiles (Intel AMX): plain C functions for ctypes, no Python, no torch.
+//
+// mean(q) = sum_k exp(scale * q.k) token_k / sum_k exp(scale * q.k), by running sums over blocks of keys (Milakov and
+// Gimelshein 2018; Dao et al. 2022). Scores, weights' sums and means are fp32; weights are rounded for the second product.
+//
+// Keys and tokens are packed once into tiles, by all threads; then each thread takes blocks of queries that stay in its
+// L2 cache while the packed keys stream past them.
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#define TILED __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")))
+#define INLINED TILED __attribute__((always_inline)) static inline
+
+// torch's own threads, whichever OpenMP it brought; null where it brought none.
+extern "C" void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned) __attribute__((weak));
+
+namespace {
+
+constexpr long SIDE = 16;              // rows of a tile; also fp32 in a vector
+constexpr long PAIR = 2 * SIDE;        // bf16 in a row of a tile; also queries and keys treated together
+constexpr long TILE = SIDE * PAIR;     // bf16 in a tile
+constexpr long KEYS = 256;             // keys in a block
+constexpr long QUERIES = 1024;         // queries a thread holds, at most
+constexpr long HALVES = KEYS / SIDE;   // tiles of scores in a row of a block
+constexpr float NOTHING = -1e30f;      // the score of a key that is not there
+
+struct Problem {
+    const uint16_t *query, *key, *tokens;
+    const int64_t* chosen;  // which keys count; null: all
+    uint16_t* mean;
+    long query_stride, key_stride, token_stride, mean_stride;
+    long queries, keys, width, token_width;
+    float scale;
+    // from here on: made inside
+    long chunks, columns;  // tiles along the width of a key, and of a token
+    uint16_t *packed_keys, *packed_tokens;
+    long per_turn, turns;  // pairs of query tiles, or of keys, that a thread takes at once
+    std::atomic<long> next{0};
+};
+
+long up(long n, long to) { return (n + to - 1) / to; }
+
+// Memory in large pages: small ones cost a fault each.
+void* claim(size_t bytes) {
+    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return nullptr;
+    madvise(at, bytes, MADV_HUGEPAGE);
+    return at;
+}
+
+// All eight tiles are 16 rows of 64 bytes.
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
+};
+constexpr TileShapes SHAPES;
+
+// Compilers do not see what tiles read and write.
+inline void settle() { asm volatile("" ::: "memory"); }
+
+// 16 rows of 16 32-bit numbers, transposed in place.
+INLINED void transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+// Up to 32 bf16 at `from` + `first` of a row that is `width` long; zeros beyond.
+INLINED __m512i part(const uint16_t* from, long first, long width) {
+    long left = width - first;
+    __mmask32 mask = left >= PAIR ? ~0u : left > 0 ? (1u << left) - 1 : 0u;
+    return _mm512_maskz_loadu_epi16(mask, from + first);
+}
+
+INLINED const uint16_t* row(const uint16_t* from, long stride, const Problem& p, long key) {
+    return from + stride * (p.chosen ? p.chosen[key] : key);
+}
+
+// 32 keys into tiles [chunk][half]: row r of a tile holds numbers 2 r and 2 r + 1 of 16 keys. Their tokens into tiles
+// [column]: row r holds 16 numbers of keys 2 r and 2 r + 1, in turns.
+TILED void pack(const Problem& p, long group) {
+    const __m512i zero = _mm512_setzero_si512();
+    uint16_t* to = p.packed_keys + group * p.chunks * 2 * TILE;
+    for (long chunk = 0; chunk < p.chunks; chunk++)
+        for (long half = 0; half < 2; half++, to += TILE) {
+            __m512i rows[16];
+            for (long i = 0; i < SIDE; i++) {
+                long key = group * PAIR + half * SIDE + i;
+                rows[i] = key < p.keys ? part(row(p.key, p.key_stride, p, key), chunk * PAIR, p.width) : zero;
+            }
+            transpose(rows);
+            for (long i = 0; i < SIDE; i++) _mm512_store_si512(to + i * PAIR, rows[i]);
+        }
+    const __m512i even = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
+                                          36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(SIDE));
+    to = p.packed_tokens + group * p.columns * TILE;
+    for (long column = 0; column < p.columns; column += 2)
+        for (long i = 0; i < SIDE; i++) {
+            long key = group * PAIR + 2 * i;
+            __m512i a = key < p.keys ? part(row(p.tokens, p.token_stride, p, key), column * SIDE, p.token_width) : zero;
+            __m512i b =
+                key + 1 < p.keys ? part(row(p.tokens, p.token_stride, p, key + 1), column * SIDE, p.token_width) : zero;
+            _mm512_store_si512(to + column * TILE + i * PAIR, _mm512_permutex2var_epi16(a, even, b));
+            _mm512_store_si512(to + (column + 1) * TILE + i * PAIR, _mm512_permutex2var_epi16(a, odd, b));
+        }
+}
+
+// What a thread holds of a block of queries.
+struct Block {
+    uint16_t* query;  // tiles [pair][chunk][half]
+    float* mean;      // tiles [pair][half][column], not yet divided
+    float* total;     // [row][16]: parts of the sum of weights
+    float* top;       // [row]: the largest score so far
+    float* scores;    // tiles [half][HALVES] of one pair of query tiles
+    uint16_t* weights;  // tiles [half][HALVES / 2]
+};
+
+// 32 queries by `groups` x 32 keys.
+TILED void score(const uint16_t* query, const uint16_t* keys, long chunks, long groups, float* scores) {
+    settle();
+    for (long group = 0; group < groups; group++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (long chunk = 0; chunk < chunks; chunk++, keys += 2 * TILE) {
+            _tile_loadd(4, query + chunk * 2 * TILE, 64);
+            _tile_loadd(6, keys, 64);
+            _tile_loadd(7, keys + TILE, 64);
+            _tile_loadd(5, query + chunk * 2 * TILE + TILE, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        float* to = scores + group * 2 * SIDE * SIDE;
+        _tile_stored(0, to, 64);
+        _tile_stored(1, to + SIDE * SIDE, 64);
+        _tile_stored(2, to + HALVES * SIDE * SIDE, 64);
+        _tile_stored(3, to + (HALVES + 1) * SIDE * SIDE, 64);
+    }
+    settle();
+}
+
+// 2 to the power of x <= 0, within 3e-6 of the result: a polynomial on [-0.5, 0.5], fitted to relative error.
+INLINED __m512 power(__m512 x) {
+    const __m512 shift = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: adding it rounds
+    __m512 whole = _mm512_sub_ps(_mm512_add_ps(x, shift), shift);
+    __m512 rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.00967014f), rest, _mm512_set1_ps(0.05583702f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.24022107f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.69314426f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+// Scores of 16 queries to weights; the running sums are shrunk where a larger score turned up.
+TILED void weigh(const float* scores, long groups, float factor, float* top, float* total, float* mean, long columns,
+                 uint16_t* weights) {
+    for (long i = 0; i < SIDE; i++) {
+        const float* from = scores + i * SIDE;
+        __m512 most = _mm512_max_ps(_mm512_load_ps(from), _mm512_load_ps(from + SIDE * SIDE));
+        for (long group = 1; group < groups; group++) {
+            const float* at = from + group * 2 * SIDE * SIDE;
+            most = _mm512_max_ps(most, _mm512_max_ps(_mm512_load_ps(at), _mm512_load_ps(at + SIDE * SIDE)));
+        }
+        float highest = _mm512_reduce_max_ps(most);
+        __m512 sum = _mm512_load_ps(total + i * SIDE);
+        if (highest > top[i]) {
+            __m512 shrink = power(_mm512_set1_ps((top[i] - highest) * factor));
+            top[i] = highest;
+            sum = _mm512_mul_ps(sum, shrink);
+            for (long column = 0; column < columns; column++) {
+                float* at = mean + column * SIDE * SIDE + i * SIDE;
+                _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink));
+            }
+        }
+        const __m512 by = _mm512_set1_ps(factor), less = _mm512_set1_ps(top[i] * factor);
+        for (long group = 0; group < groups; group++) {
+            const float* at = from + group * 2 * SIDE * SIDE;
+            __m512 a = power(_mm512_fmsub_ps(_mm512_load_ps(at), by, less));
+            __m512 b = power(_mm512_fmsub_ps(_mm512_load_ps(at + SIDE * SIDE), by, less));
+            sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
+            _mm512_store_si512(weights + group * TILE + i * PAIR, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
+        _mm512_store_ps(total + i * SIDE, sum);
+    }
+}
+
+// Adds 32 queries' weighted tokens to their means.
+TILED void gather(const uint16_t* weights, const uint16_t* tokens, long columns, long groups, float* mean) {
+    settle();
+    float* other = mean + columns * SIDE * SIDE;
+    for (long column = 0; column < columns; column += 2) {
+        float *a = mean + column * SIDE * SIDE, *b = other + column * SIDE * SIDE;
+        _tile_loadd(0, a, 64);
+        _tile_loadd(1, a + SIDE * SIDE, 64);
+        _tile_loadd(2, b, 64);
+        _tile_loadd(3, b + SIDE * SIDE, 64);
+        for (long group = 0; group < groups; group++) {
+            _tile_loadd(4, weights + group * TILE, 64);
+            _tile_loadd(6, tokens + (group * columns + column) * TILE, 64);
+            _tile_loadd(7, tokens + (group * columns + column + 1) * TILE, 64);
+            _tile_loadd(5, weights + (HALVES / 2 + group) * TILE, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, a, 64);
+        _tile_stored(1, a + SIDE * SIDE, 64);
+        _tile_stored(2, b, 64);
+        _tile_stored(3, b + SIDE * SIDE, 64);
+    }
+    settle();
+}
+
+// Scores of keys that are not there.
+TILED void hide(float* scores, long keys, long groups) {
+    for (long key = keys; key < groups * PAIR; key++)
+        for (long half = 0; half < 2; half++)
+            for (long i = 0; i < SIDE; i++)
+                scores[((half * HALVES + key / SIDE) * SIDE + i) * SIDE + key % SIDE] = NOTHING;
+}
+
+TILED void take_queries(const Problem& p, const Block& b, long first, long pairs) {
+    const __m512i zero = _mm512_setzero_si512();
+    uint16_t* to = b.query;
+    for (long pair = 0; pair < pairs; pair++)
+        for (long chunk = 0; chunk < p.chunks; chunk++)
+            for (long i = 0; i < PAIR; i++, to += PAIR) {
+                long query = (first + pair) * PAIR + i;
+                _mm512_store_si512(
+                    to, query < p.queries ? part(p.query + query * p.query_stride, chunk * PAIR, p.width) : zero);
+            }
+    memset(b.mean, 0, pairs * PAIR * p.columns * SIDE * sizeof(float));
+    memset(b.total, 0, pairs * PAIR * SIDE * sizeof(float));
+    std::fill_n(b.top, pairs * PAIR, NOTHING);
+}
+
+TILED void give_means(const Problem& p, const Block& b, long first, long pairs) {
+    for (long i = 0; i < pairs * PAIR; i++) {
+        long query = first * PAIR + i;
+        if (query >= p.queries) return;
+        __m512 divisor = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_load_ps(b.total + i * SIDE)));
+        const float* from = b.mean + i / SIDE * p.columns * SIDE * SIDE + i % SIDE * SIDE;
+        for (long column = 0; column < p.columns; column++) {
+            __m512 mean = _mm512_div_ps(_mm512_load_ps(from + column * SIDE * SIDE), divisor);
+            long left = std::min(SIDE, p.token_width - column * SIDE);
+            if (left <= 0) break;
+            __mmask16 mask = (1u << left) - 1;
+            _mm256_mask_storeu_epi16(p.mean + query * p.mean_stride + column * SIDE, mask, (__m256i)_mm512_cvtneps_pbh(mean));
+        }
+    }
+}
+
+TILED void average_block(const Problem& p, const Block& b, long first, long pairs) {
+    const float factor = p.scale * 1.44269504f;
+    take_queries(p, b, first, pairs);
+    for (long start = 0; start < p.keys; start += KEYS) {
+        long keys = std::min(KEYS, p.keys - start), groups = up(keys, PAIR);
+        const uint16_t* packed = p.packed_keys + start / PAIR * p.chunks * 2 * TILE;
+        const uint16_t* tokens = p.packed_tokens + start / PAIR * p.columns * TILE;
+        for (long pair = 0; pair < pairs; pair++) {
+            score(b.query + pair * p.chunks * 2 * TILE, packed, p.chunks, groups, b.scores);
+            if (keys % PAIR) hide(b.scores, keys, groups);
+            float* mean = b.mean + pair * 2 * p.columns * SIDE * SIDE;
+            for (long half = 0; half < 2; half++) {
+                long at = pair * PAIR + half * SIDE;
+                weigh(b.scores + half * HALVES * SIDE * SIDE, groups, factor, b.top + at, b.total + at * SIDE,
+                      mean + half * p.columns * SIDE * SIDE, p.columns, b.weights + half * HALVES / 2 * TILE);
+            }
+            gather(b.weights, tokens, p.columns, groups, mean);
+        }
+    }
+    give_means(p, b, first, pairs);
+}
+
+void packs(void* problem) {
+    Problem& p = *static_cast<Problem*>(problem);
+    long groups = up(p.keys, PAIR);
+    for (long turn; (turn = p.next++) < p.turns;)
+        for (long group = turn * p.per_turn; group < std::min(groups, (turn + 1) * p.per_turn); group++) pack(p, group);
+}
+
+TILED void averages(void* problem) {
+    Problem& p = *static_cast<Problem*>(problem);
+    long rows = p.per_turn * PAIR, all = up(p.queries, PAIR);
+    size_t query = rows * p.chunks * PAIR * 2, mean = rows * p.columns * SIDE * 4, total = rows * SIDE * 4, top = rows * 4;
+    size_t scores = PAIR * KEYS * 4, weights = PAIR * KEYS * 2, bytes = query + mean + total + top + scores + weights;
+    long turn = p.next++;
+    if (turn >= p.turns) return;
+    char* at = static_cast<char*>(claim(bytes));
+    Block b;
+    b.query = reinterpret_cast<uint16_t*>(at);
+    b.mean = reinterpret_cast<float*>(at += query);
+    b.total = reinterpret_cast<float*>(at += mean);
+    b.scores = reinterpret_cast<float*>(at += total);
+    b.weights = reinterpret_cast<uint16_t*>(at += scores);
+    b.top = reinterpret_cast<float*>(at += weights);
+    _tile_loadconfig(&SHAPES);
+    for (; turn < p.turns; turn = p.next++) {
+        long first = turn * p.per_turn;
+        if (first < all) average_block(p, b, first, std::min(p.per_turn, all - first));
+    }
+    _tile_release();
+    munmap(b.query, bytes);
+}
+
+void together(void (*work)(void*), Problem& p, long threads) {
+    p.next = 0;
+    if (threads > 1)
+        GOMP_parallel(work, &p, static_cast<unsigned>(threads), 0);
+    else
+        work(&p);
+}
+
+}  // namespace
+
+// Why there is no kernel here; null when there is one. Asks the system for the tiles' registers.
+extern "C" const char* sam2core_amx_missing() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "the processor is too old";
+    const unsigned foundation = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, tiles = 1u << 22 | 1u << 24;
+    if ((d & tiles) != tiles) return "the processor has no tiles for bfloat16 (AMX)";
+    if ((b & foundation) != foundation) return "the processor has no AVX-512";
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return "the processor has no AVX-512 for bfloat16";
+    if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */)) return "the system keeps tiles back";
+    if (!GOMP_parallel) return "torch's threads are not OpenMP's";
+    return nullptr;
+}
+
+// bf16: query (queries, width), key (keys, width), tokens (keys, token_width) -> mean (queries, token_width); strides
+// between rows, in numbers. Of keys and tokens those count that `chosen` (keys) names; null: the first `keys`.
+// Returns 0, or 1 where memory ran out.
+extern "C" int sam2core_amx_average(const uint16_t* query, long query_stride, long queries, const uint16_t* key,
+                                    long key_stride, const uint16_t* tokens, long token_stride, const int64_t* chosen,
+                                    long keys, long width, long token_width, float scale, uint16_t* mean, long mean_stride,
+                                    long threads) {
+    Problem p;
+    p.query = query, p.key = key, p.tokens = tokens, p.chosen = chosen, p.mean = mean;
+    p.query_stride = query_stride, p.key_stride = key_stride, p.token_stride = token_stride, p.mean_stride = mean_stride;
+    p.queries = queries, p.keys = keys, p.width = width, p.token_width = token_width, p.scale = scale;
+    p.chunks = up(width, PAIR), p.columns = 2 * up(token_width, PAIR);
+    long groups = up(keys, PAIR);
+    size_t bytes = groups * (2 * p.chunks + p.columns) * TILE * sizeof(uint16_t);
+    void* packed = claim(bytes);
+    if (!packed) return 1;
+    p.packed_keys = static_cast<uint16_t*>(packed);
+    p.packed_tokens = p.packed_keys + groups * 2 * p.chunks * TILE;
+    p.per_turn = 16, p.turns = up(groups, p.per_turn);
+    together(packs, p, threads);
+    long pairs = up(queries, PAIR);
+    p.turns = up(pairs, QUERIES / PAIR * threads) * threads, p.per_turn = up(pairs, p.turns);
+    together(averages, p, threads);
+    munmap(packed, bytes);
+    return 0;
+}
+#else
+extern "C" const char* sam2core_amx_missing() { return "not an x86-64 processor under Linux"; }
+#endif
