@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.layers import predicts_on_cpu
+from sam2core.ops.operator import Operator
 
 # Scores are made a block at a time: what matrix products still run fast on and caches hold.
 BLOCK = (1024, 2048)  # queries, keys
@@ -62,22 +63,45 @@ def attend_projected(
 
     Softmax rows sum to one, so the projection can wait until the tokens have been averaged. On a CPU, where long
     attention is bound by arithmetic, that is what happens: the second product then is C wide instead of d. Equal to
-    projecting first, up to rounding. Used for prediction alone; training and other devices take SDPA.
+    projecting first, up to rounding. Used for prediction alone; training takes SDPA, and so do other devices to which
+    no kernel of `average_tokens` is attached.
     """
     heads = query.shape[1]
-    if not _averages_first(query, key, project) or mask is not None or dropout:
+    if not _averages_first(query, key, project, mask) or dropout:
         return merge_heads(attend(query, key, split_heads(project(tokens), heads), mask, dropout))
-    batch = max(query.shape[0], key.shape[0])
-    mean = _mean if query.dtype == torch.float32 else _mean_of_rows
+    means = average_tokens(query, key, tokens, None if mask is None else mask[:, 0, 0])
     weights = project.weight.unflatten(0, (heads, -1))  # (heads, d, C)
-    merged = query.new_empty(batch, query.shape[2], heads, weights.shape[1])
-    scaled = query * query.shape[3] ** -0.5
-    for row in range(batch):
-        for head in range(heads):
-            q, k = scaled[row % query.shape[0], head], key[row % key.shape[0], head]
-            merged[row, :, head] = mean(q, k, tokens[row % tokens.shape[0]]) @ weights[head].T
-    merged = merged.flatten(2)
+    merged = merge_heads(means @ weights.transpose(1, 2))
     return merged if project.bias is None else merged.add_(project.bias)
+
+
+def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+    """Tokens (B, Nk, C), averaged for queries (B, heads, Nq, d) with softmax weights of keys (B, heads, Nk, d).
+
+    Gives (B, heads, Nq, C) in the queries' type; a batch of one is shared by all rows. `readable` (B, Nk) marks the
+    keys that count, at least one in a row; None: all. A plugin attaches a faster kernel with
+    ``average_tokens.register_kernel(device, dtype)``; prediction then uses it wherever it averages first.
+    """
+    means = _means_like(query, key, tokens, readable)
+    mean = _mean if query.dtype == torch.float32 else _mean_of_rows
+    scaled = query * query.shape[3] ** -0.5
+    for row in range(means.shape[0]):
+        for head in range(means.shape[1]):
+            q, k, t = scaled[row % query.shape[0], head], key[row % key.shape[0], head], tokens[row % tokens.shape[0]]
+            if readable is not None:
+                counts = readable[row % readable.shape[0]]
+                k, t = k[counts], t[counts]
+            means[row, head] = mean(q, k, t)
+    return means
+
+
+def _means_like(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+    return query.new_empty(max(query.shape[0], key.shape[0]), *query.shape[1:3], tokens.shape[2])
+
+
+average_tokens = Operator(
+    "average_tokens(Tensor query, Tensor key, Tensor tokens, Tensor? readable=None) -> Tensor", _average, _means_like
+)
 
 
 def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
@@ -119,12 +143,14 @@ def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     return means
 
 
-def _averages_first(query: Tensor, key: Tensor, project: nn.Linear) -> bool:
+def _averages_first(query: Tensor, key: Tensor, project: nn.Linear, mask: Tensor | None = None) -> bool:
     """Whether averaging tokens before projecting them pays, and is allowed."""
-    if not predicts_on_cpu(query):
-        return False
     narrow = project.in_features < query.shape[3] * query.shape[1]
-    return narrow and query.shape[2] * key.shape[2] >= BLOCK_SCORES and not _sdpa_is_fast(query.dtype)
+    if torch.is_grad_enabled() or not narrow or query.shape[2] * key.shape[2] < BLOCK_SCORES:
+        return False
+    if average_tokens.attached(query):
+        return mask is None or mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
+    return mask is None and predicts_on_cpu(query) and not _sdpa_is_fast(query.dtype)
 
 
 def _sdpa_is_fast(dtype: torch.dtype) -> bool:

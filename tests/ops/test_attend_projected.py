@@ -57,3 +57,44 @@ def test_training_and_small_attention_take_one_call():
     with torch.inference_mode():
         assert attention._averages_first(large, large, project)
         assert not attention._averages_first(large, large, nn.Linear(16, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_that_do_not_count_are_left_out(dtype):
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 1, n, 16, generator=generator).to(dtype) for n in (20, 30))
+    tokens = torch.randn(2, 30, 8, generator=generator).to(dtype)
+    readable = torch.rand(2, 30, generator=generator) < 0.5
+    expected = attention.attend(query.float(), key.float(), tokens[:, None].float(), readable[:, None, None])
+    key[~readable.unsqueeze(1)] = torch.nan
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.05}
+    torch.testing.assert_close(attention.average_tokens(query, key, tokens, readable).float(), expected, **close)
+
+
+def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
+    calls = []
+
+    def kernel(query, key, tokens, readable=None):
+        calls.append(readable)
+        return attention.average_tokens._portable(query, key, tokens, readable)
+
+    monkeypatch.setattr(attention.average_tokens, "_kernels", {})
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: dtype != torch.float32)
+    attention.average_tokens.register_kernel("cpu", torch.bfloat16)(kernel)
+    project = nn.Linear(8, 16)
+    mask = torch.arange(10)[None, None, None] < 7
+    query, key, tokens = torch.randn(2, 1, 9, 16), torch.randn(2, 1, 10, 16), torch.randn(2, 10, 8)
+    attention.attend_projected(query, key, tokens, project).sum().backward()
+    with torch.no_grad():
+        attention.attend_projected(query, key, tokens, project)
+        expected = attention.attend_projected(query, key, tokens, project, mask)
+        assert not calls
+        low = (query.bfloat16(), key.bfloat16(), tokens.bfloat16(), project.bfloat16())
+        found = attention.attend_projected(*low, mask)
+        assert len(calls) == 1 and torch.equal(calls[0], mask[:, 0, 0])
+        attention.attend_projected(*low, mask.bfloat16())  # numbers that scores get added
+        attention.attend_projected(*low, dropout=0.1)
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+    attention.attend_projected(*low, mask).sum().backward()
+    assert len(calls) == 1

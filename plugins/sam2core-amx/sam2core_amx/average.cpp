@@ -52,7 +52,7 @@ long up(long n, long to) { return (n + to - 1) / to; }
 
 // Memory in large pages: small ones cost a fault each.
 void* claim(size_t bytes) {
-    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* at = mmap(nullptr, std::max<size_t>(bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) return nullptr;
     madvise(at, bytes, MADV_HUGEPAGE);
     return at;
@@ -139,40 +139,22 @@ TILED void pack(const Problem& p, long group) {
 
 // What a thread holds of a block of queries.
 struct Block {
-    uint16_t* query;  // tiles [pair][chunk][half]
-    float* mean;      // tiles [pair][half][column], not yet divided
-    float* total;     // [row][16]: parts of the sum of weights
-    float* top;       // [row]: the largest score so far
-    float* scores;    // tiles [half][HALVES] of one pair of query tiles
+    uint16_t* query;    // tiles [pair][chunk][half]
+    float* mean;        // tiles [pair][half][column], not yet divided
+    float* total;       // [row][16]: parts of the sum of weights
+    float* top;         // [row]: the largest score so far
+    float* scores[2];   // tiles [half][HALVES], of one pair of query tiles, and of the next
     uint16_t* weights;  // tiles [half][HALVES / 2]
 };
 
-// 32 queries by `groups` x 32 keys.
-TILED void score(const uint16_t* query, const uint16_t* keys, long chunks, long groups, float* scores) {
-    settle();
-    for (long group = 0; group < groups; group++) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (long chunk = 0; chunk < chunks; chunk++, keys += 2 * TILE) {
-            _tile_loadd(4, query + chunk * 2 * TILE, 64);
-            _tile_loadd(6, keys, 64);
-            _tile_loadd(7, keys + TILE, 64);
-            _tile_loadd(5, query + chunk * 2 * TILE + TILE, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        float* to = scores + group * 2 * SIDE * SIDE;
-        _tile_stored(0, to, 64);
-        _tile_stored(1, to + SIDE * SIDE, 64);
-        _tile_stored(2, to + HALVES * SIDE * SIDE, 64);
-        _tile_stored(3, to + (HALVES + 1) * SIDE * SIDE, 64);
-    }
-    settle();
-}
+// 32 queries whose scores in a block of keys are there, and have yet to become weights.
+struct Scored {
+    const float* scores;
+    long groups, columns;
+    float factor, *top, *total, *mean;
+    uint16_t* weights;
+    const uint16_t* tokens;
+};
 
 // 2 to the power of x <= 0, within 3e-6 of the result: a polynomial on [-0.5, 0.5], fitted to relative error.
 INLINED __m512 power(__m512 x) {
@@ -186,54 +168,106 @@ INLINED __m512 power(__m512 x) {
     return _mm512_scalef_ps(y, whole);
 }
 
-// Scores of 16 queries to weights; the running sums are shrunk where a larger score turned up.
-TILED void weigh(const float* scores, long groups, float factor, float* top, float* total, float* mean, long columns,
-                 uint16_t* weights) {
-    for (long i = 0; i < SIDE; i++) {
-        const float* from = scores + i * SIDE;
-        __m512 most = _mm512_max_ps(_mm512_load_ps(from), _mm512_load_ps(from + SIDE * SIDE));
-        for (long group = 1; group < groups; group++) {
-            const float* at = from + group * 2 * SIDE * SIDE;
-            most = _mm512_max_ps(most, _mm512_max_ps(_mm512_load_ps(at), _mm512_load_ps(at + SIDE * SIDE)));
+// The way through 32 scored queries, by pairs of tiles of scores: `by` and `less` make scores exponents.
+struct Weighing {
+    const Scored& of;
+    long row, group;
+    const float* from;
+    uint16_t* to;
+    __m512 by, less, sum;
+};
+
+// To the next query: its largest score, by which its running sums are shrunk when none before was larger.
+INLINED void turn_to(Weighing& w, long row) {
+    const Scored& of = w.of;
+    const long half = row / SIDE, i = row % SIDE;
+    w.row = row, w.group = 0;
+    w.from = of.scores + (half * HALVES * SIDE + i) * SIDE;
+    w.to = of.weights + half * HALVES / 2 * TILE + i * PAIR;
+    __m512 most = _mm512_max_ps(_mm512_load_ps(w.from), _mm512_load_ps(w.from + SIDE * SIDE));
+    for (long group = 1; group < of.groups; group++) {
+        const float* at = w.from + group * 2 * SIDE * SIDE;
+        most = _mm512_max_ps(most, _mm512_max_ps(_mm512_load_ps(at), _mm512_load_ps(at + SIDE * SIDE)));
+    }
+    const float highest = _mm512_reduce_max_ps(most);
+    w.sum = _mm512_load_ps(of.total + row * SIDE);
+    if (highest > of.top[row]) {
+        __m512 shrink = power(_mm512_set1_ps(std::max((of.top[row] - highest) * of.factor, -200.0f)));  // to 0 at first
+        of.top[row] = highest;
+        w.sum = _mm512_mul_ps(w.sum, shrink);
+        for (long column = 0; column < of.columns; column++) {
+            float* at = of.mean + ((half * of.columns + column) * SIDE + i) * SIDE;
+            _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink));
         }
-        float highest = _mm512_reduce_max_ps(most);
-        __m512 sum = _mm512_load_ps(total + i * SIDE);
-        if (highest > top[i]) {
-            __m512 shrink = power(_mm512_set1_ps((top[i] - highest) * factor));
-            top[i] = highest;
-            sum = _mm512_mul_ps(sum, shrink);
-            for (long column = 0; column < columns; column++) {
-                float* at = mean + column * SIDE * SIDE + i * SIDE;
-                _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink));
-            }
-        }
-        const __m512 by = _mm512_set1_ps(factor), less = _mm512_set1_ps(top[i] * factor);
-        for (long group = 0; group < groups; group++) {
-            const float* at = from + group * 2 * SIDE * SIDE;
-            __m512 a = power(_mm512_fmsub_ps(_mm512_load_ps(at), by, less));
-            __m512 b = power(_mm512_fmsub_ps(_mm512_load_ps(at + SIDE * SIDE), by, less));
-            sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
-            _mm512_store_si512(weights + group * TILE + i * PAIR, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-        }
-        _mm512_store_ps(total + i * SIDE, sum);
+    }
+    w.by = _mm512_set1_ps(of.factor);
+    w.less = _mm512_set1_ps(of.top[row] * of.factor);
+}
+
+// 32 scores of a query to weights.
+INLINED void weigh(Weighing& w) {
+    if (w.row == PAIR) return;
+    if (w.group == 0) turn_to(w, w.row);
+    const float* at = w.from + w.group * 2 * SIDE * SIDE;
+    __m512 first = power(_mm512_fmsub_ps(_mm512_load_ps(at), w.by, w.less));
+    __m512 second = power(_mm512_fmsub_ps(_mm512_load_ps(at + SIDE * SIDE), w.by, w.less));
+    w.sum = _mm512_add_ps(w.sum, _mm512_add_ps(first, second));
+    _mm512_store_si512(w.to + w.group * TILE, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    if (++w.group == w.of.groups) {
+        _mm512_store_ps(w.of.total + w.row * SIDE, w.sum);
+        w.row++, w.group = 0;
     }
 }
 
-// Adds 32 queries' weighted tokens to their means.
-TILED void gather(const uint16_t* weights, const uint16_t* tokens, long columns, long groups, float* mean) {
+// Scores of 32 queries by `groups` x 32 keys. Those scored before are weighed meanwhile: tiles and vectors are different
+// units of a core, which work at the same time when their instructions take turns.
+TILED void score(const uint16_t* query, const uint16_t* keys, long chunks, long groups, float* scores, const Scored& before) {
     settle();
-    float* other = mean + columns * SIDE * SIDE;
-    for (long column = 0; column < columns; column += 2) {
-        float *a = mean + column * SIDE * SIDE, *b = other + column * SIDE * SIDE;
+    Weighing w{before, before.groups ? 0 : PAIR, 0, nullptr, nullptr, {}, {}, {}};
+    for (long group = 0; group < groups; group++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (long chunk = 0; chunk < chunks; chunk++, keys += 2 * TILE) {
+            _tile_loadd(4, query + chunk * 2 * TILE, 64);
+            _tile_loadd(6, keys, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            weigh(w);
+            _tile_loadd(7, keys + TILE, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            weigh(w);
+            _tile_loadd(5, query + chunk * 2 * TILE + TILE, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            weigh(w);
+            _tile_dpbf16ps(3, 5, 7);
+            weigh(w);
+        }
+        float* to = scores + group * 2 * SIDE * SIDE;
+        _tile_stored(0, to, 64);
+        _tile_stored(1, to + SIDE * SIDE, 64);
+        _tile_stored(2, to + HALVES * SIDE * SIDE, 64);
+        _tile_stored(3, to + (HALVES + 1) * SIDE * SIDE, 64);
+    }
+    while (w.row < PAIR) weigh(w);
+    settle();
+}
+
+// Adds the weighted tokens to the means.
+TILED void gather(const Scored& s) {
+    settle();
+    for (long column = 0; column < s.columns; column += 2) {
+        float *a = s.mean + column * SIDE * SIDE, *b = a + s.columns * SIDE * SIDE;
         _tile_loadd(0, a, 64);
         _tile_loadd(1, a + SIDE * SIDE, 64);
         _tile_loadd(2, b, 64);
         _tile_loadd(3, b + SIDE * SIDE, 64);
-        for (long group = 0; group < groups; group++) {
-            _tile_loadd(4, weights + group * TILE, 64);
-            _tile_loadd(6, tokens + (group * columns + column) * TILE, 64);
-            _tile_loadd(7, tokens + (group * columns + column + 1) * TILE, 64);
-            _tile_loadd(5, weights + (HALVES / 2 + group) * TILE, 64);
+        for (long group = 0; group < s.groups; group++) {
+            const uint16_t* tokens = s.tokens + (group * s.columns + column) * TILE;
+            _tile_loadd(4, s.weights + group * TILE, 64);
+            _tile_loadd(6, tokens, 64);
+            _tile_loadd(7, tokens + TILE, 64);
+            _tile_loadd(5, s.weights + (HALVES / 2 + group) * TILE, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6);
@@ -287,24 +321,24 @@ TILED void give_means(const Problem& p, const Block& b, long first, long pairs) 
 }
 
 TILED void average_block(const Problem& p, const Block& b, long first, long pairs) {
-    const float factor = p.scale * 1.44269504f;
     take_queries(p, b, first, pairs);
+    Scored before = {};
     for (long start = 0; start < p.keys; start += KEYS) {
-        long keys = std::min(KEYS, p.keys - start), groups = up(keys, PAIR);
+        const long keys = std::min(KEYS, p.keys - start), groups = up(keys, PAIR);
         const uint16_t* packed = p.packed_keys + start / PAIR * p.chunks * 2 * TILE;
         const uint16_t* tokens = p.packed_tokens + start / PAIR * p.columns * TILE;
         for (long pair = 0; pair < pairs; pair++) {
-            score(b.query + pair * p.chunks * 2 * TILE, packed, p.chunks, groups, b.scores);
-            if (keys % PAIR) hide(b.scores, keys, groups);
-            float* mean = b.mean + pair * 2 * p.columns * SIDE * SIDE;
-            for (long half = 0; half < 2; half++) {
-                long at = pair * PAIR + half * SIDE;
-                weigh(b.scores + half * HALVES * SIDE * SIDE, groups, factor, b.top + at, b.total + at * SIDE,
-                      mean + half * p.columns * SIDE * SIDE, p.columns, b.weights + half * HALVES / 2 * TILE);
-            }
-            gather(b.weights, tokens, p.columns, groups, mean);
+            float* scores = b.scores[before.scores == b.scores[0]];
+            score(b.query + pair * p.chunks * 2 * TILE, packed, p.chunks, groups, scores, before);
+            if (keys % PAIR) hide(scores, keys, groups);
+            if (before.groups) gather(before);
+            const long row = pair * PAIR;
+            before = {scores, groups, p.columns, p.scale * 1.44269504f, b.top + row, b.total + row * SIDE,
+                      b.mean + row * p.columns * SIDE, b.weights, tokens};
         }
     }
+    score(nullptr, nullptr, 0, 0, nullptr, before);
+    gather(before);
     give_means(p, b, first, pairs);
 }
 
@@ -319,19 +353,19 @@ TILED void averages(void* problem) {
     Problem& p = *static_cast<Problem*>(problem);
     long rows = p.per_turn * PAIR, all = up(p.queries, PAIR);
     size_t query = rows * p.chunks * PAIR * 2, mean = rows * p.columns * SIDE * 4, total = rows * SIDE * 4, top = rows * 4;
-    size_t scores = PAIR * KEYS * 4, weights = PAIR * KEYS * 2, bytes = query + mean + total + top + scores + weights;
-    long turn = p.next++;
-    if (turn >= p.turns) return;
+    size_t scores = PAIR * KEYS * 4, weights = PAIR * KEYS * 2, bytes = query + mean + total + top + 2 * scores + weights;
     char* at = static_cast<char*>(claim(bytes));
+    if (!at) return;
     Block b;
     b.query = reinterpret_cast<uint16_t*>(at);
     b.mean = reinterpret_cast<float*>(at += query);
     b.total = reinterpret_cast<float*>(at += mean);
-    b.scores = reinterpret_cast<float*>(at += total);
+    b.scores[0] = reinterpret_cast<float*>(at += total);
+    b.scores[1] = reinterpret_cast<float*>(at += scores);
     b.weights = reinterpret_cast<uint16_t*>(at += scores);
     b.top = reinterpret_cast<float*>(at += weights);
     _tile_loadconfig(&SHAPES);
-    for (; turn < p.turns; turn = p.next++) {
+    for (long turn; (turn = p.next++) < p.turns;) {
         long first = turn * p.per_turn;
         if (first < all) average_block(p, b, first, std::min(p.per_turn, all - first));
     }
@@ -386,7 +420,7 @@ extern "C" int sam2core_amx_average(const uint16_t* query, long query_stride, lo
     p.turns = up(pairs, QUERIES / PAIR * threads) * threads, p.per_turn = up(pairs, p.turns);
     together(averages, p, threads);
     munmap(packed, bytes);
-    return 0;
+    return p.next < p.turns;
 }
 #else
 extern "C" const char* sam2core_amx_missing() { return "not an x86-64 processor under Linux"; }

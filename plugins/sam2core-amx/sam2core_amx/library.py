@@ -1,0 +1,37 @@
+"""The compiled functions, by ctypes: calls leave Python free for other threads. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import sysconfig
+from pathlib import Path
+
+PATH = Path(__file__).with_name(f"average{sysconfig.get_config_var('EXT_SUFFIX')}")
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library. Raises ImportError where it was not compiled, or not for this Python."""
+    if not PATH.exists():
+        raise ImportError(
+            f"{PATH.name} was not compiled when sam2core-amx was installed: install a C++ compiler (g++ 12 or newer, or"
+            " clang) and then sam2core-amx again, with pip install --force-reinstall --no-deps --no-cache-dir"
+        )
+    library = ctypes.CDLL(str(PATH))
+    library.sam2core_amx_missing.restype = ctypes.c_char_p
+    if hasattr(library, "sam2core_amx_average"):
+        at, number = ctypes.c_void_p, ctypes.c_long
+        tensors = (at, number, number, at, number, at, number, at)
+        sizes = (number, number, number, ctypes.c_float)
+        library.sam2core_amx_average.argtypes = [*tensors, *sizes, at, number, number]
+    return library
+
+
+def missing() -> str:
+    """Why there is no kernel on this machine; empty where there is one. Raises ImportError as `load` does."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return "no x86-64 processor under Linux"
+    reason = load().sam2core_amx_missing()
+    return reason.decode() if reason else ""

@@ -1,0 +1,123 @@
+"""The kernel against a float64 reference, next to SDPA in the same precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sam2core_amx.kernel import averages
+from torch import Tensor
+
+from sam2core.ops.attention import average_tokens
+
+pytestmark = pytest.mark.usefixtures("tiles")
+
+# queries, keys, their width, that of tokens: no blocks are full, or just, or one more
+SIZES = [
+    (1, 1, 32, 32),
+    (1, 300, 64, 32),
+    (17, 33, 96, 64),
+    (32, 256, 256, 64),
+    (33, 257, 256, 64),
+    (100, 1000, 256, 64),
+    (70, 511, 128, 256),
+    (5, 77, 40, 20),
+    (2100, 600, 64, 64),
+]
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def draw(queries: int, keys: int, width: int, narrow: int, batches=(1, 1, 1), heads: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(queries * 10000 + keys)
+    sizes = ((batches[0], heads, queries, width), (batches[1], heads, keys, width), (batches[2], keys, narrow))
+    return [torch.randn(size, generator=generator).bfloat16() for size in sizes]
+
+
+def exact(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+    scores = query.double() @ key.double().transpose(2, 3) * query.shape[3] ** -0.5
+    if readable is not None:
+        scores = scores.masked_fill(~readable[:, None, None], -torch.inf)
+    return scores.softmax(dim=3) @ tokens.double()[:, None]
+
+
+def sdpa(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+    """Torch's kernel wants values as wide as keys."""
+    width = max(query.shape[3], tokens.shape[2])
+    scale = query.shape[3] ** -0.5
+    query, key = (F.pad(tensor, (0, width - tensor.shape[3])) for tensor in (query, key))
+    value = F.pad(tokens, (0, width - tokens.shape[2]))[:, None]
+    mask = None if readable is None else readable[:, None, None]
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)[..., : tokens.shape[2]]
+
+
+def root_mean_square(error: Tensor) -> float:
+    return error.double().square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("spread", [1, 8])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_errors_are_no_larger_than_those_of_sdpa(size, masked, spread, threads):
+    query, key, tokens = draw(*size)
+    query = query * spread
+    readable = None
+    if masked:
+        readable = torch.rand(1, size[1], generator=torch.Generator().manual_seed(1)) < 0.6
+        readable[:, -1] = True
+    reference = exact(query, key, tokens, readable)
+    mine, theirs = averages(query, key, tokens, readable), sdpa(query, key, tokens, readable)
+    assert mine.dtype == torch.bfloat16 and mine.shape == reference.shape
+    # both round weights and results to 8 bits: of few numbers, chance decides
+    slack = 1.01 if mine.numel() > 5000 else 1.1
+    assert root_mean_square(mine - reference) <= slack * root_mean_square(theirs - reference)
+    assert (mine - reference).abs().max() <= 1.2 * (theirs - reference).abs().max()
+
+
+def test_threads_change_nothing():
+    query, key, tokens = draw(300, 700, 256, 64)
+    before = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        found.append(averages(query, key, tokens))
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_keys_that_do_not_count_may_hold_anything():
+    query, key, tokens = draw(40, 500, 64, 32)
+    readable = torch.arange(500) % 256 < 40
+    expected = averages(query, key[:, :, readable], tokens[:, readable])
+    key[:, :, ~readable], tokens[:, ~readable] = torch.nan, torch.inf
+    assert torch.equal(averages(query, key, tokens, readable[None]), expected)
+
+
+def test_scores_beyond_what_exponentials_hold():
+    query, key, tokens = draw(50, 600, 64, 32)
+    query = query * 1000
+    found = averages(query, key, tokens)
+    torch.testing.assert_close(found, exact(query, key, tokens).bfloat16(), rtol=0.02, atol=0.02)
+    falling = averages(-query.abs(), torch.arange(600.0).bfloat16()[None, None, :, None].expand(1, 1, 600, 64), tokens)
+    torch.testing.assert_close(falling, tokens[:, None, :1].expand_as(falling))  # scores far below 0 all but the first
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("batches", [(1, 1, 1), (1, 3, 3), (3, 3, 3), (3, 1, 1), (3, 3, 1)], ids=str)
+@pytest.mark.parametrize("masks", [0, 1, 3])
+def test_rows_and_heads(batches, heads, masks):
+    if masks > max(batches):
+        pytest.skip("no more masks than rows")
+    query, key, tokens = draw(20, 90, 32, 32, batches, heads)
+    readable = torch.rand(masks, 90, generator=torch.Generator().manual_seed(2)) < 0.5 if masks else None
+    query = query.transpose(1, 2).contiguous().transpose(1, 2)  # as split heads lie
+    found = averages(query, key, tokens, readable)
+    torch.testing.assert_close(found.double(), exact(query, key, tokens, readable), rtol=0.01, atol=0.005)
+    portable = average_tokens._portable(query, key, tokens, readable)
+    torch.testing.assert_close(found, portable, rtol=0.02, atol=0.02)
