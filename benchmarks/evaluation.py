@@ -1,4 +1,4 @@
-"""How good the masks are: a model and simple methods, on the same photographs and clicks, and on a clip.
+"""How good the masks are: a model and simple methods, on the same photographs and clicks, and on clips.
 
     python benchmarks/evaluation.py baselines DATA      GrabCut, random walker, flood fill, disc; copied masks, flow
     python benchmarks/evaluation.py model DATA          the model, and the others on the model's clicks
@@ -40,6 +40,8 @@ from sam2core.evaluation.datasets import VideoFolder, video_folders  # noqa: E40
 from sam2core.evaluation.metrics import iou  # noqa: E402
 from sam2core.evaluation.scoring import Scores, score  # noqa: E402
 from sam2core.evaluation.vos import MaskFiles, Task, fingerprint, write_video  # noqa: E402
+from sam2core.training.pseudo import pseudo_video  # noqa: E402
+from sam2core.training.readers import READERS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 CLICKS, MANY, COUNTS = 8, 20, (1, 3, 8)
@@ -153,7 +155,7 @@ def measure_baselines(options: argparse.Namespace) -> None:
 
 
 def measure_model(options: argparse.Namespace) -> None:
-    """The model on its own clicks, boxes and the clip; then the baselines on the clicks that the model asked for."""
+    """The model on its own clicks, boxes and the clips; then the baselines on the clicks that the model asked for."""
     import registry
 
     tool = registry.predictor(options.model, "image", weights=options.weights)
@@ -188,65 +190,102 @@ def model_file(model: str) -> Path:
     return RESULTS / f"evaluation_{Path(model).stem}.json"
 
 
-# the clip ------------------------------------------------------------------------------------------------------------
+# clips ---------------------------------------------------------------------------------------------------------------
 
 
-def clip_of(options: argparse.Namespace) -> VideoFolder:
-    return video_folders(options.data / "pumavos_samples" / "example_videos" / "chair")[0]
+MADE, MADE_FRAMES, MADE_SIZE = 24, 24, 400
 
 
-def clip_entry(store: Store, method: str, prompt: str, settings: str, make: Callable[[Path], int], video: VideoFolder):
-    """Make the masks of the clip in a folder, score them as DAVIS does, and keep it; nothing when that is done."""
-    held = store.document.setdefault("clips", {}).setdefault(method, {})
+def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[VideoFolder]]]:
+    """The clips: a real one, and made ones, written to a folder that lasts as long as its set is used."""
+    yield "chair", video_folders(options.data / "pumavos_samples" / "example_videos" / "chair")
+    with tempfile.TemporaryDirectory() as folder:
+        made_clips(options.data, Path(folder))
+        yield "made", video_folders(Path(folder))
+
+
+def made_clips(data: Path, folder: Path) -> None:
+    """24 clips of one thing each, in DAVIS's folders: photographs of COCO's val half, set in motion.
+
+    The camera moves, most things move by themselves, and every other one is crossed, now and then hidden.
+    """
+    found = 0
+    for number, picture in enumerate(READERS["coco_panoptic"](data / "coco128_panoptic", split="val")):
+        masks = np.stack([np.isin(picture.regions, group) for group in picture.objects])
+        large = [which for which, mask in enumerate(masks) if picture.things[which] and 0.03 < mask.mean() < 0.4]
+        if not large or found == MADE:
+            continue
+        found += 1
+        generator = np.random.default_rng([3, number])
+        mask = masks[[int(generator.choice(large))]]
+        clip = pseudo_video(picture.image, mask, MADE_FRAMES, generator, size=MADE_SIZE)
+        name = f"{found:02}"
+        frames, files = folder / "JPEGImages" / name, MaskFiles(folder / "Annotations" / name, None)
+        frames.mkdir(parents=True)
+        for at, (frame, seen) in enumerate(zip(clip.frames, clip.masks)):
+            Image.fromarray(frame).save(frames / f"{at:05}.jpg", quality=95)
+            files.write(f"{at:05}", {1: seen[0]}, frame.shape[:2])
+
+
+def clip_entry(
+    store: Store,
+    videos: tuple[str, list[VideoFolder]],
+    method: str,
+    prompt: str,
+    settings: str,
+    make: Callable[[VideoFolder, Path], int],
+) -> None:
+    """Make the masks of a set's clips in a folder, score them as DAVIS does, and keep it; nothing when that is done."""
+    name, clips = videos
+    held = store.document.setdefault("clips", {}).setdefault(name, {}).setdefault(method, {})
     if held.get(prompt, {}).get("settings") == settings:
         return
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        frames = make(Path(folder))
+        frames = sum(make(clip, Path(folder)) for clip in clips)
         seconds = (time.perf_counter() - start) / frames
-        found = [one for _, objects in score(video.masks.path.parent, folder, protocol="davis") for one in objects]
+        found = [one for _, objects in score(clips[0].masks.path.parent, folder, protocol="davis") for one in objects]
     overall = Scores("davis", tuple(found)).overall()
     held[prompt] = {"settings": settings, "overall": overall, "seconds": round(seconds, 4), "frames": frames}
     store.save(force=True)
-    say(f"{video.name}, {method}, {prompt}: J&F {100 * overall['J&F-Mean']:.1f}")
+    say(f"{name}, {method}, {prompt}: J&F {100 * overall['J&F-Mean']:.1f}")
 
 
 def clip_baselines(store: Store, options: argparse.Namespace) -> None:
     """Copied and flowing masks: from the true first mask, and from what the still methods make of a click and a box."""
-    video = clip_of(options)
-    frames = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
-    truth = video.masks.read(video.frames[0].stem)
     walker, cut = METHODS["random walker"], METHODS["GrabCut"]
-    for prompt in ("mask", "click", "box"):
-        settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
-        for name, method in (("first mask, copied", baselines.CopyFirstMask()), ("DIS flow", baselines.FlowWarp())):
+    for videos in clip_sets(options):
+        for prompt in ("mask", "click", "box"):
+            settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
+            for name, method in (("first mask, copied", baselines.CopyFirstMask()), ("DIS flow", baselines.FlowWarp())):
 
-            def make(folder: Path, prompt: str = prompt, method: Any = method) -> int:
-                first = dict(truth)
-                for number, mask in truth.items():
-                    if prompt == "click":
-                        first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
-                    if prompt == "box":
-                        first[number] = cut.box(frames[0], clicks.box_of(mask))
-                files = MaskFiles(folder / video.name, None)
-                for path, masks in zip(video.frames, method.follow(frames, first)):
-                    files.write(path.stem, masks, frames[0].shape[:2])
-                return len(frames)
+                def make(video: VideoFolder, folder: Path, prompt: str = prompt, method: Any = method) -> int:
+                    frames = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
+                    first = dict(video.masks.read(video.frames[0].stem))
+                    for number, mask in first.items():
+                        if prompt == "click":
+                            first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
+                        if prompt == "box":
+                            first[number] = cut.box(frames[0], clicks.box_of(mask))
+                    files = MaskFiles(folder / video.name, None)
+                    for path, masks in zip(video.frames, method.follow(frames, first)):
+                        files.write(path.stem, masks, frames[0].shape[:2])
+                    return len(frames)
 
-            clip_entry(store, name, prompt, settings, make, video)
+                clip_entry(store, videos, name, prompt, settings, make)
 
 
 def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None:
     import registry
 
-    video = clip_of(options)
     tool = registry.predictor(options.model, "video", weights=options.weights)
-    for prompt in ("mask", "click", "box"):
+    for videos in clip_sets(options):
+        for prompt in ("mask", "click", "box"):
 
-        def make(folder: Path, prompt: str = prompt) -> int:
-            return write_video(tool, video, Task(prompt), folder).frames
+            def make(video: VideoFolder, folder: Path, prompt: str = prompt) -> int:
+                return write_video(tool, video, Task(prompt), folder).frames
 
-        clip_entry(store, options.model, prompt, settings, make, video)
+            clip_entry(store, videos, options.model, prompt, settings, make)
 
 
 # tuning --------------------------------------------------------------------------------------------------------------
@@ -274,7 +313,7 @@ def tune(options: argparse.Namespace) -> None:
     samples = training_photographs(options.data)
     tried: list[Any] = [baselines.ConstantDisc(radius) for radius in (0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3, 0.4)]
     tried += [baselines.FloodFill(tolerance) for tolerance in (4, 8, 12, 16, 24, 32)]
-    tried += [baselines.GrabCut(radius) for radius in (0.2, 0.35, 0.1, 0.5)]
+    tried += [baselines.GrabCut(radius) for radius in (0.025, 0.05, 0.1, 0.2, 0.35, 0.5)]
     tried += [baselines.RandomWalker(beta) for beta in (90, 130, 300, 1000)]
     path = RESULTS / "evaluation_tuning.json"
     held: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
