@@ -24,6 +24,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
     `mask` broadcasts to (B, heads, Nq, Nk): boolean, True where a key may be read, or numbers that scores get added.
     """
+    if dropout == 0.0 and _meets_kernel(query, key, mask):
+        return average_tokens(query, key, value, _readable(mask))
     batch = max(query.shape[0], key.shape[0], value.shape[0])
     query, key, value = (t if t.shape[0] == batch else t.expand(batch, -1, -1, -1) for t in (query, key, value))
     if dropout == 0.0 and _keeps_scores(query, key):
@@ -69,25 +71,26 @@ def attend_projected(
     heads = query.shape[1]
     if not _averages_first(query, key, project, mask) or dropout:
         return merge_heads(attend(query, key, split_heads(project(tokens), heads), mask, dropout))
-    means = average_tokens(query, key, tokens, None if mask is None else mask[:, 0, 0])
+    means = average_tokens(query, key, tokens.unsqueeze(1), _readable(mask))
     weights = project.weight.unflatten(0, (heads, -1))  # (heads, d, C)
     merged = merge_heads(means @ weights.transpose(1, 2))
     return merged if project.bias is None else merged.add_(project.bias)
 
 
 def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
-    """Tokens (B, Nk, C), averaged for queries (B, heads, Nq, d) with softmax weights of keys (B, heads, Nk, d).
+    """Tokens (B, heads or 1, Nk, C), averaged for queries (B, heads, Nq, d) with softmax weights of keys of their width.
 
     Gives (B, heads, Nq, C) in the queries' type; a batch of one is shared by all rows. `readable` (B, Nk) marks the
     keys that count, at least one in a row; None: all. A plugin attaches a faster kernel with
-    ``average_tokens.register_kernel(device, dtype)``; prediction then uses it wherever it averages first.
+    ``average_tokens.register_kernel(device, dtype)``; all long attention then takes it, save in training.
     """
     means = _means_like(query, key, tokens, readable)
     mean = _mean if query.dtype == torch.float32 else _mean_of_rows
     scaled = query * query.shape[3] ** -0.5
     for row in range(means.shape[0]):
         for head in range(means.shape[1]):
-            q, k, t = scaled[row % query.shape[0], head], key[row % key.shape[0], head], tokens[row % tokens.shape[0]]
+            q, k = scaled[row % query.shape[0], head], key[row % key.shape[0], head]
+            t = tokens[row % tokens.shape[0], head % tokens.shape[1]]
             if readable is not None:
                 counts = readable[row % readable.shape[0]]
                 k, t = k[counts], t[counts]
@@ -96,12 +99,30 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
 
 
 def _means_like(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
-    return query.new_empty(max(query.shape[0], key.shape[0]), *query.shape[1:3], tokens.shape[2])
+    """Laid out so that merging heads copies nothing."""
+    batch = max(query.shape[0], key.shape[0], tokens.shape[0])
+    return query.new_empty(batch, query.shape[2], query.shape[1], tokens.shape[3]).transpose(1, 2)
 
 
 average_tokens = Operator(
     "average_tokens(Tensor query, Tensor key, Tensor tokens, Tensor? readable=None) -> Tensor", _average, _means_like
 )
+
+
+def _meets_kernel(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
+    """Whether a kernel of `average_tokens` is attached for this attention: in prediction, long, masked by key alone."""
+    if torch.is_grad_enabled() or not _is_long(query, key) or not average_tokens.attached(query):
+        return False
+    return mask is None or mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
+
+
+def _readable(mask: Tensor | None) -> Tensor | None:
+    """A mask (B, 1, 1, Nk) by key, (B, Nk)."""
+    return None if mask is None else mask[:, 0, 0]
+
+
+def _is_long(query: Tensor, key: Tensor) -> bool:
+    return query.shape[2] * key.shape[2] >= BLOCK_SCORES
 
 
 def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
@@ -145,12 +166,11 @@ def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
 
 def _averages_first(query: Tensor, key: Tensor, project: nn.Linear, mask: Tensor | None = None) -> bool:
     """Whether averaging tokens before projecting them pays, and is allowed."""
-    narrow = project.in_features < query.shape[3] * query.shape[1]
-    if torch.is_grad_enabled() or not narrow or query.shape[2] * key.shape[2] < BLOCK_SCORES:
+    if project.in_features >= query.shape[3] * query.shape[1]:
         return False
-    if average_tokens.attached(query):
-        return mask is None or mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
-    return mask is None and predicts_on_cpu(query) and not _sdpa_is_fast(query.dtype)
+    if _meets_kernel(query, key, mask):
+        return True
+    return mask is None and predicts_on_cpu(query) and _is_long(query, key) and not _sdpa_is_fast(query.dtype)
 
 
 def _sdpa_is_fast(dtype: torch.dtype) -> bool:

@@ -65,7 +65,8 @@ def test_keys_that_do_not_count_are_left_out(dtype):
     query, key = (torch.randn(2, 1, n, 16, generator=generator).to(dtype) for n in (20, 30))
     tokens = torch.randn(2, 30, 8, generator=generator).to(dtype)
     readable = torch.rand(2, 30, generator=generator) < 0.5
-    expected = attention.attend(query.float(), key.float(), tokens[:, None].float(), readable[:, None, None])
+    tokens = tokens.unsqueeze(1)
+    expected = attention.attend(query.float(), key.float(), tokens.float(), readable[:, None, None])
     key[~readable.unsqueeze(1)] = torch.nan
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.05}
     torch.testing.assert_close(attention.average_tokens(query, key, tokens, readable).float(), expected, **close)
@@ -96,5 +97,12 @@ def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
         attention.attend_projected(*low, mask.bfloat16())  # numbers that scores get added
         attention.attend_projected(*low, dropout=0.1)
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+    with torch.no_grad():  # values as they come meet it as well
+        found = attention.attend(low[0], low[1], low[1][:, :, :, :5], mask)
+        expected = attention.attend(query, key, key[:, :, :, :5], mask)
+        assert len(calls) == 2
+        torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+        attention.attend(low[0], low[1], low[1], torch.ones(1, 1, 9, 10, dtype=torch.bool))  # a mask by query too
+    assert len(calls) == 2
     attention.attend_projected(*low, mask).sum().backward()
-    assert len(calls) == 1
+    assert len(calls) == 2

@@ -156,61 +156,81 @@ struct Scored {
     const uint16_t* tokens;
 };
 
-// 2 to the power of x <= 0, within 3e-6 of the result: a polynomial on [-0.5, 0.5], fitted to relative error.
+// 2 to the power of x, within 3e-6 of the result: a polynomial on [0, 1), fitted to the relative error.
 INLINED __m512 power(__m512 x) {
-    const __m512 shift = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: adding it rounds
-    __m512 whole = _mm512_sub_ps(_mm512_add_ps(x, shift), shift);
-    __m512 rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.00967014f), rest, _mm512_set1_ps(0.05583702f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.24022107f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.69314426f));
+    const __m512 rest = _mm512_reduce_ps(x, 0x09);  // x less the whole number below it
+    __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.013534168f), rest, _mm512_set1_ps(0.052011462f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.241442754f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.693003835f));
     y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
+    return _mm512_scalef_ps(y, x);
 }
 
-// The way through 32 scored queries, by pairs of tiles of scores: `by` and `less` make scores exponents.
+// The way through 32 scored queries, by pairs of tiles of scores; what is `less` makes exponents of them.
 struct Weighing {
     const Scored& of;
     long row, group;
     const float* from;
     uint16_t* to;
-    __m512 by, less, sum;
+    __m512 less, sum;
 };
 
-// To the next query: its largest score, by which its running sums are shrunk when none before was larger.
-INLINED void turn_to(Weighing& w, long row) {
-    const Scored& of = w.of;
-    const long half = row / SIDE, i = row % SIDE;
-    w.row = row, w.group = 0;
-    w.from = of.scores + (half * HALVES * SIDE + i) * SIDE;
-    w.to = of.weights + half * HALVES / 2 * TILE + i * PAIR;
-    __m512 most = _mm512_max_ps(_mm512_load_ps(w.from), _mm512_load_ps(w.from + SIDE * SIDE));
-    for (long group = 1; group < of.groups; group++) {
-        const float* at = w.from + group * 2 * SIDE * SIDE;
-        most = _mm512_max_ps(most, _mm512_max_ps(_mm512_load_ps(at), _mm512_load_ps(at + SIDE * SIDE)));
+// The largest number in each of 16 vectors.
+INLINED __m512 largest(__m512 r[16]) {
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm512_max_ps(_mm512_shuffle_f32x4(r[i], r[i + 8], 0x44), _mm512_shuffle_f32x4(r[i], r[i + 8], 0xee));
+    for (int i = 0; i < 4; i++)
+        r[i] = _mm512_max_ps(_mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd));
+    for (int i = 0; i < 2; i++)
+        r[i] = _mm512_max_ps(_mm512_unpacklo_ps(r[i], r[i + 2]), _mm512_unpackhi_ps(r[i], r[i + 2]));
+    r[0] = _mm512_max_ps(_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpackhi_ps(r[0], r[1]));
+    return _mm512_shuffle_f32x4(r[0], r[0], 0xd8);
+}
+
+// The largest scores of 16 queries; running sums are shrunk where none before was larger.
+INLINED void top(const Scored& of, long half) {
+    const float* from = of.scores + half * HALVES * SIDE * SIDE;
+    __m512 most[16];
+    for (long i = 0; i < SIDE; i++) most[i] = _mm512_max_ps(_mm512_load_ps(from + i * SIDE), _mm512_load_ps(from + (SIDE + i) * SIDE));
+    for (long tile = 2; tile < 2 * of.groups; tile += 2) {
+        const float* at = from + tile * SIDE * SIDE;
+        for (long i = 0; i < SIDE; i++)
+            most[i] = _mm512_max_ps(most[i], _mm512_max_ps(_mm512_load_ps(at + i * SIDE), _mm512_load_ps(at + (SIDE + i) * SIDE)));
     }
-    const float highest = _mm512_reduce_max_ps(most);
-    w.sum = _mm512_load_ps(of.total + row * SIDE);
-    if (highest > of.top[row]) {
-        __m512 shrink = power(_mm512_set1_ps(std::max((of.top[row] - highest) * of.factor, -200.0f)));  // to 0 at first
-        of.top[row] = highest;
-        w.sum = _mm512_mul_ps(w.sum, shrink);
+    const __m512 before = _mm512_load_ps(of.top + half * SIDE), now = _mm512_max_ps(before, largest(most));
+    unsigned grown = _mm512_cmp_ps_mask(now, before, _CMP_GT_OQ);
+    if (!grown) return;
+    _mm512_store_ps(of.top + half * SIDE, now);
+    const __m512 by = _mm512_set1_ps(of.factor), least = _mm512_set1_ps(-200.0f);  // power(-200) is 0
+    alignas(64) float shrink[SIDE];
+    _mm512_store_ps(shrink, power(_mm512_max_ps(_mm512_mul_ps(_mm512_sub_ps(before, now), by), least)));
+    for (; grown; grown &= grown - 1) {
+        const long i = __builtin_ctz(grown);
+        const __m512 factor = _mm512_set1_ps(shrink[i]);
+        float* total = of.total + (half * SIDE + i) * SIDE;
+        _mm512_store_ps(total, _mm512_mul_ps(_mm512_load_ps(total), factor));
         for (long column = 0; column < of.columns; column++) {
-            float* at = of.mean + ((half * of.columns + column) * SIDE + i) * SIDE;
-            _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink));
+            float* mean = of.mean + ((half * of.columns + column) * SIDE + i) * SIDE;
+            _mm512_store_ps(mean, _mm512_mul_ps(_mm512_load_ps(mean), factor));
         }
     }
-    w.by = _mm512_set1_ps(of.factor);
-    w.less = _mm512_set1_ps(of.top[row] * of.factor);
 }
 
 // 32 scores of a query to weights.
 INLINED void weigh(Weighing& w) {
     if (w.row == PAIR) return;
-    if (w.group == 0) turn_to(w, w.row);
+    if (w.group == 0) {
+        const long half = w.row / SIDE, i = w.row % SIDE;
+        if (i == 0) top(w.of, half);
+        w.from = w.of.scores + (half * HALVES * SIDE + i) * SIDE;
+        w.to = w.of.weights + half * HALVES / 2 * TILE + i * PAIR;
+        w.sum = _mm512_load_ps(w.of.total + w.row * SIDE);
+        w.less = _mm512_set1_ps(w.of.top[w.row] * w.of.factor);
+    }
+    const __m512 by = _mm512_set1_ps(w.of.factor);
     const float* at = w.from + w.group * 2 * SIDE * SIDE;
-    __m512 first = power(_mm512_fmsub_ps(_mm512_load_ps(at), w.by, w.less));
-    __m512 second = power(_mm512_fmsub_ps(_mm512_load_ps(at + SIDE * SIDE), w.by, w.less));
+    __m512 first = power(_mm512_fmsub_ps(_mm512_load_ps(at), by, w.less));
+    __m512 second = power(_mm512_fmsub_ps(_mm512_load_ps(at + SIDE * SIDE), by, w.less));
     w.sum = _mm512_add_ps(w.sum, _mm512_add_ps(first, second));
     _mm512_store_si512(w.to + w.group * TILE, (__m512i)_mm512_cvtne2ps_pbh(second, first));
     if (++w.group == w.of.groups) {
@@ -223,7 +243,7 @@ INLINED void weigh(Weighing& w) {
 // units of a core, which work at the same time when their instructions take turns.
 TILED void score(const uint16_t* query, const uint16_t* keys, long chunks, long groups, float* scores, const Scored& before) {
     settle();
-    Weighing w{before, before.groups ? 0 : PAIR, 0, nullptr, nullptr, {}, {}, {}};
+    Weighing w{before, before.groups ? 0 : PAIR, 0, nullptr, nullptr, {}, {}};
     for (long group = 0; group < groups; group++) {
         _tile_zero(0);
         _tile_zero(1);
@@ -381,28 +401,34 @@ void together(void (*work)(void*), Problem& p, long threads) {
         work(&p);
 }
 
-}  // namespace
-
-// Why there is no kernel here; null when there is one. Asks the system for the tiles' registers.
-extern "C" const char* sam2core_amx_missing() {
+const char* find_missing() {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "the processor is too old";
-    const unsigned foundation = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, tiles = 1u << 22 | 1u << 24;
+    const unsigned vectors = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, tiles = 1u << 22 | 1u << 24;
     if ((d & tiles) != tiles) return "the processor has no tiles for bfloat16 (AMX)";
-    if ((b & foundation) != foundation) return "the processor has no AVX-512";
+    if ((b & vectors) != vectors) return "the processor has no AVX-512";
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return "the processor has no AVX-512 for bfloat16";
     if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */)) return "the system keeps tiles back";
     if (!GOMP_parallel) return "torch's threads are not OpenMP's";
     return nullptr;
 }
 
+}  // namespace
+
+// Why there is no kernel here; null when there is one. Asks the system for the tiles' registers, once.
+extern "C" const char* sam2core_amx_missing() {
+    static const char* const reason = find_missing();
+    return reason;
+}
+
 // bf16: query (queries, width), key (keys, width), tokens (keys, token_width) -> mean (queries, token_width); strides
 // between rows, in numbers. Of keys and tokens those count that `chosen` (keys) names; null: the first `keys`.
-// Returns 0, or 1 where memory ran out.
+// Returns 0, 1 where memory ran out, 2 where the kernel cannot run.
 extern "C" int sam2core_amx_average(const uint16_t* query, long query_stride, long queries, const uint16_t* key,
                                     long key_stride, const uint16_t* tokens, long token_stride, const int64_t* chosen,
                                     long keys, long width, long token_width, float scale, uint16_t* mean, long mean_stride,
                                     long threads) {
+    if (sam2core_amx_missing()) return 2;
     Problem p;
     p.query = query, p.key = key, p.tokens = tokens, p.chosen = chosen, p.mean = mean;
     p.query_stride = query_stride, p.key_stride = key_stride, p.token_stride = token_stride, p.mean_stride = mean_stride;

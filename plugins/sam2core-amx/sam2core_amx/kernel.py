@@ -5,26 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam2core_amx.library import load
+from sam2core_amx.library import load, missing
 
 
 def averages(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
-    """Bfloat16 queries (B, heads, Nq, d), keys (B, heads, Nk, d), tokens (B, Nk, C) to means (B, heads, Nq, C).
+    """Bfloat16 queries (B, heads, Nq, d), keys (B, heads, Nk, d) and tokens (B, heads or 1, Nk, C) to means of tokens.
 
     A batch of one is shared by all rows; `readable` (B, Nk) marks the keys that count. Runs on torch's own threads.
     """
-    query, key, tokens = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, tokens))
-    batch, heads = max(query.shape[0], key.shape[0]), query.shape[1]
-    means = query.new_empty(batch, heads, query.shape[2], tokens.shape[2])
+    query, key, tokens = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, tokens))
+    batch, heads = max(query.shape[0], key.shape[0], tokens.shape[0]), query.shape[1]
+    means = query.new_empty(batch, query.shape[2], heads, tokens.shape[3]).transpose(1, 2)
     chosen = [None] if readable is None else [row.nonzero() for row in readable]
     for row in range(batch):
-        places = chosen[row % len(chosen)]
         for head in range(heads):
             _average(
                 query[row % query.shape[0], head],
                 key[row % key.shape[0], head],
-                tokens[row % tokens.shape[0]],
-                places,
+                tokens[row % tokens.shape[0], head % tokens.shape[1]],
+                chosen[row % len(chosen)],
                 means[row, head],
             )
     return means
@@ -49,5 +48,7 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, 
         means.stride(0),
         torch.get_num_threads(),
     )
+    if failed == 2:
+        raise RuntimeError(f"this kernel cannot run here: {missing()}")
     if failed:
         raise MemoryError(f"attention to {key.shape[0]} keys needs a copy of them, for which there is no memory")

@@ -36,7 +36,7 @@ def threads(request):
 
 def draw(queries: int, keys: int, width: int, narrow: int, batches=(1, 1, 1), heads: int = 1) -> list[Tensor]:
     generator = torch.Generator().manual_seed(queries * 10000 + keys)
-    sizes = ((batches[0], heads, queries, width), (batches[1], heads, keys, width), (batches[2], keys, narrow))
+    sizes = ((batches[0], heads, queries, width), (batches[1], heads, keys, width), (batches[2], 1, keys, narrow))
     return [torch.randn(size, generator=generator).bfloat16() for size in sizes]
 
 
@@ -44,17 +44,17 @@ def exact(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = 
     scores = query.double() @ key.double().transpose(2, 3) * query.shape[3] ** -0.5
     if readable is not None:
         scores = scores.masked_fill(~readable[:, None, None], -torch.inf)
-    return scores.softmax(dim=3) @ tokens.double()[:, None]
+    return scores.softmax(dim=3) @ tokens.double()
 
 
 def sdpa(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
     """Torch's kernel wants values as wide as keys."""
-    width = max(query.shape[3], tokens.shape[2])
+    width = max(query.shape[3], tokens.shape[3])
     scale = query.shape[3] ** -0.5
     query, key = (F.pad(tensor, (0, width - tensor.shape[3])) for tensor in (query, key))
-    value = F.pad(tokens, (0, width - tokens.shape[2]))[:, None]
+    value = F.pad(tokens, (0, width - tokens.shape[3]))
     mask = None if readable is None else readable[:, None, None]
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)[..., : tokens.shape[2]]
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)[..., : tokens.shape[3]]
 
 
 def root_mean_square(error: Tensor) -> float:
@@ -94,8 +94,8 @@ def test_threads_change_nothing():
 def test_keys_that_do_not_count_may_hold_anything():
     query, key, tokens = draw(40, 500, 64, 32)
     readable = torch.arange(500) % 256 < 40
-    expected = averages(query, key[:, :, readable], tokens[:, readable])
-    key[:, :, ~readable], tokens[:, ~readable] = torch.nan, torch.inf
+    expected = averages(query, key[:, :, readable], tokens[:, :, readable])
+    key[:, :, ~readable], tokens[:, :, ~readable] = torch.nan, torch.inf
     assert torch.equal(averages(query, key, tokens, readable[None]), expected)
 
 
@@ -105,16 +105,18 @@ def test_scores_beyond_what_exponentials_hold():
     found = averages(query, key, tokens)
     torch.testing.assert_close(found, exact(query, key, tokens).bfloat16(), rtol=0.02, atol=0.02)
     falling = averages(-query.abs(), torch.arange(600.0).bfloat16()[None, None, :, None].expand(1, 1, 600, 64), tokens)
-    torch.testing.assert_close(falling, tokens[:, None, :1].expand_as(falling))  # scores far below 0 all but the first
+    torch.testing.assert_close(falling, tokens[:, :, :1].expand_as(falling))  # scores far below 0 all but the first
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("batches", [(1, 1, 1), (1, 3, 3), (3, 3, 3), (3, 1, 1), (3, 3, 1)], ids=str)
 @pytest.mark.parametrize("masks", [0, 1, 3])
-def test_rows_and_heads(batches, heads, masks):
-    if masks > max(batches):
-        pytest.skip("no more masks than rows")
+@pytest.mark.parametrize("own", [False, True], ids=["shared tokens", "tokens of each head"])
+def test_rows_and_heads(batches, heads, masks, own):
+    masks = min(masks, max(batches))
     query, key, tokens = draw(20, 90, 32, 32, batches, heads)
+    if own:
+        tokens = torch.cat([tokens, tokens.roll(1, 2)], dim=3).unflatten(3, (2, 32)).transpose(2, 3)[:, 0, :heads]
     readable = torch.rand(masks, 90, generator=torch.Generator().manual_seed(2)) < 0.5 if masks else None
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # as split heads lie
     found = averages(query, key, tokens, readable)
