@@ -32,6 +32,7 @@ constexpr long TILE = SIDE * PAIR;     // bf16 in a tile
 constexpr long KEYS = 256;             // keys in a block
 constexpr long QUERIES = 1024;         // queries a thread holds, at most
 constexpr long HALVES = KEYS / SIDE;   // tiles of scores in a row of a block
+constexpr size_t ALIGNED = 64;         // bytes of a cache line
 constexpr float NOTHING = -1e30f;      // the score of a key that is not there
 
 struct Problem {
@@ -45,17 +46,35 @@ struct Problem {
     long chunks, columns;  // tiles along the width of a key, and of a token
     uint16_t *packed_keys, *packed_tokens;
     long per_turn, turns;  // pairs of query tiles, or of keys, that a thread takes at once
-    std::atomic<long> next{0};
+    char* rooms;           // what the threads hold, one after another
+    std::atomic<long> next{0}, workers{0};
 };
 
 long up(long n, long to) { return (n + to - 1) / to; }
 
-// Memory in large pages: small ones cost a fault each.
-void* claim(size_t bytes) {
-    void* at = mmap(nullptr, std::max<size_t>(bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) return nullptr;
-    madvise(at, bytes, MADV_HUGEPAGE);
-    return at;
+// Memory in large pages, which says in its first bytes how long it is. One piece is kept for the next call: fresh pages
+// cost a sixth of the time that a call takes.
+std::atomic<char*> spare{nullptr};
+
+size_t& length(char* memory) { return *reinterpret_cast<size_t*>(memory); }
+
+void release(char* memory) {
+    memory = spare.exchange(memory);
+    if (memory) munmap(memory, length(memory));
+}
+
+char* claim(size_t bytes) {
+    bytes += ALIGNED;
+    char* memory = spare.exchange(nullptr);
+    if (!memory || length(memory) < bytes) {
+        if (memory) munmap(memory, length(memory));
+        void* fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (fresh == MAP_FAILED) return nullptr;
+        madvise(fresh, bytes, MADV_HUGEPAGE);
+        memory = static_cast<char*>(fresh);
+        length(memory) = bytes;
+    }
+    return memory;
 }
 
 // All eight tiles are 16 rows of 64 bytes.
@@ -369,28 +388,34 @@ void packs(void* problem) {
         for (long group = turn * p.per_turn; group < std::min(groups, (turn + 1) * p.per_turn); group++) pack(p, group);
 }
 
+// What a thread holds for a turn's queries, at `at`; its bytes.
+size_t lay_out(const Problem& p, char* at, Block& b) {
+    const size_t rows = p.per_turn * PAIR, start = reinterpret_cast<size_t>(at);
+    const auto take = [&at](auto*& part, size_t count) {
+        part = reinterpret_cast<decltype(part)>(at);
+        at += up(count * sizeof(*part), ALIGNED) * ALIGNED;
+    };
+    take(b.query, rows * p.chunks * PAIR);
+    take(b.mean, rows * p.columns * SIDE);
+    take(b.total, rows * SIDE);
+    take(b.top, rows);
+    take(b.scores[0], PAIR * KEYS);
+    take(b.scores[1], PAIR * KEYS);
+    take(b.weights, PAIR * KEYS);
+    return reinterpret_cast<size_t>(at) - start;
+}
+
 TILED void averages(void* problem) {
     Problem& p = *static_cast<Problem*>(problem);
-    long rows = p.per_turn * PAIR, all = up(p.queries, PAIR);
-    size_t query = rows * p.chunks * PAIR * 2, mean = rows * p.columns * SIDE * 4, total = rows * SIDE * 4, top = rows * 4;
-    size_t scores = PAIR * KEYS * 4, weights = PAIR * KEYS * 2, bytes = query + mean + total + top + 2 * scores + weights;
-    char* at = static_cast<char*>(claim(bytes));
-    if (!at) return;
     Block b;
-    b.query = reinterpret_cast<uint16_t*>(at);
-    b.mean = reinterpret_cast<float*>(at += query);
-    b.total = reinterpret_cast<float*>(at += mean);
-    b.scores[0] = reinterpret_cast<float*>(at += total);
-    b.scores[1] = reinterpret_cast<float*>(at += scores);
-    b.weights = reinterpret_cast<uint16_t*>(at += scores);
-    b.top = reinterpret_cast<float*>(at += weights);
+    const size_t room = lay_out(p, nullptr, b), all = up(p.queries, PAIR);
+    lay_out(p, p.rooms + p.workers++ * room, b);
     _tile_loadconfig(&SHAPES);
     for (long turn; (turn = p.next++) < p.turns;) {
-        long first = turn * p.per_turn;
-        if (first < all) average_block(p, b, first, std::min(p.per_turn, all - first));
+        const long first = turn * p.per_turn, pairs = std::min<long>(p.per_turn, all - first);
+        if (pairs > 0) average_block(p, b, first, pairs);
     }
     _tile_release();
-    munmap(b.query, bytes);
 }
 
 void together(void (*work)(void*), Problem& p, long threads) {
@@ -434,19 +459,22 @@ extern "C" int sam2core_amx_average(const uint16_t* query, long query_stride, lo
     p.query_stride = query_stride, p.key_stride = key_stride, p.token_stride = token_stride, p.mean_stride = mean_stride;
     p.queries = queries, p.keys = keys, p.width = width, p.token_width = token_width, p.scale = scale;
     p.chunks = up(width, PAIR), p.columns = 2 * up(token_width, PAIR);
-    long groups = up(keys, PAIR);
-    size_t bytes = groups * (2 * p.chunks + p.columns) * TILE * sizeof(uint16_t);
-    void* packed = claim(bytes);
-    if (!packed) return 1;
-    p.packed_keys = static_cast<uint16_t*>(packed);
-    p.packed_tokens = p.packed_keys + groups * 2 * p.chunks * TILE;
+    const long groups = up(keys, PAIR), pairs = up(queries, PAIR);
+    const long query_turns = up(pairs, QUERIES / PAIR * threads) * threads;
+    const size_t packed_keys = groups * 2 * p.chunks * TILE, packed_tokens = groups * p.columns * TILE;
+    Block b;
+    p.per_turn = up(pairs, query_turns);
+    char* memory = claim((packed_keys + packed_tokens) * sizeof(uint16_t) + threads * lay_out(p, nullptr, b));
+    if (!memory) return 1;
+    p.packed_keys = reinterpret_cast<uint16_t*>(memory + ALIGNED);
+    p.packed_tokens = p.packed_keys + packed_keys;
+    p.rooms = reinterpret_cast<char*>(p.packed_tokens + packed_tokens);
     p.per_turn = 16, p.turns = up(groups, p.per_turn);
     together(packs, p, threads);
-    long pairs = up(queries, PAIR);
-    p.turns = up(pairs, QUERIES / PAIR * threads) * threads, p.per_turn = up(pairs, p.turns);
+    p.per_turn = up(pairs, query_turns), p.turns = query_turns;
     together(averages, p, threads);
-    munmap(packed, bytes);
-    return p.next < p.turns;
+    release(memory);
+    return 0;
 }
 #else
 extern "C" const char* sam2core_amx_missing() { return "not an x86-64 processor under Linux"; }
