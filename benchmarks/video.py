@@ -11,7 +11,8 @@ rounds are printed, with the share of the machine's matrix-multiply peak in the 
 round.
 
 Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was, and
-what is measured with some of the ``--names`` is added to what is there of the others.
+what is measured with some of the ``--names`` is added to what is there of the others. "ours bfloat16 amx" wants
+plugins/sam2core-amx installed; the others are measured without its kernel.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula  # noqa: E402
 
 from benchmarks.image import processor_name, timed, versions  # noqa: E402
+from sam2core.ops.attention import average_tokens  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
 from tests.parity import oracle, scripts  # noqa: E402
 
@@ -53,7 +55,15 @@ CONTENDERS = (
     "ours bfloat16",
     "sam2 bfloat16",
     "transformers bfloat16",
+    "ours bfloat16 amx",
 )
+
+
+@register_flop_formula(torch.ops.sam2core.average_tokens)
+def _products(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_shape: Any = None, **_: Any) -> int:
+    """The arithmetic of the operator, which is one step to the counter."""
+    batch, heads, queries, narrow = out_shape
+    return 2 * batch * heads * queries * key[2] * (query[3] + narrow)
 
 
 class Stages:
@@ -100,15 +110,21 @@ class Walk:
         steps: Iterator[torch.Tensor],
         state: Callable[[], Any],
         autocast: torch.dtype = torch.float32,
+        kernels: dict[Any, Any] | None = None,
     ) -> None:
         self.stages = stages
         self.steps = steps
         self.state = state
         self.autocast = autocast
+        self.kernels = kernels or {}
 
     def step(self) -> torch.Tensor:
         """The next frame's logits (N, h, w). Modes are entered for each step: a generator would leave them on."""
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != torch.float32):
+        with (
+            mock.patch.object(average_tokens, "_kernels", self.kernels),
+            torch.inference_mode(),
+            torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != torch.float32),
+        ):
             return next(self.steps)
 
 
@@ -116,7 +132,7 @@ def clicks(objects: int) -> np.ndarray:
     return np.random.default_rng(0).uniform((20, 20), (VIDEO[1] - 20, VIDEO[0] - 20), (objects, 2))
 
 
-def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
+def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugin: str = "") -> Walk:
     stages = Stages(
         {
             "encode": [model.backbone, model.neck],
@@ -138,7 +154,18 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Wa
         for result in session.propagate(FULL):
             yield result.video_logits
 
-    return Walk(stages, walk(), lambda: [list(track.bank) for track in session.tracks.values()])
+    kernels = tiled() if plugin else None
+    return Walk(stages, walk(), lambda: [list(track.bank) for track in session.tracks.values()], kernels=kernels)
+
+
+def tiled() -> dict[Any, Any]:
+    """The kernel of sam2core-amx, as it is attached."""
+    from sam2core_amx.kernel import averages
+    from sam2core_amx.library import missing
+
+    if reason := missing():
+        raise SystemExit(f"'ours bfloat16 amx' cannot be measured here: {reason}")
+    return {("cpu", torch.bfloat16): averages}
 
 
 def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
@@ -284,8 +311,8 @@ class Cell:
         self.walks: dict[str, Walk] = {}
         self.flops: dict[str, dict[str, float]] = {}
         for name in options.names:
-            package, dtype = name.split()
-            walk = WALKS[package](made[name], frames, objects, getattr(torch, dtype))
+            package, dtype, *plugin = name.split()
+            walk = WALKS[package](made[name], frames, objects, getattr(torch, dtype), *plugin)
             self.walks[name] = walk
             walk.step(), walk.step()
             if objects <= WARMED:
@@ -507,7 +534,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--names", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    alone = [name for name in CONTENDERS if len(name.split()) == 2]
+    parser.add_argument("--names", nargs="+", default=alone, choices=CONTENDERS)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
