@@ -78,7 +78,7 @@ def attend_projected(
 
 
 def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
-    """Tokens (B, heads or 1, Nk, C), averaged for queries (B, heads, Nq, d) with softmax weights of keys of their width.
+    """Tokens (B, heads or 1, Nk, C) averaged for queries (B, heads, Nq, d), with softmax weights of keys of that width.
 
     Gives (B, heads, Nq, C) in the queries' type; a batch of one is shared by all rows. `readable` (B, Nk) marks the
     keys that count, at least one in a row; None: all. A plugin attaches a faster kernel with

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sam2core.ops.operator import Operator
 from sam2core.ops.tables import remembered
 
 # Half precision turns in fp32 on its way through the cache, so many bytes at a time.
@@ -56,14 +57,29 @@ def rotate(tokens: Tensor, turns: Tensor) -> Tensor:
     """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `turns` (N, dim / 2, 2)."""
     if torch.compiler.is_compiling() or tokens.device.type not in ("cpu", "cuda"):
         return _rotate_real(tokens, turns)
-    rows = max(1, PIECE_BYTES // (4 * tokens.shape[-1]))
     if tokens.dtype == torch.float32 or tokens.device.type == "cuda" or torch.is_grad_enabled():
         return _rotate_complex(tokens, turns)
+    return turn_pairs(tokens, turns)
+
+
+def _rotate_pieces(tokens: Tensor, turns: Tensor) -> Tensor:
+    """`rotate` for prediction in half precision on a CPU.
+
+    A plugin attaches a faster kernel with ``turn_pairs.register_kernel("cpu", dtype)``.
+    """
+    rows = max(1, PIECE_BYTES // (4 * tokens.shape[-1]))
     turned = torch.empty_like(tokens)
     for start in range(0, tokens.shape[-2], rows):
         piece = slice(start, start + rows)
         turned[..., piece, :] = _rotate_complex(tokens[..., piece, :], turns[piece])
     return turned
+
+
+def _like(tokens: Tensor, turns: Tensor) -> Tensor:
+    return torch.empty_like(tokens)
+
+
+turn_pairs = Operator("turn_pairs(Tensor tokens, Tensor turns) -> Tensor", _rotate_pieces, _like)
 
 
 def _rotate_complex(tokens: Tensor, turns: Tensor) -> Tensor:

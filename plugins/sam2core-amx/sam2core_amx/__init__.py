@@ -1,4 +1,4 @@
-"""A kernel for memory attention in bfloat16 on Intel's tiles (AMX), attached when a model is first built."""
+"""Kernels for long attention in bfloat16 on Intel's tiles (AMX), attached when a model is first built."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ logger = logging.getLogger(__name__)
 
 @hookimpl
 def register_kernels() -> None:
-    """Attach the kernel to bfloat16 tensors on "cpu", where the processor has tiles; elsewhere say in the log why not.
+    """Attach the kernels to bfloat16 tensors on "cpu", where the processor has tiles; elsewhere say in the log why not.
 
     Raises ImportError when the library was not compiled on a machine that could use it.
     """
     from sam2core_amx.library import missing
 
     if reason := missing():
-        logger.info("memory attention stays as it was: %s", reason)
+        logger.info("attention stays as it was: %s", reason)
         return
     import torch
 
     from sam2core.ops.attention import average_tokens
-    from sam2core_amx.kernel import averages
+    from sam2core.ops.rope import turn_pairs
+    from sam2core_amx.kernel import averages, turned
 
     average_tokens.register_kernel("cpu", torch.bfloat16)(averages)
+    turn_pairs.register_kernel("cpu", torch.bfloat16)(turned)

@@ -418,12 +418,46 @@ TILED void averages(void* problem) {
     _tile_release();
 }
 
-void together(void (*work)(void*), Problem& p, long threads) {
-    p.next = 0;
+template <class Task>
+void together(void (*work)(void*), Task& task, long threads) {
+    task.next = 0;
     if (threads > 1)
-        GOMP_parallel(work, &p, static_cast<unsigned>(threads), 0);
+        GOMP_parallel(work, &task, static_cast<unsigned>(threads), 0);
     else
-        work(&p);
+        work(&task);
+}
+
+struct Turning {
+    const uint16_t* tokens;
+    const float* turns;
+    uint16_t* turned;
+    long token_stride, turned_stride, count, width;
+    std::atomic<long> next{0};
+};
+
+// Channel pairs (a, b) with turns (c, s) to (a c - b s, b c + a s).
+INLINED __m512 turn(__m512i tokens, __m512 turns) {
+    const __m512 pairs = _mm512_castsi512_ps(tokens);
+    const __m512 across = _mm512_mul_ps(_mm512_permute_ps(pairs, 0xb1), _mm512_movehdup_ps(turns));
+    return _mm512_fmaddsub_ps(pairs, _mm512_moveldup_ps(turns), across);
+}
+
+TILED void turn_all(void* turning) {
+    Turning& t = *static_cast<Turning*>(turning);
+    for (long piece; (piece = t.next++) * KEYS < t.count;)
+        for (long row = piece * KEYS; row < std::min(t.count, (piece + 1) * KEYS); row++)
+            for (long at = 0; at < t.width; at += PAIR) {
+                const long left = t.width - at;
+                const __mmask32 mask = left >= PAIR ? ~0u : (1u << left) - 1;
+                const __m512i in = _mm512_maskz_loadu_epi16(mask, t.tokens + row * t.token_stride + at);
+                const float* turns = t.turns + row * t.width + at;
+                const __m512i low = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(in)), 16);
+                const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(in, 1)), 16);
+                const __m512 first = turn(low, _mm512_maskz_loadu_ps(mask, turns));
+                const __m512 second = turn(high, _mm512_maskz_loadu_ps(mask >> SIDE, turns + SIDE));
+                _mm512_mask_storeu_epi16(t.turned + row * t.turned_stride + at, mask,
+                                         (__m512i)_mm512_cvtne2ps_pbh(second, first));
+            }
 }
 
 const char* find_missing() {
@@ -474,6 +508,17 @@ extern "C" int sam2core_amx_average(const uint16_t* query, long query_stride, lo
     p.per_turn = up(pairs, query_turns), p.turns = query_turns;
     together(averages, p, threads);
     release(memory);
+    return 0;
+}
+
+// bf16 tokens (count, width), turned in pairs of channels by fp32 cosines and sines (count, width), -> turned.
+extern "C" int sam2core_amx_turn(const uint16_t* tokens, long token_stride, long count, const float* turns, long width,
+                                 uint16_t* turned, long turned_stride, long threads) {
+    if (sam2core_amx_missing()) return 2;
+    Turning t;
+    t.tokens = tokens, t.turns = turns, t.turned = turned, t.count = count, t.width = width;
+    t.token_stride = token_stride, t.turned_stride = turned_stride;
+    together(turn_all, t, threads);
     return 0;
 }
 #else

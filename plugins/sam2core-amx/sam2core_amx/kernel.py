@@ -1,6 +1,8 @@
-"""The kernel, as `sam2core.ops.attention.average_tokens` calls it."""
+"""The kernels, as `sam2core.ops.attention.average_tokens` and `sam2core.ops.rope.turn_pairs` call them."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def averages(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
 
 def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, means: Tensor) -> None:
     """Of one row and head, into `means` (Nq, C); `chosen` names the keys that count, None is all of them."""
-    failed = load().sam2core_amx_average(
+    code = load().sam2core_amx_average(
         query.data_ptr(),
         query.stride(0),
         query.shape[0],
@@ -48,7 +50,32 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, 
         means.stride(0),
         torch.get_num_threads(),
     )
-    if failed == 2:
+    _check(code, key)
+
+
+def turned(tokens: Tensor, turns: Tensor) -> Tensor:
+    """Bfloat16 tokens (..., N, dim) with pairs of channels turned by fp32 `turns` (N, dim / 2, 2)."""
+    tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+    turns = turns.contiguous()
+    found = torch.empty_like(tokens)
+    for index in itertools.product(*map(range, tokens.shape[:-2])):
+        source, target = tokens[index], found[index]
+        code = load().sam2core_amx_turn(
+            source.data_ptr(),
+            source.stride(0),
+            source.shape[0],
+            turns.data_ptr(),
+            source.shape[1],
+            target.data_ptr(),
+            target.stride(0),
+            torch.get_num_threads(),
+        )
+        _check(code, tokens)
+    return found
+
+
+def _check(code: int, tensor: Tensor) -> None:
+    if code == 2:
         raise RuntimeError(f"this kernel cannot run here: {missing()}")
-    if failed:
-        raise MemoryError(f"attention to {key.shape[0]} keys needs a copy of them, for which there is no memory")
+    if code:
+        raise MemoryError(f"attention to {tensor.shape[0]} keys needs a copy of them, for which there is no memory")

@@ -21,11 +21,12 @@ def load() -> ctypes.CDLL:
         )
     library = ctypes.CDLL(str(PATH))
     library.sam2core_amx_missing.restype = ctypes.c_char_p
-    if hasattr(library, "sam2core_amx_average"):
-        at, number = ctypes.c_void_p, ctypes.c_long
-        tensors = (at, number, number, at, number, at, number, at)
-        sizes = (number, number, number, ctypes.c_float)
-        library.sam2core_amx_average.argtypes = [*tensors, *sizes, at, number, number]
+    if library.sam2core_amx_missing():
+        return library
+    at, number = ctypes.c_void_p, ctypes.c_long
+    tensors = (at, number, number, at, number, at, number, at)
+    library.sam2core_amx_average.argtypes = [*tensors, number, number, number, ctypes.c_float, at, number, number]
+    library.sam2core_amx_turn.argtypes = [at, number, number, at, number, at, number, number]
     return library
 
 

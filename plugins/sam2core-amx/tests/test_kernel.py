@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from sam2core_amx.kernel import averages
+from sam2core_amx.kernel import averages, turned
 from torch import Tensor
 
+from sam2core.ops import rope
 from sam2core.ops.attention import average_tokens
 
 pytestmark = pytest.mark.usefixtures("tiles")
@@ -123,3 +124,18 @@ def test_rows_and_heads(batches, heads, masks, own):
     torch.testing.assert_close(found.double(), exact(query, key, tokens, readable), rtol=0.01, atol=0.005)
     portable = average_tokens._portable(query, key, tokens, readable)
     torch.testing.assert_close(found, portable, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 300, 256), (2, 4, 40, 24), (3, 600, 64)], ids=str)
+@pytest.mark.parametrize("layout", ["plain", "split heads", "every other"])
+def test_turned_pairs_are_those_of_rope_but_for_rounding(shape, layout, threads):
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    if layout == "split heads":
+        tokens = tokens.transpose(-2, -3).contiguous().transpose(-2, -3)
+    if layout == "every other":
+        tokens = tokens.repeat_interleave(2, dim=-1)[..., ::2]
+    turns = rope.sequence((((2, 10), 20), (None, shape[-2] - 20)), shape[-1], 10000.0, "cpu")
+    found = turned(tokens, turns)
+    expected = rope._rotate_complex(tokens.double(), turns.double())
+    assert found.dtype == torch.bfloat16 and found.shape == tokens.shape
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)  # half a unit of the last place

@@ -9,13 +9,14 @@ import pytest
 import sam2core_amx
 import torch
 from sam2core_amx import library
-from sam2core_amx.kernel import averages
+from sam2core_amx.kernel import averages, turned
 from torch._dynamo.testing import CompileCounter
 
 from sam2core import registry
 from sam2core.compile import compile_model
 from sam2core.ops import attention
 from sam2core.ops.attention import attend_projected, average_tokens
+from sam2core.ops.rope import turn_pairs
 from sam2core.predictors.video import VideoPredictor
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (7, 48, 80, 3), dtype=np.uint8)
@@ -98,7 +99,8 @@ def test_training_and_other_types_never_meet_it(calls):
 
 
 def test_the_plugin_attaches_where_it_can_and_says_so_where_not(monkeypatch, caplog):
-    monkeypatch.setattr(average_tokens, "_kernels", {})
+    for operator in (average_tokens, turn_pairs):
+        monkeypatch.setattr(operator, "_kernels", {})
     monkeypatch.setattr(library, "missing", lambda: "no such processor")
     with caplog.at_level(logging.INFO):
         sam2core_amx.register_kernels()
@@ -106,6 +108,7 @@ def test_the_plugin_attaches_where_it_can_and_says_so_where_not(monkeypatch, cap
     monkeypatch.setattr(library, "missing", lambda: "")
     sam2core_amx.register_kernels()
     assert average_tokens._kernels == {("cpu", torch.bfloat16): averages}
+    assert turn_pairs._kernels == {("cpu", torch.bfloat16): turned}
 
 
 def test_a_library_that_was_not_compiled_is_named(monkeypatch, tmp_path):
