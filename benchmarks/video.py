@@ -12,7 +12,7 @@ round.
 
 Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was, and
 what is measured with some of the ``--names`` is added to what is there of the others. "ours bfloat16 amx" wants
-plugins/sam2core-amx installed; the others are measured without its kernel.
+plugins/sam2core-amx installed; the others are measured without its kernels.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula  # n
 
 from benchmarks.image import processor_name, timed, versions  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
+from sam2core.ops.rope import turn_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
 from tests.parity import oracle, scripts  # noqa: E402
 
@@ -110,7 +111,7 @@ class Walk:
         steps: Iterator[torch.Tensor],
         state: Callable[[], Any],
         autocast: torch.dtype = torch.float32,
-        kernels: dict[Any, Any] | None = None,
+        kernels: dict[str, Any] | None = None,
     ) -> None:
         self.stages = stages
         self.steps = steps
@@ -121,7 +122,8 @@ class Walk:
     def step(self) -> torch.Tensor:
         """The next frame's logits (N, h, w). Modes are entered for each step: a generator would leave them on."""
         with (
-            mock.patch.object(average_tokens, "_kernels", self.kernels),
+            mock.patch.object(average_tokens, "_kernels", self.kernels.get(average_tokens.name, {})),
+            mock.patch.object(turn_pairs, "_kernels", self.kernels.get(turn_pairs.name, {})),
             torch.inference_mode(),
             torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != torch.float32),
         ):
@@ -158,14 +160,15 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
     return Walk(stages, walk(), lambda: [list(track.bank) for track in session.tracks.values()], kernels=kernels)
 
 
-def tiled() -> dict[Any, Any]:
-    """The kernel of sam2core-amx, as it is attached."""
-    from sam2core_amx.kernel import averages
+def tiled() -> dict[str, Any]:
+    """The kernels of sam2core-amx, as they are attached."""
+    from sam2core_amx.kernel import averages, turned
     from sam2core_amx.library import missing
 
     if reason := missing():
         raise SystemExit(f"'ours bfloat16 amx' cannot be measured here: {reason}")
-    return {("cpu", torch.bfloat16): averages}
+    here = ("cpu", torch.bfloat16)
+    return {average_tokens.name: {here: averages}, turn_pairs.name: {here: turned}}
 
 
 def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
