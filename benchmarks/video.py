@@ -465,8 +465,8 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
             + ".",
             "",
             "Random weights, the same in all; one click per object on frame 0; every past full. sam2 and transformers "
-            "run bfloat16 under autocast, ours with weights in it and fp32 heads. "
-            "Medians over rounds; ratios within a round.",
+            "run bfloat16 under autocast, ours with weights in it and fp32 heads; amx: with the kernels of "
+            "plugins/sam2core-amx. Medians over rounds; ratios within a round.",
             "",
             "## Seconds per frame",
             "",

@@ -30,9 +30,15 @@ def load() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
 def missing() -> str:
-    """Why there is no kernel on this machine; empty where there is one. Raises ImportError as `load` does."""
+    """Why there is no kernel on this machine; empty where there is one.
+
+    Raises ImportError as `load` does, on a machine whose processor could run it.
+    """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "no x86-64 processor under Linux"
+    if " amx_bf16" not in Path("/proc/cpuinfo").read_text():
+        return "the processor has no tiles for bfloat16 (AMX), or the system hides them"
     reason = load().sam2core_amx_missing()
     return reason.decode() if reason else ""
