@@ -111,7 +111,7 @@ average_tokens = Operator(
 
 def _meets_kernel(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
     """Whether a kernel of `average_tokens` is attached for this attention: in prediction, long, masked by key alone."""
-    if torch.is_grad_enabled() or not _is_long(query, key) or not average_tokens.attached(query):
+    if not average_tokens.attached(query) or torch.is_grad_enabled() or not _is_long(query, key):
         return False
     return mask is None or mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
 
