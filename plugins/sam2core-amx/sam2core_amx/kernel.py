@@ -13,9 +13,14 @@ from sam2core_amx.library import load, missing
 def averages(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
     """Bfloat16 queries (B, heads, Nq, d), keys (B, heads, Nk, d) and tokens (B, heads or 1, Nk, C) to means of tokens.
 
-    A batch of one is shared by all rows; `readable` (B, Nk) marks the keys that count. Runs on torch's own threads.
+    Keys and tokens of another type, as autocast may leave them, are rounded. A batch of one is shared by all rows;
+    `readable` (B, Nk) marks the keys that count. Runs on torch's own threads. Raises ValueError where lengths differ.
     """
-    query, key, tokens = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, tokens))
+    lengths = {key.shape[2], tokens.shape[2], key.shape[2] if readable is None else readable.shape[1]}
+    if len(lengths) > 1 or query.shape[3] != key.shape[3]:
+        given = ", ".join(str(tuple(tensor.shape)) for tensor in (query, key, tokens))
+        raise ValueError(f"queries, keys and tokens do not fit: {given}")
+    query, key, tokens = (_rows(tensor) for tensor in (query, key, tokens))
     batch, heads = max(query.shape[0], key.shape[0], tokens.shape[0]), query.shape[1]
     means = query.new_empty(batch, query.shape[2], heads, tokens.shape[3]).transpose(1, 2)
     chosen = [None] if readable is None else [row.nonzero() for row in readable]
@@ -29,6 +34,12 @@ def averages(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
                 means[row, head],
             )
     return means
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """In bfloat16, with numbers of a row beside each other."""
+    tensor = tensor.to(torch.bfloat16)
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, means: Tensor) -> None:
@@ -55,8 +66,9 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, 
 
 def turned(tokens: Tensor, turns: Tensor) -> Tensor:
     """Bfloat16 tokens (..., N, dim) with pairs of channels turned by fp32 `turns` (N, dim / 2, 2)."""
-    tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
-    turns = turns.contiguous()
+    if turns.shape != (tokens.shape[-2], tokens.shape[-1] // 2, 2):
+        raise ValueError(f"turns {tuple(turns.shape)} do not fit tokens {tuple(tokens.shape)}")
+    tokens, turns = _rows(tokens), turns.float().contiguous()
     found = torch.empty_like(tokens)
     for index in itertools.product(*map(range, tokens.shape[:-2])):
         source, target = tokens[index], found[index]

@@ -1,4 +1,4 @@
-"""The compiled functions, by ctypes: calls leave Python free for other threads. Imports no torch."""
+"""The compiled functions, by ctypes: calls leave Python free for other threads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def load() -> ctypes.CDLL:
             f"{PATH.name} was not compiled when sam2core-amx was installed: install a C++ compiler (g++ 12 or newer, or"
             " clang) and then sam2core-amx again, with pip install --force-reinstall --no-deps --no-cache-dir"
         )
+    import torch  # noqa: F401 -- brings the threads that the library then finds
+
     library = ctypes.CDLL(str(PATH))
     library.sam2core_amx_missing.restype = ctypes.c_char_p
     if library.sam2core_amx_missing():

@@ -92,6 +92,26 @@ def test_threads_change_nothing():
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+def test_other_types_are_rounded_and_any_strides_serve():
+    query, key, tokens = draw(40, 300, 64, 32)
+    expected = averages(query, key, tokens)
+    apart = key.repeat_interleave(3, dim=3)[..., ::3]
+    assert torch.equal(averages(query, apart, tokens.float()), expected)
+
+
+def test_what_does_not_fit_is_refused():
+    query, key, tokens = draw(40, 300, 64, 32)
+    for wrong in (
+        (query[..., :32], key, tokens),
+        (query, key[:, :, :9], tokens),
+        (query, key, tokens, torch.ones(1, 9)),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            averages(*wrong)
+    with pytest.raises(ValueError, match="do not fit"):
+        turned(query, torch.ones(39, 32, 2))
+
+
 def test_keys_that_do_not_count_may_hold_anything():
     query, key, tokens = draw(40, 500, 64, 32)
     readable = torch.arange(500) % 256 < 40

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,3 +119,10 @@ def test_a_library_that_was_not_compiled_is_named(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match="install a C.. compiler"):
         library.load()
     library.load.cache_clear()
+
+
+@pytest.mark.usefixtures("tiles")
+def test_the_library_finds_torchs_threads_whatever_is_imported_first():
+    code = "from sam2core_amx.library import missing; print(repr(missing()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "''"
