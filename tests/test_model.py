@@ -150,7 +150,7 @@ def test_lowered_models_keep_sums_norms_and_heads_in_fp32(dtype):
         sum(oracle.error(answer.logits.float(), right.logits) for answer, right in zip(answers, exact))
         for answers in (track(lowered, frames, click()), track(cast, frames, click()))
     ]
-    assert off[0] < 0.7 * off[1], off
+    assert off[0] < 0.8 * off[1], off
     mask = torch.ones(1, 1, SIZE, SIZE)
     assert lowered.adopt(lowered.encode(frames[0]), mask).pointers.dtype == torch.float32
 

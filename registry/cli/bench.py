@@ -249,14 +249,17 @@ def seconds(model: Sam2, work: Callable[[], Any]) -> float:
 
 
 def counted(model: Sam2, work: Callable[[], Any]) -> float | None:
-    """The GFLOP of a piece of work, counted operator by operator; None for compiled parts."""
+    """The GFLOP of a piece of work, counted operator by operator; None for compiled parts.
+
+    None, too, where torch does not count in inference mode, before 2.6.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     if model.fixed is not None:
         return None
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops() / 1e9
+    return counter.get_total_flops() / 1e9 or None
 
 
 def describe(model: Sam2) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import json
 import statistics
 
 import pytest
+import torch
 
 pytest.importorskip("av")
 
 MODEL = ("--model", "test_tiny", "--weights", "none", "--image-size", "64", "--device", "cpu")
+COUNTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)  # operators in inference mode
 SMALL = (*MODEL, "--rounds", "1", "--frames", "3")
 QUICK = ("predictors.automask={points_per_side: 2}",)
 
@@ -25,9 +27,14 @@ def test_every_stage_is_measured(run, tmp_path):
     assert report["peak_gflops"] > 1 and report["image"] == "64x64" and report["dtype"] == "float32"
     for stage in ("encode", "prompt", "track 1", "track 2", "automask"):
         row = rows[stage]
-        assert row["first"] > 0 and row["gflop"] > 0 and all(value > 0 for value in row["warm"])
+        assert row["first"] > 0 and all(value > 0 for value in row["warm"])
+        if not COUNTS:
+            assert row["gflop"] is None
+            continue
+        assert row["gflop"] > 0
         assert row["share"] == pytest.approx(row["gflop"] / statistics.median(row["warm"]) / report["peak_gflops"])
-    assert rows["track 2"]["gflop"] > rows["track 1"]["gflop"] > rows["encode"]["gflop"] > rows["prompt"]["gflop"]
+    work = [rows[stage]["gflop"] for stage in ("track 2", "track 1", "encode", "prompt")]
+    assert not COUNTS or work == sorted(work, reverse=True)
     assert rows["decode"]["gflop"] is None and len(rows["decode"]["warm"]) == 2
     assert all(stage in ended.out for stage in rows) and "encode" in ended.err
     assert not more or plot.stat().st_size > 1000
@@ -44,7 +51,7 @@ def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
     assert [row[:2] for row in rows[1:]] == [
         ("encode", "eager"), ("prompt", "eager"), ("encode", "compiled"), ("prompt", "compiled")
     ]  # fmt: skip
-    assert rows[1][2] == rows[3][2] > 0  # the work of compiled parts is that of eager ones
+    assert not COUNTS or rows[1][2] == rows[3][2] > 0  # the work of compiled parts is that of eager ones
 
 
 @pytest.mark.parametrize(
