@@ -132,7 +132,7 @@ def label_folder(
 def panoptic_jobs(
     root: str | Path, *, split: str = "train", licences: Sequence[str] = ()
 ) -> list[Callable[[], LabelledImage]]:
-    """Jobs that read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`.
+    """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`.
 
     licences: only pictures under these, by the `name` that the JSON gives a licence.
     """
