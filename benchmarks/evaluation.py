@@ -213,8 +213,10 @@ def made_clips(data: Path, folder: Path) -> None:
     for number, picture in enumerate(READERS["coco_panoptic"](data / "coco128_panoptic", split="val")):
         masks = np.stack([np.isin(picture.regions, group) for group in picture.objects])
         large = [which for which, mask in enumerate(masks) if picture.things[which] and 0.03 < mask.mean() < 0.4]
-        if not large or found == MADE:
+        if not large:
             continue
+        if found == MADE:
+            break
         found += 1
         generator = np.random.default_rng([3, number])
         mask = masks[[int(generator.choice(large))]]

@@ -35,9 +35,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.image import processor_name, timed, versions  # noqa: E402
+from registry.cli.bench import counter as new_counter  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
 from sam2core.ops.rope import turn_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
@@ -60,13 +61,6 @@ CONTENDERS = (
 )
 
 
-@register_flop_formula(torch.ops.sam2core.average_tokens)
-def _products(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_shape: Any = None, **_: Any) -> int:
-    """The arithmetic of the operator, which is one step to the counter."""
-    batch, heads, queries, narrow = out_shape
-    return 2 * batch * heads * queries * key[2] * (query[3] + narrow)
-
-
 class Stages:
     """Sums up the time spent in modules, and on request their arithmetic, by stage."""
 
@@ -82,7 +76,7 @@ class Stages:
         started: list[tuple[float, FlopCounterMode | None]] = []
 
         def before(*_: Any) -> None:
-            counter = FlopCounterMode(display=False) if self.counting else None
+            counter = new_counter() if self.counting else None
             if counter is not None:
                 counter.__enter__()
             started.append((time.perf_counter(), counter))

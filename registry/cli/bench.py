@@ -20,6 +20,7 @@ from registry.cli.table import table
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from sam2core.model import Sam2
 
@@ -253,13 +254,27 @@ def counted(model: Sam2, work: Callable[[], Any]) -> float | None:
 
     None, too, where torch does not count in inference mode, before 2.6.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     if model.fixed is not None:
         return None
-    with FlopCounterMode(display=False) as counter:
+    with counter() as found:
         work()
-    return counter.get_total_flops() / 1e9 or None
+    return found.get_total_flops() / 1e9 or None
+
+
+def counter() -> FlopCounterMode:
+    """Torch's counter of arithmetic, told of `average_tokens`, which is one step to it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import sam2core.ops.attention  # noqa: F401 -- defines the operator
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.sam2core.average_tokens: _averaging})
+
+
+def _averaging(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_shape: Any = None, **_: Any) -> int:
+    """The arithmetic of `average_tokens` by its shapes."""
+    batch, heads, queries, narrow = out_shape
+    return int(2 * batch * heads * queries * key[2] * (query[3] + narrow))
 
 
 def describe(model: Sam2) -> dict[str, Any]:

@@ -40,6 +40,18 @@ def test_every_stage_is_measured(run, tmp_path):
     assert not more or plot.stat().st_size > 1000
 
 
+def test_attention_that_averages_first_is_counted(monkeypatch):
+    from registry.cli.bench import counter
+    from sam2core.ops import attention
+
+    query, key, tokens = torch.randn(2, 1, 9, 8), torch.randn(2, 1, 10, 8), torch.randn(2, 10, 4)
+    project = torch.nn.Linear(4, 8, bias=False)
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    with torch.no_grad(), counter() as found:
+        attention.attend_projected(query, key, tokens, project)
+    assert found.get_total_flops() == 2 * 2 * 9 * (10 * (8 + 4) + 4 * 8)
+
+
 def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
     import sam2core.compile
 
