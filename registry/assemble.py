@@ -40,6 +40,7 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
         memory_policy=make("memory_policy", spec.memory_policy),
         image_size=size,
         multimask=Multimask(**dataclasses.asdict(spec.multimask)),
+        carry_mask=spec.carry_mask,
     )
 
 

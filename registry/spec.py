@@ -69,6 +69,7 @@ class ModelSpec:
     image_size    [height, width] in pixels, multiples of 32
     dim           width of the maps and tokens; `memory_dim` that of a memory
     backbone ...  the parts: {type: name, **options}; `memory_readout` and `prompt_encoder` have options and no type
+    carry_mask    a tracked frame is told the mask of the frame before, as a hint
     predictors    per task, the defaults of the predictor's options
     parameters    how many numbers the state dict holds, as recorded; None when nobody recorded it
     """
@@ -86,6 +87,7 @@ class ModelSpec:
     memory_readout: dict[str, Any] = field(default_factory=dict)
     prompt_encoder: dict[str, Any] = field(default_factory=dict)
     multimask: MultimaskSpec = MultimaskSpec()
+    carry_mask: bool = False
     predictors: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: WeightsSpec | None = None
     parameters: int | None = None
@@ -102,7 +104,9 @@ _REQUIRED = tuple(
     for entry in dataclasses.fields(ModelSpec)
     if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
 )
-_CHANGES_NO_WEIGHT = frozenset({"image_size", "memory_policy", "multimask", "predictors", "weights", "description"})
+_CHANGES_NO_WEIGHT = frozenset(
+    {"image_size", "memory_policy", "multimask", "carry_mask", "predictors", "weights", "description"}
+)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid
 from sam2core.ops.shapes import FixedShapes
 from sam2core.types import (
+    HINT_LIMIT,
     NO_OBJECT,
     DecoderOutput,
     FrameMemory,
@@ -43,7 +45,8 @@ class Sam2(nn.Module):
 
     Four verbs: `encode` an image, `condition` it on what was recalled, `segment` it for a prompt, `memorize` the
     answer. The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
-    `image_size` is (H, W) in model pixels, multiples of 32. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
+    `image_size` is (H, W) in model pixels, multiples of 32. With `carry_mask`, which SAM 2 has not, a tracked frame is
+    also told the mask of the frame before, as a hint. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
     and Videos"; upstream class: ``SAM2Base``.
     """
 
@@ -61,6 +64,7 @@ class Sam2(nn.Module):
         memory_policy: MemoryPolicy,
         image_size: tuple[int, int] = (1024, 1024),
         multimask: Multimask | None = None,
+        carry_mask: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,6 +78,7 @@ class Sam2(nn.Module):
         self.memory_policy = memory_policy
         self.image_size = image_size
         self.multimask = multimask or Multimask()
+        self.carry_mask = carry_mask
         self.fixed: FixedShapes | None = None
         """What prompts and pasts are filled up to; set when the parts are compiled."""
         self.image_only = False
@@ -136,6 +141,26 @@ class Sam2(nn.Module):
             return self.memory_attention(features.embedding, features.position, blocks)
         blocks, readable = self.fixed.fill_past(blocks)
         return self.memory_attention(features.embedding, features.position, blocks, readable)
+
+    def following(self, recalls: Sequence[Recall]) -> Prompt:
+        """The prompt of plain tracking for objects with these pasts: nothing, or what `carry_mask` carries on.
+
+        The mask (B, 1, h, w) is that of the recalled frame nearest in time, forgotten ones aside; as every hint, it is
+        clamped. One recall may serve all rows of its memories, as for `condition`.
+        """
+        nearest = [min(one.pointers, key=lambda pair: abs(pair[0]), default=None) for one in recalls]
+        rows = [1 if pair is None else pair[1].logits.shape[0] for pair in nearest]
+        prompt = Prompt.nothing(sum(rows), self.device)
+        if not self.carry_mask or not any(nearest):
+            return prompt
+        blank = torch.zeros(1, 1, *self.prompt_encoder.hint_size, device=self.device)
+        masks = [blank if pair is None else pair[1].logits.detach().float() for pair in nearest]
+        known = [pair is not None for pair, count in zip(nearest, rows) for _ in range(count)]
+        return replace(
+            prompt,
+            mask=torch.cat([mask.to(self.device) for mask in masks]).clamp(-HINT_LIMIT, HINT_LIMIT),
+            has_mask=None if all(known) else torch.tensor(known, device=self.device),
+        )
 
     def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         """All four masks (B, 4, h, w) for B prompts, before any choice or gating.

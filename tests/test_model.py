@@ -47,7 +47,7 @@ def track(model, frames, prompt):
             embedding, given = model.condition(features, None), prompt
         else:
             recall = policy.recall(bank, index, backwards=False, length=len(frames), state=None)
-            embedding, given = model.condition(features, recall), Prompt.nothing(prompt.batch, prompt.points.device)
+            embedding, given = model.condition(features, recall), model.following([recall])
         candidates = model.segment(features, embedding, given, several=True)
         answer = candidates.take(policy.choose(candidates, None))
         memory = model.memorize(features, answer, frame=index, hard=index == 0 and not model.training)

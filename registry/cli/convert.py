@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,9 @@ def command(
             f"whatever its config says;\n  {spec.name}'s are {spec.memory_dim} wide, its features {spec.dim}. "
             "Its image half can be written: --to huggingface-image"
         )
+    lost = [what for what, has in OURS_ALONE.items() if has(spec)]
+    if layout != "native" and lost:
+        click.echo(f"{spec.name} {' and '.join(lost)}; other packages do not, and will answer worse with it", err=True)
     written = into.inverse(state)
     if layout in FOLDERS:
         target.mkdir(parents=True, exist_ok=True)
@@ -128,6 +131,11 @@ def command(
 
 
 _FILES = ("model.safetensors", "config.json", "processor_config.json")
+OURS_ALONE: dict[str, Callable[[ModelSpec], bool]] = {
+    "draws prompts into the hint": lambda spec: bool(spec.prompt_encoder.get("draw")),
+    "carries masks from frame to frame": lambda spec: spec.carry_mask,
+}
+"""What a spec can ask for and no other package knows."""
 
 
 def _spec(source: Path, state: Mapping[str, Tensor], model: str | None, metadata: Mapping[str, str]) -> ModelSpec:

@@ -185,10 +185,10 @@ class VideoPredictor:
 
     def _follow(self, features: ImageFeatures, group: Sequence[tuple[ObjectTrack, Recall]], frame: int) -> None:
         model = self.model
-        embedding = model.condition(features, [recall for _, recall in group])
+        recalls = [recall for _, recall in group]
+        embedding = model.condition(features, recalls)
         several = model.multimask.several(0, tracking=True)
-        nothing = Prompt.nothing(len(group), embedding.device)
-        candidates = model.segment(features, embedding, nothing, several=several)
+        candidates = model.segment(features, embedding, model.following(recalls), several=several)
         index = torch.cat(
             [self.policy.choose(_row(candidates, row), track.policy_state) for row, (track, _) in enumerate(group)]
         )

@@ -23,6 +23,7 @@ class Motion:
     """How pseudo-videos move and what makes them hard. Probabilities and ranges over a whole clip."""
 
     static: float = 0.05  # nothing moves at all
+    slow: float = 0.0  # everything moves a twentieth to half as far, as it does between frames in a row of a video
     rotate: float = 20.0  # degrees the camera turns, at most
     scale: float = 2.0  # how much the camera zooms, at most, either way
     shear: float = 10.0  # degrees
@@ -41,6 +42,19 @@ class Motion:
     compress: float = 0.15  # JPEG
     noise: float = 0.25
     reverse: float = 0.5  # played backwards
+
+    def slowed(self, share: float) -> Motion:
+        """The same motion, going only `share` (0 to 1) as far; nothing leaves the picture."""
+        return replace(
+            self,
+            rotate=share * self.rotate,
+            scale=self.scale**share,
+            shear=share * self.shear,
+            shift=share * self.shift,
+            speed=share * self.speed,
+            bend=share * self.bend,
+            leave=0.0,
+        )
 
 
 STILL = Motion(static=1.0, rotate=0.0, scale=1.0, shear=0.0, shift=0.0, lookalike=0.0, occluder=0.0, leave=0.0)
@@ -304,6 +318,8 @@ def render(
     height, width = codes.shape
     if generator.random() < motion.static:
         motion = replace(motion, rotate=0.0, scale=1.0, shear=0.0, shift=0.0, move=0.0, leave=0.0)
+    elif motion.slow and generator.random() < motion.slow:
+        motion = motion.slowed(0.05 ** generator.uniform(np.log(2) / np.log(20), 1))
     camera = _camera(frames, (height, width), size, motion, generator)
     layers, holes = _layers(image, codes, table, frames, motion, strangers, generator)
     ground = fill_holes(image, holes) if holes.any() else image

@@ -211,7 +211,7 @@ class Rollout(nn.Module):
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
         lesson = Lesson(target, weights)
-        prompt = plan.first(target, draws) if recall is None else Prompt.nothing(len(target), target.device)
+        prompt = plan.first(target, draws) if recall is None else self.model.following([recall])
         given = masked if recall is None else torch.zeros_like(masked)
         answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
         open_rows = ~given if plan.correct_masks else ~masked

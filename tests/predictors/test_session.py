@@ -17,9 +17,9 @@ SIZE = (48, 80)
 LENGTH = 20
 
 
-def shaken_model():
+def shaken_model(carry_mask: bool = False):
     torch.manual_seed(0)
-    model = registry.build("test_tiny", weights=False, image_size=64)
+    model = registry.build("test_tiny", weights=False, image_size=64, carry_mask=carry_mask)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # default initialisation hides bugs
         for parameter in model.parameters():
@@ -28,9 +28,9 @@ def shaken_model():
     return model
 
 
-@pytest.fixture(scope="module")
-def predictor() -> VideoPredictor:
-    return VideoPredictor(shaken_model())
+@pytest.fixture(scope="module", params=[False, True], ids=["", "carry"])
+def predictor(request: pytest.FixtureRequest) -> VideoPredictor:
+    return VideoPredictor(shaken_model(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,29 @@ def test_a_cap_on_objects_per_call_changes_nothing(frames, cap):
         runs.append(list(session.propagate(stop=9)))
     for one, other in zip(*runs, strict=True):
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tracked_frame_is_told_the_mask_before_it(frames):
+    """Clamped as hints are, of the nearest frame, also one that lies ahead; without `carry_mask` none is."""
+    told = []
+    for carry_mask in (False, True):
+        model = shaken_model(carry_mask)
+        segment = model.segment
+        hints: list[torch.Tensor | None] = []
+        model.segment = lambda f, e, p, *, several, hints=hints, segment=segment: (
+            hints.append(p.mask) or segment(f, e, p, several=several)
+        )
+        session = VideoPredictor(model, fill_holes=0, memory_dtype="float32").open(frames)
+        session.prompt(3, "a", points=[[10, 20]])
+        asked = len(hints)
+        shown = {result.frame: result.logits for result in session.propagate(direction="both")}
+        told.append(hints[asked:])
+        anchor = session.tracks["a"].bank.anchors[3].logits
+        if carry_mask:
+            assert torch.equal(hints[asked], anchor.clamp(-32, 32))  # frame 4
+            assert torch.equal(hints[asked + LENGTH - 4], anchor.clamp(-32, 32))  # frame 2, on the way back
+            assert hints[asked + 1].shape == anchor.shape and not torch.equal(hints[asked + 1], hints[asked])
+    assert all(hint is None for hint in told[0]) and len(told[0]) == len(told[1]) == LENGTH - 1 == len(shown) - 1
 
 
 def test_adding_and_removing_objects_touches_no_other(predictor, frames):
@@ -274,13 +297,14 @@ def test_a_new_process_goes_on_bit_for_bit(predictor, frames, tmp_path):
     script = (
         "import sys, numpy as np, torch, registry\n"
         "from sam2core.predictors.video import VideoPredictor\n"
-        "model = registry.build('test_tiny', weights=False, image_size=64)\n"
+        "model = registry.build('test_tiny', weights=False, image_size=64, carry_mask=bool(int(sys.argv[2])))\n"
         "model.load_state_dict(torch.load(sys.argv[1] + '/model.pt', weights_only=True))\n"
         "frames = np.load(sys.argv[1] + '/frames.npy')\n"
         "session = VideoPredictor(model).load(sys.argv[1] + '/half.safetensors', frames)\n"
         "torch.save([r.logits for r in session.propagate(start=9)], sys.argv[1] + '/rest.pt')\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    carried = str(int(predictor.model.carry_mask))
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), carried], check=True)
     rest = torch.load(tmp_path / "rest.pt", weights_only=True)
     assert all(torch.equal(mine, result.logits) for mine, result in zip(rest, whole[9:], strict=True))
 

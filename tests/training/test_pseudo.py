@@ -80,6 +80,19 @@ def test_things_move_are_hidden_and_leave():
     assert moved >= 11 and gone >= 3
 
 
+def test_slow_clips_move_less():
+    """How far the middle of a square is from where it was, over the clip."""
+    image, masks = scene()
+
+    def way(seed: int, slow: float) -> float:
+        clip = pseudo_video(image, masks[:1], 5, np.random.default_rng(seed), motion=replace(PURE, static=0, slow=slow))
+        middles = np.array([np.argwhere(mask[0]).mean(0) for mask in clip.masks])
+        return float(np.abs(middles - middles[0]).max())
+
+    slow, fast = (np.median([way(seed, share) for seed in range(9)]) for share in (1.0, 0.0))
+    assert 0 < slow < 0.5 * fast
+
+
 def test_a_copy_of_an_object_is_no_object():
     image, masks = scene()
     found = 0

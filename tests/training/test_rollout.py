@@ -78,11 +78,13 @@ def test_the_trunk_learns_through_the_memory_of_the_first_frame():
     assert model.memory_encoder.feature_proj.weight.grad.any() and model.memory_readout.slot_embed.grad.any()
 
 
-def test_a_tracked_clip_is_what_a_session_answers():
+@pytest.mark.parametrize("carry_mask", [False, True])
+def test_a_tracked_clip_is_what_a_session_answers(carry_mask):
     """First-frame masks, then tracking: the logits the loss sees are those of VideoPredictor on the same frames."""
     from sam2core.predictors.video import VideoPredictor
 
     model = tiny(128).eval()
+    model.carry_mask = carry_mask
     clip = wandering(4, 128, late=False)
     rollout = Rollout(model, precision="full")
     answers: list[MaskPrediction] = []

@@ -110,6 +110,7 @@ class GraphSam2(Sam2):
         self.about = dict(about)
         self.image_size = (about["image_size"][0], about["image_size"][1])
         self.multimask = Multimask(**about["multimask"])
+        self.carry_mask = about["carry_mask"]
         self.memory_policy = current().components.make("memory_policy", about["memory_policy"])
         self.fixed = None
         self.image_only = False

@@ -163,6 +163,7 @@ def _describe(model: Sam2, format: str, sizes: Sizes, int8: bool) -> dict[str, A
         "no_object": NO_OBJECT,
         "hint_limit": HINT_LIMIT,
         "multimask": dataclasses.asdict(model.multimask),
+        "carry_mask": model.carry_mask,
         "stability": dataclasses.asdict(model.mask_decoder.stability) if model.mask_decoder.stability else None,
         "memory_policy": dict(spec.memory_policy) if spec else None,
         "predictors": {task: dict(options) for task, options in spec.predictors.items()} if spec else {},

@@ -20,7 +20,6 @@ from sam2core.types import (
     ImageFeatures,
     MaskCandidates,
     MaskPrediction,
-    Prompt,
     Recall,
     Shelf,
 )
@@ -208,9 +207,9 @@ class BeamPredictor(VideoPredictor):
         model, offers = self.model, {}
         several = model.multimask.several(0, tracking=True)
         for places in self.together(recalls):
-            embedding = model.condition(features, [recalls[place] for place in places])
-            nothing = Prompt.nothing(len(places), embedding.device)
-            candidates = model.segment(features, embedding, nothing, several=several)
+            pasts = [recalls[place] for place in places]
+            embedding = model.condition(features, pasts)
+            candidates = model.segment(features, embedding, model.following(pasts), several=several)
             for row, place in enumerate(places):
                 one = slice(row, row + 1)
                 offers[place] = MaskCandidates(
