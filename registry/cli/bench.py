@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -262,19 +263,27 @@ def counted(model: Sam2, work: Callable[[], Any]) -> float | None:
 
 
 def counter() -> FlopCounterMode:
-    """Torch's counter of arithmetic, told of `average_tokens`, which is one step to it."""
+    """Torch's counter of arithmetic, told of what is one step to it: `average_tokens`, and a CPU's linear layers."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     import sam2core.ops.attention  # noqa: F401 -- defines the operator
 
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.sam2core.average_tokens: _averaging})
+    known: dict[Any, Callable[..., int]] = {torch.ops.sam2core.average_tokens: _averaging}
+    if linear := getattr(torch.ops.mkldnn, "_linear_pointwise", None):
+        known[linear] = _linear
+    return FlopCounterMode(display=False, custom_mapping=known)
 
 
 def _averaging(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_shape: Any = None, **_: Any) -> int:
     """The arithmetic of `average_tokens` by its shapes."""
     batch, heads, queries, narrow = out_shape
     return int(2 * batch * heads * queries * key[2] * (query[3] + narrow))
+
+
+def _linear(tokens: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """The arithmetic of a linear layer by its shapes."""
+    return 2 * math.prod(out_shape) * int(weight[1])
 
 
 def describe(model: Sam2) -> dict[str, Any]:

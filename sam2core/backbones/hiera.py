@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp, lower_products, predicts_on_cpu, tokenwise
+from sam2core.ops.layers import DropPath, Mlp, linear, lower_products, predicts_on_cpu, tokenwise
 from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
 
 # On a CPU, a block with larger buffers than the limit is computed in strips of windows, of so many bytes each: large
 # buffers leave the caches, and are given back to the system and faulted in again at every use.
 STRIP_LIMIT = 16 * 2**20
-STRIP_BYTES = 4 * 2**20
+STRIP_BYTES = 8 * 2**20
 
 
 def _pool(maps: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, height * width, 3, self.heads, -1).unbind(2)
+        q, k, v = linear(self.qkv, x).view(batch, height * width, 3, self.heads, -1).unbind(2)
         if self.pool:
             q = _pool(q.reshape(batch, height, width, -1))
             height, width = q.shape[1:3]
@@ -86,7 +86,12 @@ class HieraBlock(nn.Module):
         rows = self._strip(x)
         if rows >= x.shape[1]:
             return self._block(x)
-        return torch.cat([self._block(strip) for strip in x.split(rows, dim=1)], dim=1)
+        batch, height, width, _ = x.shape
+        halved = 2 if self.pool else 1
+        whole = x.new_empty(batch, height // halved, width // halved, self.attn.proj.out_features)
+        for strip, out in zip(x.split(rows, dim=1), whole.split(rows // halved, dim=1)):
+            self._block(strip, out)
+        return whole
 
     def _strip(self, x: Tensor) -> int:
         """How many rows of the map to compute at a time: whole windows, few enough for a CPU's caches."""
@@ -97,11 +102,11 @@ class HieraBlock(nn.Module):
             return height
         return max(1, STRIP_BYTES // (row * self.window)) * self.window
 
-    def _block(self, x: Tensor) -> Tensor:
+    def _block(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         normed = self.norm1(x).to(self.attn.qkv.weight.dtype)
         shortcut = x
         if self.proj is not None:
-            shortcut = self.proj(normed)
+            shortcut = linear(self.proj, normed)
             if self.pool:
                 shortcut = _pool(shortcut)
             shortcut = shortcut.to(x.dtype)
@@ -112,8 +117,8 @@ class HieraBlock(nn.Module):
             x = merge(self.attn(windows), padded, (shortcut.shape[1], shortcut.shape[2]))
         else:
             x = self.attn(normed)
-        x = shortcut + self.drop_path(self.attn.proj(x))
-        return x + self.drop_path(tokenwise(self._feed, x, self.mlp.layers[0].out_features))
+        x = shortcut + self.drop_path(linear(self.attn.proj, x))
+        return torch.add(x, self.drop_path(tokenwise(self._feed, x, self.mlp.layers[0].out_features)), out=out)
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.mlp(self.norm2(x).to(self.attn.qkv.weight.dtype))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sam2core.ops import rope
 from sam2core.ops.attention import attend_projected, split_heads
-from sam2core.ops.layers import tokenwise
+from sam2core.ops.layers import linear, tokenwise
 from sam2core.types import TokenBlock
 
 
@@ -36,12 +36,12 @@ class RopeAttention(nn.Module):
         key_scale: Tensor | None = None,
         readable: Tensor | None = None,
     ) -> Tensor:
-        q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
-        k = rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn)
+        q = rope.rotate(split_heads(linear(self.q_proj, query), self.heads), query_turn)
+        k = rope.rotate(split_heads(linear(self.k_proj, key), self.heads), key_turn)
         if key_scale is not None:
             k = k * key_scale
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(attend_projected(q, k, value, self.v_proj, readable, dropout))
+        return linear(self.out_proj, attend_projected(q, k, value, self.v_proj, readable, dropout))
 
 
 class RopeMemoryLayer(nn.Module):
@@ -78,7 +78,7 @@ class RopeMemoryLayer(nn.Module):
         return x + tokenwise(self._feed, x, self.linear1.out_features)
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
+        return self.dropout(linear(self.linear2, self.dropout(linear(self.linear1, self.norm3(x), F.relu))))
 
 
 class RopeMemoryAttention(nn.Module):

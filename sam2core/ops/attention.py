@@ -11,12 +11,15 @@ from sam2core.ops.operator import Operator
 
 # Scores are made a block at a time: what matrix products still run fast on and caches hold.
 BLOCK = (1024, 2048)  # queries, keys
-# In half precision, softmax in one call over whole rows is the better deal: as many queries as fit a large cache.
-BLOCK_BYTES = 32 * 2**20
+# In half precision, softmax in one call over whole rows is the better deal: as many queries as fit a large cache, but
+# enough of them for a product.
+BLOCK_BYTES, BLOCK_ROWS = 8 * 2**20, 512
 # Below this many scores a head, SDPA's single call is the better deal.
 BLOCK_SCORES = 2**22
 # Up to this many scores in all, training on a CPU keeps them: SDPA's backward pass there takes several times as long.
 KEPT_SCORES = 2**26
+# Windows of up to so many tokens are attended to with plain products in fp32, too.
+SMALL_WINDOW = 64
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -26,6 +29,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """
     if dropout == 0.0 and _meets_kernel(query, key, mask):
         return average_tokens(query, key, value, _readable(mask))
+    if dropout == 0.0 and mask is None and _products_are_fast(query, key, value):
+        if _is_long(query, key):
+            return average_tokens(query, key, value)
+        return _attend_windows(query, key, value)
     batch = max(query.shape[0], key.shape[0], value.shape[0])
     query, key, value = (t if t.shape[0] == batch else t.expand(batch, -1, -1, -1) for t in (query, key, value))
     if dropout == 0.0 and _keeps_scores(query, key):
@@ -34,6 +41,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def _products_are_fast(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether plain products beat SDPA: in a CPU's bfloat16 without tiles, and in small windows."""
+    if not predicts_on_cpu(query) or query.shape != key.shape or query.shape != value.shape:
+        return False
+    if query.dtype == torch.bfloat16:
+        return not _sdpa_is_fast(query.dtype)
+    return query.dtype == torch.float32 and query.shape[2] <= SMALL_WINDOW
+
+
+def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention as two batched products; the scores of all windows are held at once."""
+    batch, heads, count, dim = query.shape
+    query, key, value = (tokens.reshape(-1, count, dim) for tokens in (query, key, value))
+    scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=dim**-0.5)
+    return torch.bmm(torch.softmax(scores, -1, out=scores), value).view(batch, heads, count, dim)
 
 
 def _keeps_scores(query: Tensor, key: Tensor) -> bool:
@@ -154,7 +178,7 @@ def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
 
 def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     """`_mean`, whole rows of scores at a time."""
-    block = max(16, BLOCK_BYTES // (key.shape[0] * query.element_size()))
+    block = max(BLOCK_ROWS, BLOCK_BYTES // (key.shape[0] * query.element_size()))
     scores = query.new_empty(min(block, query.shape[0]), key.shape[0])
     means = query.new_empty(query.shape[0], tokens.shape[1])
     for start in range(0, query.shape[0], block):

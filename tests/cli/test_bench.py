@@ -52,6 +52,17 @@ def test_attention_that_averages_first_is_counted(monkeypatch):
     assert found.get_total_flops() == 2 * 2 * 9 * (10 * (8 + 4) + 4 * 8)
 
 
+def test_linear_layers_in_one_go_are_counted(monkeypatch):
+    from registry.cli.bench import counter
+    from sam2core.ops import layers
+
+    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    layer, x = torch.nn.Linear(6, 10), torch.randn(3, 5, 6)
+    with torch.no_grad(), counter() as found:
+        layers.linear(layer, x, torch.nn.functional.gelu)
+    assert found.get_total_flops() == 2 * 15 * 6 * 10
+
+
 def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
     import sam2core.compile
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sam2core.ops import layers
-from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, tokenwise
+from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, linear, tokenwise
 
 
 def test_layer_norm_2d_normalises_channels_with_a_small_epsilon():
@@ -67,3 +67,39 @@ def test_tokenwise_cuts_prediction_alone_and_changes_nothing(monkeypatch, shape)
         cut = tokenwise(watched, x, 8)
     assert max(seen[1:]) <= 16 and sum(seen[1:]) == x.numel() // 4
     torch.testing.assert_close(cut, whole.detach())
+
+
+@pytest.mark.parametrize("activation", [None, F.relu, F.gelu])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_in_one_go_is_the_layer_and_its_activation(monkeypatch, activation, bias):
+    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    if layers._fused(torch.float32) is None:
+        pytest.skip("this torch has no such operator")
+    layer, x = torch.nn.Linear(6, 10, bias=bias), torch.randn(2, 3, 5, 6)
+    expected = layer(x) if activation is None else activation(layer(x))
+    assert linear(layer, x, activation).requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(layer, x, activation), expected.detach(), rtol=1e-5, atol=1e-6)
+        strided = x.transpose(1, 2)
+        torch.testing.assert_close(linear(layer, strided, activation), expected.detach().transpose(1, 2))
+
+
+@torch.inference_mode()
+def test_linear_layers_that_are_watched_or_replaced_are_called_as_they_are(monkeypatch):
+    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(layers, "_fused", lambda dtype: pytest.fail("not a plain layer"))
+    x = torch.randn(5, 6)
+    watched, seen = torch.nn.Linear(6, 4), []
+    watched.register_forward_hook(lambda *arguments: seen.append(len(arguments)))
+    linear(watched, x)
+    assert seen == [3]
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled(6, 4)
+    assert torch.equal(linear(doubled, x), doubled(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(torch.nn.Linear(6, 4), x).dtype == torch.bfloat16
+    assert linear(torch.nn.Linear(6, 4), x, torch.tanh).abs().max() < 1  # an activation of another kind
