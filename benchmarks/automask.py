@@ -262,7 +262,7 @@ def nano() -> dict[str, Any]:
     from sam2core import registry
 
     found: dict[str, Any] = {}
-    options = {"points_per_side": 24, "iou_threshold": 0.4, "stability_threshold": 0.7, "stability_offset": 0.3}
+    options = {"points_per_side": 24}
     for sample in ("coffee", "cat"):
         image = np.asarray(Image.open(ROOT / "registry" / "samples" / f"{sample}.jpg").convert("RGB"))
         expected: list[Any] = []

@@ -7,7 +7,7 @@ All have the same random weights and see the same pixels, 1024 x 1024. `sam2` ru
 weights in it. In a round each takes a turn, each round begun by another; ratios are taken within rounds, medians over
 them. Beside the times: how far the masks of 36 clicks (three candidates each) that follow from each encoder agree with
 those of ours in fp32, decoded by the same fp32 heads. Sizes and contenders that are measured replace those in
-``benchmarks/results/encoder.{json,md}``, others stay.
+``benchmarks/results/STEM.{json,md}``, others stay; a machine of another kind gets a stem of its own.
 """
 
 from __future__ import annotations
@@ -156,9 +156,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--stem", default="encoder", help="of the files that are written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    path = options.out / "encoder.json"
+    path = options.out / f"{options.stem}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"sizes": {}}
     result |= {"threads": options.threads, "processor": processor_name(), "torch": torch.__version__}
     for size in options.sizes:

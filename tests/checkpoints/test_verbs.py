@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import registry
+from registry import weights
 from sam2core.checkpoints import files
 from sam2core.checkpoints.facebook import FACEBOOK
 
@@ -102,6 +103,14 @@ def test_a_model_transformers_cannot_hold_is_not_written(run, meta, tmp_path):
     done = run("convert", meta, tmp_path / "hf", "--to", "huggingface")
     assert done.code == 1 and "64 wide" in done.err and "--to huggingface-image" in done.err
     assert not (tmp_path / "hf").exists()
+
+
+def test_what_other_packages_do_not_know_is_said(run, meta, tmp_path):
+    nano = registry.spec("sam2core_nano")
+    assert nano.prompt_encoder["draw"] and nano.carry_mask
+    done = run("convert", weights.locate(nano), tmp_path / "n.pt", "-m", "sam2core_nano")
+    assert "draws prompts into the hint and carries masks from frame to frame; other packages do not" in done.err
+    assert "other packages" not in run("convert", meta, tmp_path / "t.safetensors").err
 
 
 def test_an_image_model_is_written_and_not_made_whole(run, meta, tmp_path):

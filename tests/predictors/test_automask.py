@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from sam2core.predictors.automask import AutoMask, MaskGenerator
 from sam2core.predictors.crops import crops, point_grid
 from sam2core.predictors.everything import newcomers, track_everything
 
+COFFEE = Path(registry.__file__).parent / "samples" / "coffee.jpg"
 LOOSE = {"points_per_side": 3, "iou_threshold": 0, "stability_threshold": 0, "nms_threshold": 1.0}
 
 
@@ -92,6 +94,19 @@ def test_half_precision_and_any_picture(model):
     assert len(found) == 27 and all(np.isfinite(mask.iou) for mask in found)
     found = MaskGenerator(model, **LOOSE).generate(torch.rand(3, 20, 30))
     assert found[0].mask.shape == (20, 30)
+
+
+def test_the_embedded_models_masks_hardly_differ_in_bfloat16():
+    """Its weights are bfloat16 numbers, so what differs comes from what they are multiplied with alone."""
+    state = registry.build("sam2core_nano").state_dict()
+    assert all(torch.equal(value, value.bfloat16().float()) for value in state.values())
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        generator = registry.predictor("sam2core_nano", "automask", dtype=dtype, points_per_side=8)
+        found[dtype] = generator.generate(COFFEE)
+    best = np.array([max(mask_iou(a, b) for b in found["bfloat16"]) for a in found["float32"]])
+    assert len(best) > 10 and (best > 0.7).mean() > 0.9  # one whose score lies at a threshold may come or go
+    assert best[best > 0.7].mean() > 0.99
 
 
 def test_small_regions_are_cleaned_at_the_pictures_size(model):
