@@ -18,8 +18,6 @@ BLOCK_BYTES, BLOCK_ROWS = 8 * 2**20, 512
 BLOCK_SCORES = 2**22
 # Up to this many scores in all, training on a CPU keeps them: SDPA's backward pass there takes several times as long.
 KEPT_SCORES = 2**26
-# Windows of up to so many tokens are attended to with plain products in fp32, too.
-SMALL_WINDOW = 64
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -44,12 +42,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def _products_are_fast(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether plain products beat SDPA: in a CPU's bfloat16 without tiles, and in small windows."""
-    if not predicts_on_cpu(query) or query.shape != key.shape or query.shape != value.shape:
+    """Whether plain products beat SDPA for tokens that attend to each other: in a CPU's bfloat16 without tiles."""
+    if query.dtype != torch.bfloat16 or not predicts_on_cpu(query) or _sdpa_is_fast(query.dtype):
         return False
-    if query.dtype == torch.bfloat16:
-        return not _sdpa_is_fast(query.dtype)
-    return query.dtype == torch.float32 and query.shape[2] <= SMALL_WINDOW
+    return query.shape == key.shape == value.shape
 
 
 def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

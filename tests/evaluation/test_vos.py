@@ -169,6 +169,14 @@ def test_the_lower_number_wins_ties(tmp_path):
 # runs ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """`tiny` sets their number, here and in workers."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny(number: int):
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -129,16 +129,16 @@ def test_numbers_as_a_mask_are_added_to_the_scores(gradients):
     assert torch.allclose(attend(query, key, value, bias), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
 @torch.inference_mode()
-def test_windows_as_plain_products_equal_sdpa(monkeypatch, dtype, error):
+def test_windows_as_plain_products_stay_close_to_sdpa(monkeypatch):
     monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: False)
-    tokens = torch.randn(6, 49, 3, 2, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens = torch.randn(6, 49, 3, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     query, key, value = (each.transpose(1, 2) for each in tokens.unbind(2))
     assert attention._products_are_fast(query, key, value)
     expected = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
     found = attend(query, key, value)
-    assert found.dtype == dtype and (found.float() - expected).abs().max() < error
+    assert found.dtype == torch.bfloat16 and (found.float() - expected).abs().max() < 0.02
     monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
-    assert (attend(query, key, value).float() - expected).abs().max() < error
+    assert (attend(query, key, value).float() - expected).abs().max() < 0.02
     assert not attention._products_are_fast(query, key[:, :, :-1], value[:, :, :-1])
+    assert not attention._products_are_fast(*(each.float() for each in (query, key, value)))

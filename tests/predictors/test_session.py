@@ -297,14 +297,16 @@ def test_a_new_process_goes_on_bit_for_bit(predictor, frames, tmp_path):
     script = (
         "import sys, numpy as np, torch, registry\n"
         "from sam2core.predictors.video import VideoPredictor\n"
+        "torch.set_num_threads(int(sys.argv[3]))\n"
         "model = registry.build('test_tiny', weights=False, image_size=64, carry_mask=bool(int(sys.argv[2])))\n"
         "model.load_state_dict(torch.load(sys.argv[1] + '/model.pt', weights_only=True))\n"
         "frames = np.load(sys.argv[1] + '/frames.npy')\n"
         "session = VideoPredictor(model).load(sys.argv[1] + '/half.safetensors', frames)\n"
         "torch.save([r.logits for r in session.propagate(start=9)], sys.argv[1] + '/rest.pt')\n"
     )
-    carried = str(int(predictor.model.carry_mask))
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), carried], check=True)
+    # sums are split by threads
+    told = [str(tmp_path), str(int(predictor.model.carry_mask)), str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", script, *told], check=True)
     rest = torch.load(tmp_path / "rest.pt", weights_only=True)
     assert all(torch.equal(mine, result.logits) for mine, result in zip(rest, whole[9:], strict=True))
 
