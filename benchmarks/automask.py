@@ -329,6 +329,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--nano", action="store_true", help="compare on photographs as well")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--stem", default="automask_t", help="of the files that are written")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -343,7 +344,7 @@ def main() -> None:
         )
         print(json.dumps(found))
         return
-    path = options.out / "automask_t.json"
+    path = options.out / f"{options.stem}.json"
     partial = options.out / "automask_t.partial.json"
     rows = json.loads(partial.read_text()) if partial.exists() else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONWARNINGS": "ignore"}

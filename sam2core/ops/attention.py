@@ -16,6 +16,8 @@ BLOCK = (1024, 2048)  # queries, keys
 BLOCK_BYTES, BLOCK_ROWS = 8 * 2**20, 512
 # Below this many scores a head, SDPA's single call is the better deal.
 BLOCK_SCORES = 2**22
+# Whether this CPU has tile instructions, as torch >= 2.6 tells; asked here, for compilers cannot.
+TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 # Up to this many scores in all, training on a CPU keeps them: SDPA's backward pass there takes several times as long.
 KEPT_SCORES = 2**26
 
@@ -43,9 +45,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 def _products_are_fast(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether plain products beat SDPA for tokens that attend to each other: in a CPU's bfloat16 without tiles."""
-    if query.dtype != torch.bfloat16 or not predicts_on_cpu(query) or _sdpa_is_fast(query.dtype):
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.is_grad_enabled():
         return False
-    return query.shape == key.shape == value.shape
+    return not _sdpa_is_fast(query.dtype) and query.shape == key.shape == value.shape
 
 
 def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -53,7 +55,8 @@ def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     batch, heads, count, dim = query.shape
     query, key, value = (tokens.reshape(-1, count, dim) for tokens in (query, key, value))
     scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=dim**-0.5)
-    return torch.bmm(torch.softmax(scores, -1, out=scores), value).view(batch, heads, count, dim)
+    weights = scores.softmax(-1) if torch.compiler.is_compiling() else torch.softmax(scores, -1, out=scores)
+    return torch.bmm(weights, value).view(batch, heads, count, dim)
 
 
 def _keeps_scores(query: Tensor, key: Tensor) -> bool:
@@ -195,8 +198,7 @@ def _averages_first(query: Tensor, key: Tensor, project: nn.Linear, mask: Tensor
 
 def _sdpa_is_fast(dtype: torch.dtype) -> bool:
     """Whether SDPA on this CPU beats plain products in this type: in half precision with tile instructions (AMX)."""
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch >= 2.6
-    return dtype != torch.float32 and has_tiles is not None and has_tiles()
+    return dtype != torch.float32 and TILES
 
 
 class Attention(nn.Module):
