@@ -358,7 +358,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     path = options.out / f"{options.stem}.json"
-    partial = options.out / "automask_t.partial.json"
+    partial = options.out / f"{options.stem}.partial.json"
     rows = json.loads(partial.read_text()) if partial.exists() else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONWARNINGS": "ignore"}
     environment |= {"PYTHONPATH": str(ROOT), "SAM2CORE_PLUGINS": "", "HF_HUB_OFFLINE": "1"}

@@ -357,7 +357,8 @@ def test_a_clip_is_tracked_stopped_refined_gone_on_with_and_saved(page: Page, pr
     session.prompt(0, 1, points=page.prompts(1)["points"])
     for result in session.propagate(stop=4):
         differs = page.masks(result.frame)[1] != result.masks[1].numpy()
-        # another process may round otherwise: a pixel whose logit is 0 but for that falls on either side
+        # exact but for pixels at the threshold: on one machine a single one, of logit 6e-4, falls on the other side.
+        # Why is not known: other numbers of threads move the library's own logits by 1e-5 only
         assert (np.abs(result.video_logits[0].numpy()[differs]) < 1e-3).all() and differs.sum() < 3
 
     page.keys("1")
