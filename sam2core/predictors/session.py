@@ -522,6 +522,7 @@ class VideoSession:
 
     # frames
 
+    @torch.inference_mode()
     def features(self, frame: int) -> ImageFeatures:
         """The encoded image of a frame, from a small cache. Raises ValueError when the frame cannot be had any more."""
         if frame in self._features:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 import registry
 from registry.plugins import current
 from sam2core.predictors.automask import MaskGenerator
@@ -45,6 +47,7 @@ class Engine:
         """Do a piece of work in the model's thread, after what was asked for before it."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    @torch.inference_mode()
     def handle(self, session: VideoSession, frame: int) -> ImageHandle:
         """A handle on one frame of a clip, over the features that the session has of it anyway."""
         features = session.features(frame)
