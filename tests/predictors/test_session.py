@@ -76,6 +76,17 @@ def test_a_stream_equals_a_file(predictor, frames):
     assert all_same(offline, streamed)
 
 
+def test_features_asked_for_first_are_those_of_the_session(predictor, frames):
+    whole = list(prompted(predictor, frames).propagate())
+    session = predictor.open(frames)
+    seen = session.features(0)
+    assert not any(part.requires_grad for part in (seen.embedding, seen.position, *seen.skips))
+    session.prompt(0, "a", [[10, 20]])
+    session.prompt(0, "b", box=[30, 5, 60, 40])
+    assert session.features(0) is seen
+    assert all_same(session.propagate(), whole)
+
+
 def test_bounded_equals_unbounded(predictor, frames):
     bounded, unbounded = prompted(predictor, frames), prompted(predictor, frames, keep="all")
     assert all_same(bounded.propagate(), unbounded.propagate())
