@@ -94,7 +94,8 @@ def attend_projected(
     heads = query.shape[1]
     if not _averages_first(query, key, project, mask) or dropout:
         return merge_heads(attend(query, key, split_heads(project(tokens), heads), mask, dropout))
-    means = average_tokens(query, key, tokens.unsqueeze(1), _readable(mask))
+    tokens = tokens.to(query.dtype)  # under autocast only what a product gave is in half precision
+    means = average_tokens(query, key.to(query.dtype), tokens.unsqueeze(1), _readable(mask))
     weights = project.weight.unflatten(0, (heads, -1))  # (heads, d, C)
     merged = merge_heads(means @ weights.transpose(1, 2))
     return merged if project.bias is None else merged.add_(project.bias)

@@ -15,7 +15,7 @@ from sam2core.training.draws import Draws
 from sam2core.types import Label, Prompt
 
 CELL = 4  # clicks are drawn coarse to fine: a cell of 4 x 4 pixels first, then a pixel in it
-KIND, BOX, FRAMES, FIRST, CORRECTION = range(5)  # tags of draws
+KIND, BOX, FRAMES, FIRST, CORRECTION, TAUGHT = range(6)  # tags of draws
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,18 @@ class PromptPlan:
     between: bool = True  # teach every correction; False: the first answer and the last, those between make the hints
     from_target: float = 0.0  # share of correction clicks drawn from the object instead of the error
     correct_masks: bool = True  # objects prompted with a mask get corrections on later frames, too
+    taught: int = 0  # frames of a clip that are taught, the others are passed as in use, without a gradient; 0: all
+
+    def __post_init__(self) -> None:
+        if self.taught == 1 or self.taught < 0:
+            raise ValueError(f"taught is 0 (all frames) or at least 2, the first and the last, not {self.taught}")
+
+    def lessons(self, frames: int, draws: Draws) -> list[int]:
+        """Which of `frames` frames are taught: the first, the last, and others at random; for the whole step."""
+        if not self.taught or self.taught >= frames:
+            return list(range(frames))
+        between = draws.shared(TAUGHT).permutation(frames - 2)[: self.taught - 2] + 1
+        return sorted({0, frames - 1, *between.tolist()})
 
     def schedule(self, frames: int, entry: int, draws: Draws, *, before: bool = True) -> Schedule:
         """The order of `frames` frames for objects that are first seen on frame `entry`.

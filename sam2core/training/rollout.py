@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,7 @@ class Group:
     masks: Tensor  # (M, T, H, W) bool
     entry: int
     draws: Draws
+    taught: tuple[int, ...]  # frames that are taught; the others have no gradient
 
     @property
     def frames(self) -> int:
@@ -132,7 +133,8 @@ class Rollout(nn.Module):
     ) -> dict[str, Tensor]:
         clips, frames, count = batch.masks.shape[:3]
         counted = batch.counted.flatten()
-        features = self.encode(batch.frames.flatten(0, 1))
+        taught = tuple(range(frames) if plan is None else plan.lessons(frames, Draws(key, [0])))
+        features = self._encode(batch.frames, taught)
         named: dict[str, Tensor] = {"total": features.embedding.new_zeros((), dtype=torch.float32)}
         if dense > 0:
             first = features.rows(torch.arange(clips, device=features.embedding.device) * frames)
@@ -147,7 +149,7 @@ class Rollout(nn.Module):
         for at in sorted(set(entry[counted].tolist())):
             rows = torch.nonzero((entry == at) & counted)[:, 0]
             there = rows.to(masks.device)
-            group = Group(features, there // count, masks[there], at, Draws(key, batch.numbers.flatten()[rows]))
+            group = Group(features, there // count, masks[there], at, Draws(key, batch.numbers.flatten()[rows]), taught)
             for name, value in self.track(group, plan, weights).items():
                 named[name] = named.get(name, 0) + value.sum()
         return named
@@ -155,6 +157,20 @@ class Rollout(nn.Module):
     def encode(self, pictures: Tensor) -> ImageFeatures:
         """uint8 pictures (B, 3, H, W) to features."""
         return self.model.encode(normalise(pictures.float() / 255))
+
+    def _encode(self, clips: Tensor, taught: tuple[int, ...]) -> ImageFeatures:
+        """The features of all frames of clips (B, T, 3, H, W), clip by clip; frames that are not taught have no graph."""
+        if len(taught) == clips.shape[1]:
+            return self.encode(clips.flatten(0, 1))
+        numbers = torch.arange(clips.shape[0] * clips.shape[1], device=clips.device)
+        first = torch.isin(numbers % clips.shape[1], torch.tensor(taught, device=clips.device))
+        parts = [self.encode(clips.flatten(0, 1)[first])]
+        with torch.no_grad():
+            parts.append(self.encode(clips.flatten(0, 1)[~first]))
+        order = torch.argsort(torch.cat([numbers[first], numbers[~first]]))
+        skips = tuple(torch.cat(pair) for pair in zip(*(part.skips for part in parts)))
+        embedding = torch.cat([part.embedding for part in parts])
+        return replace(parts[0], embedding=embedding, skips=skips).rows(order)
 
     def _dense(
         self, features: ImageFeatures, masks: Tensor, weights: LossWeights, draws: Draws, counted: int
@@ -170,7 +186,7 @@ class Rollout(nn.Module):
         masked = plan.masked(group.draws, frames=frames).to(group.masks.device)
         bank, state = MemoryBank(), self.policy.start()
         named: dict[str, Tensor] = {}
-        share = 1 if weights.compat else frames  # upstream's loss is a sum
+        share = 1 if weights.compat else len(group.taught)  # upstream's loss is a sum
         for frame in schedule.order:
             prompted, clicks = frame in schedule.anchors, schedule.corrections.get(frame, 0)
             last = frame == schedule.order[-1]
@@ -179,12 +195,14 @@ class Rollout(nn.Module):
             if not prompted:
                 length = None if self.memory.stream else frames
                 recall = self.policy.recall(bank, frame, backwards=False, length=length, state=state)
-            answer, losses = self._frame(
-                group, frame, features, recall, plan, weights, masked=masked, clicks=clicks, answered=not last
-            )
-            for name, value in losses.items():
-                named[name] = named.get(name, 0) + value / share
-            if not last:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and frame in group.taught):
+                answer, losses = self._frame(
+                    group, frame, features, recall, plan, weights, masked=masked, clicks=clicks, answered=not last
+                )
+                for name, value in losses.items():
+                    named[name] = named.get(name, 0) + value / share
+                if last:
+                    break
                 assert answer is not None
                 hard = self.memory.hard_prompts and (prompted or clicks > 0)
                 memory = self.model.memorize(features, answer, frame=frame, hard=hard)
@@ -210,7 +228,7 @@ class Rollout(nn.Module):
         """Prompt or track one frame and correct it. The answer, if it is asked for, and the losses (M,)."""
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
-        lesson = Lesson(target, weights)
+        lesson = Lesson(target, weights) if frame in group.taught else None
         prompt = plan.first(target, draws) if recall is None else self.model.following([recall])
         given = masked if recall is None else torch.zeros_like(masked)
         answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
@@ -252,7 +270,7 @@ class Rollout(nn.Module):
                 )
             if better is not None:
                 answer = merge_answers(answer, better, rows)
-        return answer, lesson.means()
+        return answer, {} if lesson is None else lesson.means()
 
     def _first(
         self,
@@ -261,7 +279,7 @@ class Rollout(nn.Module):
         prompt: Prompt,
         target: Tensor,
         given: Tensor,
-        lesson: Lesson,
+        lesson: Lesson | None,
         tracking: bool,
         answered: int | bool,
     ) -> MaskPrediction | None:

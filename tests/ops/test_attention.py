@@ -106,6 +106,19 @@ def test_averaging_in_half_precision_stays_close(monkeypatch, dtype):
     assert found.dtype == dtype and (found.float() - exact).abs().max() < 0.05
 
 
+@torch.no_grad()
+def test_averaging_under_autocast_takes_tokens_that_no_product_gave(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: False)
+    project = torch.nn.Linear(6, 16)
+    query, key, tokens = torch.randn(2, 1, 9, 16), torch.randn(2, 1, 10, 16), torch.randn(2, 10, 6)
+    exact = attend_projected(query, key, tokens, project)
+    with torch.autocast("cpu", torch.bfloat16):
+        for keys in (key.bfloat16(), key):
+            found = attend_projected(query.bfloat16(), keys, tokens, project)
+            assert (found.float() - exact).abs().max() < 0.05
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_in_training_on_a_cpu_equals_sdpa_with_its_gradients(masked):
     generator = torch.Generator().manual_seed(3)

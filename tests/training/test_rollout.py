@@ -71,7 +71,7 @@ def test_the_trunk_learns_through_the_memory_of_the_first_frame():
 
     rollout._frame = frame
     rollout.track(
-        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, Draws((0, 0), [0, 1])), PromptPlan(), LossWeights()
+        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, Draws((0, 0), [0, 1]), (0, 1)), PromptPlan(), LossWeights()
     )
     seen[1]["total"].sum().backward()
     assert frames.grad[0, 0].abs().sum() > 0 and frames.grad[0, 1].abs().sum() > 0
@@ -149,6 +149,46 @@ def test_corrections_between_the_first_and_the_last_can_go_untaught():
     assert found[False][0] < 2 * found[True][0] and 2 * found[False][0] > one.item()
     loss.backward()
     assert any(parameter.grad is not None for parameter in model.mask_decoder.parameters())
+
+
+def test_frames_that_are_not_taught_are_passed_as_they_are(monkeypatch):
+    """The same answers on all frames; losses and gradients of those frames alone that are taught."""
+    model, batch = tiny(), collate([wandering(5, late=False), wandering(5)])
+    seen: dict[int, list[tuple]] = {}
+    inner = Rollout._frame
+
+    def watched(self, group, frame, *arguments, **options):
+        answer, named = inner(self, group, frame, *arguments, **options)
+        total = float(named["total"].detach().sum()) if named else None
+        graph = answer is not None and answer.logits.requires_grad
+        seen.setdefault(plan.taught, []).append((group.entry, frame, answer and answer.logits.detach(), total, graph))
+        return answer, named
+
+    monkeypatch.setattr(Rollout, "_frame", watched)
+    found = {}
+    for taught in (0, 3):
+        plan = PromptPlan(mask=0.0, box=0.5, corrected=2, corrections=2, taught=taught)
+        found[taught] = losses(model, batch, plan)["total"]
+    chosen = plan.lessons(5, Draws((0, 3), [0]))
+    assert len(chosen) == 3 and {0, 4} < set(chosen)
+    assert len({entry for entry, *_ in seen[3]}) == 2
+    for (_, frame, mine, mean, graph), (_, _, known, wanted, _) in zip(seen[3], seen[0], strict=True):
+        assert (mean is None) == (frame not in chosen) and not (graph and frame not in chosen)
+        assert mean is None or mean == pytest.approx(wanted, rel=1e-4)
+        assert (mine is None) == (known is None) and (mine is None or torch.allclose(mine, known, atol=1e-4))
+    expected = sum(mean for *_, mean, _ in seen[3] if mean is not None) / 3
+    assert found[3].item() == pytest.approx(expected, rel=1e-5)
+    found[3].backward()
+    assert gradients(model).keys() >= {name for name, _ in model.named_parameters() if name.startswith("backbone.")}
+
+
+def test_lessons_are_the_same_for_a_whole_step_and_reach_every_frame():
+    plan = PromptPlan(taught=3)
+    drawn = [plan.lessons(6, Draws((0, step), [row])) for step in range(40) for row in (0, 5)]
+    assert drawn[::2] == drawn[1::2] and {frame for lesson in drawn for frame in lesson} == set(range(6))
+    assert plan.lessons(3, Draws((0, 0), [0])) == PromptPlan().lessons(3, Draws((0, 0), [0])) == [0, 1, 2]
+    with pytest.raises(ValueError, match="taught is 0"):
+        PromptPlan(taught=1)
 
 
 def test_the_sum_over_parts_of_a_batch_is_the_batch():
