@@ -159,13 +159,13 @@ class Rollout(nn.Module):
         return self.model.encode(normalise(pictures.float() / 255))
 
     def _encode(self, clips: Tensor, taught: tuple[int, ...]) -> ImageFeatures:
-        """The features of all frames of clips (B, T, 3, H, W), clip by clip; frames that are not taught have no graph."""
+        """Features of all frames of clips (B, T, 3, H, W), clip by clip; those that are not taught have no graph."""
         if len(taught) == clips.shape[1]:
             return self.encode(clips.flatten(0, 1))
         numbers = torch.arange(clips.shape[0] * clips.shape[1], device=clips.device)
         first = torch.isin(numbers % clips.shape[1], torch.tensor(taught, device=clips.device))
         parts = [self.encode(clips.flatten(0, 1)[first])]
-        with torch.no_grad():
+        with _graph(False):
             parts.append(self.encode(clips.flatten(0, 1)[~first]))
         order = torch.argsort(torch.cat([numbers[first], numbers[~first]]))
         skips = tuple(torch.cat(pair) for pair in zip(*(part.skips for part in parts)))
@@ -195,7 +195,7 @@ class Rollout(nn.Module):
             if not prompted:
                 length = None if self.memory.stream else frames
                 recall = self.policy.recall(bank, frame, backwards=False, length=length, state=state)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and frame in group.taught):
+            with _graph(frame in group.taught):
                 answer, losses = self._frame(
                     group, frame, features, recall, plan, weights, masked=masked, clicks=clicks, answered=not last
                 )
@@ -258,7 +258,7 @@ class Rollout(nn.Module):
                 ragged=prompt.ragged,
             )
             passed = not plan.between and number + 1 < clicks
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not passed):
+            with _graph(not passed):
                 better = self._ask(
                     features.rows(rows),
                     embedding[rows],
@@ -345,6 +345,18 @@ class Rollout(nn.Module):
             else:
                 half = self.model.decode(features, embedding, prompt)
         return DecoderOutput(half.masks.float(), half.iou.float(), half.tokens.float(), half.presence.float())
+
+
+@contextmanager
+def _graph(wanted: bool) -> Iterator[None]:
+    """Gradients only where they are wanted.
+
+    Autocast keeps what it has cast, and torch 2.5 takes weights cast without a graph where one is wanted.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
+        yield
+    if not wanted:
+        torch.clear_autocast_cache()
 
 
 class Lesson:

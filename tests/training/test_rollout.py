@@ -71,7 +71,9 @@ def test_the_trunk_learns_through_the_memory_of_the_first_frame():
 
     rollout._frame = frame
     rollout.track(
-        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, Draws((0, 0), [0, 1]), (0, 1)), PromptPlan(), LossWeights()
+        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, Draws((0, 0), [0, 1]), (0, 1)),
+        PromptPlan(),
+        LossWeights(),
     )
     seen[1]["total"].sum().backward()
     assert frames.grad[0, 0].abs().sum() > 0 and frames.grad[0, 1].abs().sum() > 0
@@ -149,6 +151,14 @@ def test_corrections_between_the_first_and_the_last_can_go_untaught():
     assert found[False][0] < 2 * found[True][0] and 2 * found[False][0] > one.item()
     loss.backward()
     assert any(parameter.grad is not None for parameter in model.mask_decoder.parameters())
+
+
+def test_what_is_passed_in_half_precision_takes_no_gradient_from_what_is_taught():
+    """The hint's stem is first run, and its weights cast, where nothing is taught."""
+    model, batch = tiny(), collate([wandering(1, late=False)])
+    plan = PromptPlan(corrections=2, vary=False, between=False)
+    Rollout(model, precision="half")(batch, plan, PLAIN, dense=0.0, key=(0, 3))["total"].backward()
+    assert all(parameter.grad is not None for parameter in model.prompt_encoder.mask_stem.parameters())
 
 
 def test_frames_that_are_not_taught_are_passed_as_they_are(monkeypatch):
