@@ -73,7 +73,7 @@ def test_train_and_evaluate(data):
 def test_the_nano_recipe_reads_and_takes_overrides():
     recipe = Recipe.read(read_recipe("nano", ("optim.lr=0.5", "stages.0.steps=7", "seed=3")))
     assert recipe.optim.lr == 0.5 and recipe.stages[0].steps == 7 and recipe.seed == 3
-    assert recipe.model == "sam2core_nano" and recipe.stages[-1].frames == 4
+    assert recipe.model == "sam2core_nano" and recipe.stages[-1].frames == 10
     with pytest.raises(ValueError, match="no recipe 'nanno'; there are .*nano"):
         read_recipe("nanno")
     with pytest.raises(ValueError, match="unknown key 'optim.rate'"):
