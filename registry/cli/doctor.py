@@ -17,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from registry.plugins import PluginRecord
 
-BROKEN = (ImportError, OSError, RuntimeError, AttributeError)  # what importing a package that does not fit raises
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError, NameError)  # importing what does not fit
 
 
 @click.command()

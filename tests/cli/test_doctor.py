@@ -81,15 +81,16 @@ def test_the_owners_of_sam2_are_named(examine, monkeypatch):
     assert "not installed (pip install 'sam2core[video]')" in facts["extras"][0]
 
 
-def test_an_extra_that_does_not_import_is_a_problem(examine, monkeypatch):
+@pytest.mark.parametrize("kind", [ImportError, NameError])
+def test_an_extra_that_does_not_import_is_a_problem(examine, monkeypatch, kind):
     pytest.importorskip("av")
     real = importlib.import_module
 
     def fail(name, *rest):
         if name == "av":
-            raise ImportError("libavutil.so.57: cannot open shared object file")
+            raise kind("libavutil.so.57: cannot open shared object file")
         return real(name, *rest)
 
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
     _, problems = examine()
-    assert "av is installed and does not import" in problems and "libavutil" in problems
+    assert f"av is installed and does not import: {kind.__name__}" in problems and "libavutil" in problems
