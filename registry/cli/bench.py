@@ -263,13 +263,19 @@ def counted(model: Sam2, work: Callable[[], Any]) -> float | None:
 
 
 def counter() -> FlopCounterMode:
-    """Torch's counter of arithmetic, told of what is one step to it: `average_tokens`, and a CPU's linear layers."""
+    """Torch's counter of arithmetic, told of what is one step to it.
+
+    That is `average_tokens`, a CPU's linear layers, and its attention, which torch itself counts from 2.15 on only.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     import sam2core.ops.attention  # noqa: F401 -- defines the operator
 
-    known: dict[Any, Callable[..., int]] = {torch.ops.sam2core.average_tokens: _averaging}
+    known: dict[Any, Callable[..., int]] = {
+        torch.ops.sam2core.average_tokens: _averaging,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attending,
+    }
     if linear := getattr(torch.ops.mkldnn, "_linear_pointwise", None):
         known[linear] = _linear
     return FlopCounterMode(display=False, custom_mapping=known)
@@ -279,6 +285,12 @@ def _averaging(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_s
     """The arithmetic of `average_tokens` by its shapes."""
     batch, heads, queries, narrow = out_shape
     return int(2 * batch * heads * queries * key[2] * (query[3] + narrow))
+
+
+def _attending(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """The arithmetic of SDPA on a CPU by its shapes."""
+    batch, heads, queries, narrow = query
+    return int(2 * batch * heads * queries * key[2] * (narrow + value[3]))
 
 
 def _linear(tokens: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

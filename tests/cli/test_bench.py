@@ -63,6 +63,15 @@ def test_linear_layers_in_one_go_are_counted(monkeypatch):
     assert found.get_total_flops() == 2 * 15 * 6 * 10
 
 
+def test_a_cpus_attention_is_counted():
+    from registry.cli.bench import counter
+
+    query, key, value = (torch.randn(2, 3, tokens, 8) for tokens in (5, 7, 7))
+    with torch.no_grad(), counter() as found:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert found.get_total_flops() == 2 * 2 * 3 * 5 * 7 * (8 + 8)
+
+
 def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
     import sam2core.compile
 
