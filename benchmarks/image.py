@@ -1,6 +1,9 @@
 """Image segmentation on a CPU or GPU, side by side with `sam2` and `transformers`: start-up, encode, prompts, memory.
 
     python benchmarks/image.py --size t --rounds 5
+    python benchmarks/image.py --names ours sam2 transformers onnxruntime
+
+`onnxruntime` is this library's predictor over the graphs of plugins/sam2core-export, from the first mask on.
 
 Every implementation runs in processes of its own with the same weights, picture, prompts and thread count. Where
 start-up matters each measurement is a fresh process; the rest runs in one long-lived process per implementation, asked
@@ -28,9 +31,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("ours", "sam2", "transformers")
+GRAPHS = "onnxruntime"
 CONFIGS = {"t": "hiera_t", "s": "hiera_s", "b+": "hiera_b+", "l": "hiera_l"}
 STARTUP = ("import", "build", "load", "first_answer")
+GRAPH_TASKS = ("first_answer", "encode", "one_point", "box", "prompts_16", "memory")
 STEADY = ("encode", "one_point", "box", "prompts_16")
+CALLS = {"one_point": 5, "box": 5, "prompts_16": 3}  # a round has the median of so many; 0.07 s are soon disturbed
 WORDS = {
     "import": "import, beyond torch's own",
     "build": "build with fresh weights",
@@ -46,7 +52,7 @@ WORDS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the three implementations, in the words of this file
+# the implementations, in the words of this file
 
 
 class Ours:
@@ -78,6 +84,23 @@ class Ours:
     def box(self, box: Any) -> Any:
         result = self.handle.predict(box=box, several=False)
         return result.masks, result.iou
+
+
+class Graphs(Ours):
+    """The same predictor over exported graphs, on ONNX Runtime."""
+
+    def imports(self) -> None:
+        import onnxruntime  # noqa: F401
+        import sam2core_export  # noqa: F401
+
+    def build(self, size: str, file: Path, *, fresh: bool = False) -> Any:
+        import torch
+        from sam2core_export import predictor
+
+        return predictor(file, threads=torch.get_num_threads())
+
+    def ready(self, model: Any, size: str) -> None:
+        self.predictor = model
 
 
 class Upstream:
@@ -165,7 +188,17 @@ class Transformers:
         return self._answer(False, input_boxes=[[box.tolist()]])
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], Any]] = {"ours": Ours, "sam2": Upstream, "transformers": Transformers}
+IMPLEMENTATIONS: dict[str, Callable[[], Any]] = {
+    "ours": Ours,
+    "sam2": Upstream,
+    "transformers": Transformers,
+    GRAPHS: Graphs,
+}
+
+
+def takes(name: str, task: str) -> bool:
+    """Whether an implementation has such a task: graphs are neither built nor loaded as weights."""
+    return name != GRAPHS or task in GRAPH_TASKS
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,7 +313,9 @@ def serve(name: str, size: str, files: dict[str, str], threads: int) -> None:
         elif task == "memory":
             answer = memory()
         else:
-            answer, value = timed(work[task])
+            calls = [timed(work[task]) for _ in range(CALLS.get(task, 1))]
+            answer = {key: statistics.median(spent[key] for spent, _ in calls) for key in ("wall", "cpu")}
+            value = calls[-1][1]
             if value is not None:
                 masks, iou = value
                 answer |= {"iou": iou.flatten().tolist(), "area": masks.float().mean().item()}
@@ -314,6 +349,11 @@ def prepare(size: str, folder: Path, names: list[str]) -> dict[str, str]:
         theirs = transformers_model(SHAPES[size].at(image=1024))
         theirs.load_state_dict(HUGGINGFACE_IMAGE.inverse(state), strict=True)
         theirs.save_pretrained(where["transformers"])
+    if GRAPHS in names:
+        from sam2core_export.write import export
+
+        where[GRAPHS] = folder / "graphs"
+        export(model.eval(), where[GRAPHS], format="onnx")
     return {name: str(where[name]) for name in names}
 
 
@@ -327,11 +367,23 @@ def call(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
 
 
 def ratios(rows: list[dict[str, Any]], task: str, other: str, key: str) -> list[float]:
-    return [row["ours"][key] / row[other][key] for row in rows if row["task"] == task]
+    return [row["ours"][key] / row[other][key] for row in rows if row["task"] == task and other in row]
 
 
-def median(rows: list[dict[str, Any]], task: str, name: str, key: str) -> float:
-    return statistics.median(row[name][key] for row in rows if row["task"] == task)
+def median(rows: list[dict[str, Any]], task: str, name: str, key: str) -> float | None:
+    found = [row[name][key] for row in rows if row["task"] == task and name in row]
+    return statistics.median(found) if found else None
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number in a table; nothing where nothing was measured."""
+    return "" if value is None else form.format(value)
+
+
+def ratio(rows: list[dict[str, Any]], task: str, other: str, key: str) -> str:
+    """The median of the ratios of rounds, as the table has it."""
+    found = ratios(rows, task, other, key)
+    return cell(statistics.median(found) if found else None, "{:.2f}")
 
 
 def processor_name() -> str:
@@ -350,21 +402,22 @@ def table(result: dict[str, Any]) -> str:
     for task in (*STARTUP, *STEADY):
         if not any(row["task"] == task for row in rows):
             continue
-        cells = [WORDS[task], *(f"{median(rows, task, name, 'wall'):.3f} s" for name in names)]
+        cells = [WORDS[task], *(cell(median(rows, task, name, "wall"), "{:.3f} s") for name in names)]
         for key in ("wall", "cpu"):
-            cells += [f"{statistics.median(ratios(rows, task, other, key)):.2f}" for other in others]
+            cells += [ratio(rows, task, other, key) for other in others]
         lines.append("| " + " | ".join(cells) + " |")
     for label, task, key in (("load_rss", "load", "peak_added"), ("peak_rss", "memory", "peak")):
         if not any(row["task"] == task for row in rows):
             continue
-        cells = [WORDS[label], *(f"{median(rows, task, name, key):.0f}" for name in names)]
-        cells += [f"{statistics.median(ratios(rows, task, other, key)):.2f}" for other in others] + [""] * len(others)
+        cells = [WORDS[label], *(cell(median(rows, task, name, key), "{:.0f}") for name in names)]
+        cells += [ratio(rows, task, other, key) for other in others] + [""] * len(others)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def report(result: dict[str, Any]) -> str:
     machine, goals = result["machine"], result["goals"]
+    calls = "; a prompt's round is the median of 3 to 5 calls" if "calls" in result else ""
     lines = [
         f"# Image benchmark, size {result['size']}, {result['threads']} thread(s)",
         "",
@@ -374,7 +427,7 @@ def report(result: dict[str, Any]) -> str:
         f"{result['gemm']['low']:.0f} to {result['gemm']['high']:.0f}. Load average {machine['load']:.1f}.",
         "",
         f"Random weights, the same in all; picture 1200 x 1800; medians of {result['rounds']} rounds, ratios within a "
-        "round. Below 1.00 ours is faster or smaller. transformers' image model leaves the memory parts out.",
+        f"round{calls}. Below 1.00 ours is faster or smaller. transformers' image model leaves the memory parts out.",
         "",
         table(result),
         "",
@@ -382,7 +435,7 @@ def report(result: dict[str, Any]) -> str:
         f"Building large without weights (meta device): {goals['meta_large']:.3f} s. "
         f"Loading holds {goals['load_copies']:.2f} times the weights at its peak.",
         "",
-        f"The three agree: largest difference of predicted IoU {result['agreement']:.1e}.",
+        f"They agree: largest difference of predicted IoU {result['agreement']:.1e}.",
         "",
     ]
     return "\n".join(lines)
@@ -400,10 +453,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for offset, other in enumerate(others):
         for place, task in enumerate(tasks):
             found = ratios(rows, task, other, "wall")
+            if not found:
+                continue
             y = place + 0.18 * (2 * offset - len(others) + 1)
             axis.plot(found, [y] * len(found), ".", color=f"C{offset}", alpha=0.35)
-            label = f"ours / {other}" if place == 0 else None
-            axis.plot(statistics.median(found), y, "D", color=f"C{offset}", label=label)
+            axis.plot(statistics.median(found), y, "D", color=f"C{offset}")
     axis.axvline(1.0, color="0.4", linewidth=1)
     axis.set_yticks(range(len(tasks)), [WORDS[task] for task in tasks])
     axis.set_xscale("log")
@@ -415,7 +469,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axis.set_title(
         f"size {result['size']}, {result['threads']} thread(s), {result['machine']['processor']}", fontsize=9
     )
-    axis.legend(loc="lower left")
+    marks = [plt.Line2D([], [], marker="D", linestyle="", color=f"C{offset}") for offset in range(len(others))]
+    axis.legend(marks, [f"ours / {other}" for other in others], loc="lower left")
     figure.savefig(path, dpi=120)
 
 
@@ -432,9 +487,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--startup-rounds", type=int, help="rounds of the start-up part; as --rounds when not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--names", nargs="+", default=list(NAMES), choices=list(NAMES))
+    parser.add_argument("--names", nargs="+", default=list(NAMES), choices=[*NAMES, GRAPHS])
     parser.add_argument("--tasks", nargs="+", default=[*STARTUP, *STEADY], choices=[*STARTUP, *STEADY])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--stem", help="of the files that are written; image_SIZE when not given")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--implementation", help=argparse.SUPPRESS)
     parser.add_argument("--files", default="{}", help=argparse.SUPPRESS)
@@ -454,7 +510,7 @@ def main() -> None:
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error", "SAM2CORE_PLUGINS": ""}
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"image_{options.size.replace('+', '_plus')}"
+    stem = options.out / (options.stem or f"image_{options.size.replace('+', '_plus')}")
     partial = stem.with_suffix(".partial.json")
     about = {"size": options.size, "threads": options.threads, "names": names, "versions": versions(names)}
     earlier = json.loads(partial.read_text()) if partial.exists() else {}
@@ -472,7 +528,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         sys.path.insert(0, str(ROOT))
-        say("writing the same weights three times")
+        say("writing the same weights for each")
         files = prepare(options.size, Path(temporary), names)
         common = ["--size", options.size, "--threads", str(options.threads), "--files", json.dumps(files)]
 
@@ -487,7 +543,9 @@ def main() -> None:
                 if done(task, number):
                     continue
                 say(f"{task}, round {number + 1}")
-                keep({"task": task, "round": number, **{name: fresh(task, name) for name in names}})
+                keep(
+                    {"task": task, "round": number, **{name: fresh(task, name) for name in names if takes(name, task)}}
+                )
         meta = statistics.median(fresh("meta", "ours", "l")["wall"] for _ in range(3))
         imported = []
         for _ in range(3):
@@ -547,6 +605,7 @@ def main() -> None:
         for row in rows
         if "iou" in row["ours"]
         for name in names
+        if name in row
         for a, b in zip(row["ours"]["iou"], row[name]["iou"])
     ]
     loads = [row["ours"]["peak_added"] / row["ours"]["weights"] for row in rows if row["task"] == "load"]
@@ -554,6 +613,7 @@ def main() -> None:
         "size": options.size,
         "names": names,
         "rounds": options.rounds,
+        "calls": CALLS,
         "threads": options.threads,
         "machine": {
             "processor": processor_name(),

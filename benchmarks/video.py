@@ -534,16 +534,17 @@ def main(arguments: list[str] | None = None) -> None:
     alone = [name for name in CONTENDERS if len(name.split()) == 2]
     parser.add_argument("--names", nargs="+", default=alone, choices=CONTENDERS)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--stem", help="of the files that are written; video_SIZE when not given")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"video_{options.size.replace('+', '_plus')}"
+    stem = options.out / (options.stem or f"video_{options.size.replace('+', '_plus')}")
     same = {"size": options.size, "image": options.image, "threads": options.threads}
     rows: list[dict[str, Any]] = []
     if stem.with_suffix(".json").exists():
         before = json.loads(stem.with_suffix(".json").read_text())
         if before["options"] != same:
-            parser.error(f"{stem}.json was measured with {before['options']}: --out FOLDER keeps both")
+            parser.error(f"{stem}.json was measured with {before['options']}: --stem NAME keeps both")
         rows = before["rows"]
         told(f"going on with {len(rows)} rounds of {stem.name}.json")
 

@@ -140,5 +140,5 @@ def with_made(text: str) -> str:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     (HERE / "commands.md").write_text(commands(), encoding="utf-8")
-    for page in HERE.glob("*.md"):
+    for page in (ROOT / "README.md", *HERE.glob("*.md")):
         page.write_text(with_made(page.read_text(encoding="utf-8")), encoding="utf-8")

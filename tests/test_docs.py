@@ -104,7 +104,7 @@ def test_what_is_repeated_from_elsewhere_is_current() -> None:
     wanted = "run  python docs/reference.py"
     assert (DOCS / "commands.md").read_text(encoding="utf-8") == reference.commands(), wanted
     made = 0
-    for page in PAGES:
+    for page in (ROOT / "README.md", *PAGES):
         text = page.read_text(encoding="utf-8")
         made += len(reference.MADE.findall(text))
         assert text == reference.with_made(text), f"{page.name}: {wanted}"

@@ -32,6 +32,7 @@ def execute(path: Path, folder: Path) -> Any:
         resources={"metadata": {"path": str(folder)}},
         startup_timeout=300,
         record_timing=False,
+        coalesce_streams=True,
     )
     client.execute(env=environment)
     return tidied(notebook)
