@@ -118,7 +118,7 @@ def test_a_trained_model_on_a_photograph(name, monkeypatch):
     import registry
     from sam2core.ops.regions import connected_components
 
-    options = {"points_per_side": 10, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.7}
+    options = {"points_per_side": 10, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.7}
     options |= {"stability_score_offset": 0.3, "mask_threshold": -0.3} if name != "regions" else {}
     options |= {
         "crops": {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2},
