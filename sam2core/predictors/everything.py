@@ -39,12 +39,14 @@ def track_everything(
         raise ValueError("a live session has no frames to look through; open the video itself")
     if every < 1 or max_objects < 1:
         raise ValueError(f"every and max_objects are 1 or more, not {every} and {max_objects}")
+    if stop is not None and stop < 0:
+        raise ValueError(f"stop is a number of frames, 0 or more, not {stop}")
     for name, share in (("same", same), ("covered", covered), ("min_area", min_area)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is a share from 0 to 1, not {share}")
     end = session.length if stop is None else stop if session.length is None else min(stop, session.length)
     frame = 0
-    while frame != end and (end is not None or session.source.has(frame)):
+    while (end is None or frame < end) and (session.length is not None or session.source.has(frame)):
         result = None
         if session.tracks:
             result = next(iter(session.propagate(frame, frame + 1)))

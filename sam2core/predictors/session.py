@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,11 @@ class ObjectTrack:
         return None if known is None else (known.logits, known.iou, known.presence)
 
 
+def plain(id: Hashable) -> Hashable:
+    """An object's id; NumPy's integers, as they come out of label maps, become Python's."""
+    return int(id) if isinstance(id, Integral) and not isinstance(id, bool) else id
+
+
 class VideoSession:
     """One video being segmented: its frames, its objects, and what is remembered of each.
 
@@ -213,6 +219,10 @@ class VideoSession:
 
     def result(self, frame: int) -> FrameResult:
         """What is known of every object on a frame, without computing anything."""
+        with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
+            return self._result(frame)
+
+    def _result(self, frame: int) -> FrameResult:
         h, w = self.predictor.model.prompt_encoder.hint_size
         device = self.predictor.model.device
         logits, iou, presence = [], [], []
@@ -259,7 +269,7 @@ class VideoSession:
         frame goes to the decoder as a hint. The answer is memorized when propagation goes on. Raises ValueError, and
         changes nothing, when the prompt makes no sense or the frame does not exist.
         """
-        frame = self._check_frame(frame)
+        frame, object = self._check_frame(frame), plain(object)
         before = self.tracks.get(object)
         said = self._read_prompt(frame, before, points, labels, box, mask, add)
         track = (
@@ -468,6 +478,7 @@ class VideoSession:
         if self._size is not None and size != self._size:
             raise ValueError(f"all frames of a session have one size: {self._size}, this one {size}")
         before = (self._size, self.position, dict(self.tracks), list(self._undo), list(self._redo))
+        features = self._features.copy()
         frame = 0 if self.position is None else self.position + 1
         self._size = size
         self.position = frame
@@ -475,9 +486,11 @@ class VideoSession:
             self._encode(frame, values)
             for object, said in (prompts or {}).items():
                 self.prompt(frame, object, **said)
-        except ValueError:
+            if self.tracks:
+                self._check_prompted()
+        except BaseException:
             self._size, self.position, self.tracks, self._undo, self._redo = before
-            self._features.pop(frame, None)
+            self._features = features
             raise
         if not self.tracks:
             return self.result(frame)
@@ -486,9 +499,9 @@ class VideoSession:
     @torch.inference_mode()
     def _visit(self, frame: int, *, backwards: bool) -> FrameResult:
         """Bring every object onto a frame: prompted ones as answered, the others from memory."""
-        self._memorize_pending()
-        self._check_prompted()
         tracks = list(self.tracks.values())
+        self._memorize_pending(tracks)
+        self._check_prompted()
         followed = [track for track in tracks if frame not in track.bank.anchors]
         if followed:
             self.predictor.follow(self.features(frame), followed, frame, backwards=backwards, length=self.length)
@@ -499,23 +512,21 @@ class VideoSession:
         self.position = frame
         result = self.result(frame)
         if self.keep == "horizon":
-            others = [track for _, track in (*self._undo, *self._redo) if track is not None]
-            for track in (*tracks, *others):
+            for track in (*tracks, *self._others()):
                 track.bank.trim(frame, self.predictor.policy.horizon, onwards=self.source is None)
         return result
 
-    def _memorize_pending(self) -> None:
+    def _memorize_pending(self, tracks: Sequence[ObjectTrack]) -> None:
         """Memorize the answers to prompts, all objects of a frame together."""
-        ready: dict[tuple[Hashable, int], FrameMemory] = {}
-        for frame in sorted({frame for track in self.tracks.values() for frame in track.pending}):
-            waiting = [track for track in self.tracks.values() if frame in track.pending]
-            answers = [track.pending[frame].answer for track in waiting]
-            memories = self.predictor.memorize(self.features(frame), answers, frame=frame)
-            ready |= {(track.id, frame): memory for track, memory in zip(waiting, memories, strict=True)}
-        for track in self.tracks.values():
+        ready: dict[tuple[int, int], FrameMemory] = {}
+        for frame in sorted({frame for track in tracks for frame in track.pending}):
+            answers = {id(p.answer): p.answer for track in tracks if (p := track.pending.get(frame))}
+            memories = self.predictor.memorize(self.features(frame), list(answers.values()), frame=frame)
+            ready |= {(answer, frame): memory for answer, memory in zip(answers, memories, strict=True)}
+        for track in tracks:
             for frame, pending in track.pending.items():  # in the order of prompting, which anchors keep
                 if pending.shelf is Shelf.ANCHOR or frame not in track.bank.anchors:
-                    track.bank.put(ready[track.id, frame], pending.shelf)
+                    track.bank.put(ready[id(pending.answer), frame], pending.shelf)
                 if self.predictor.forget_around_prompts:
                     self._clear_around(track, frame)
             track.pending.clear()
@@ -537,16 +548,25 @@ class VideoSession:
         features = model.encode(to_model(values.to(model.device), model.image_size))
         self._features[frame] = features
         while len(self._features) > CACHED_FRAMES:
-            self._features.popitem(last=False)
+            oldest = next(iter(self._features))
+            if self.length is None:  # the frame does not come again
+                everyone = [*self.tracks.values(), *self._others()]
+                self._memorize_pending([track for track in everyone if oldest in track.pending])
+            del self._features[oldest]
         return features
+
+    def _others(self) -> list[ObjectTrack]:
+        """The tracks that undo and redo would bring back."""
+        return [track for _, track in (*self._undo, *self._redo) if track is not None]
 
     def _exists(self, frame: int) -> bool:
         """Whether a source of unknown length has this frame."""
         return self.source is None or self.length is not None or self.source.has(frame)
 
     def _check_frame(self, frame: int) -> int:
-        if isinstance(frame, bool) or not isinstance(frame, int) or frame < 0:
+        if isinstance(frame, bool) or not isinstance(frame, Integral) or frame < 0:
             raise ValueError(f"a frame is a number from 0 on, not {frame!r}")
+        frame = int(frame)
         if self.source is None:
             if self.position is None or frame > self.position:
                 raise ValueError(f"frame {frame} has not come yet; prompts on the next frame go into step()")

@@ -240,6 +240,21 @@ class TestEverything:
         with pytest.raises(ValueError, match="live"):
             next(track_everything(session, self.generator(frames)))
 
+    def test_objects_of_the_user_keep_their_ids_and_short_iterators_end(self, model):
+        from sam2core.predictors.video import VideoPredictor
+
+        predictor = VideoPredictor(model)
+        session = predictor.open(iter([picture(seed=index) for index in range(3)]))
+        mask = np.zeros((50, 70), bool)
+        mask[5:20, 5:20] = True
+        session.prompt(0, np.int64(1), mask=mask)
+        results = list(track_everything(session, MaskGenerator(model, **LOOSE), stop=9, covered=1.0, same=1.0))
+        assert [result.frame for result in results] == [0, 1, 2]
+        assert results[0].objects[:2] == (1, 2)
+        assert results[0].masks[1][8:17, 8:17].all() and not results[0].masks[1][25:].any(), "object 1 is the user's"
+        with pytest.raises(ValueError, match="stop"):
+            next(track_everything(session, MaskGenerator(model, **LOOSE), stop=-1))
+
     def test_newcomers(self):
         found = [
             disc(20, 20, 8, iou=0.5),

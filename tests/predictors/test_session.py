@@ -245,6 +245,57 @@ def test_redo_gives_back_what_undo_took(predictor, frames):
     assert session.redo() is None, "another prompt ends what can be given back"
 
 
+@pytest.mark.parametrize("live", [True, False], ids=["live", "iterator"])
+def test_undo_and_redo_long_after_the_frame_has_passed(predictor, frames, live):
+    def follow(session, prompts, until, swaps=()):
+        """Frames up to `until`, prompts on the first; then what is to be swapped."""
+        if live and session.position is None:
+            session.step(frames[0])
+        for object, point in prompts:
+            session.prompt(0, object, [point])
+        for swap in swaps:
+            getattr(session, swap)()
+        if live:
+            for frame in frames[1:until]:
+                session.step(frame)
+        else:
+            for _ in session.propagate(stop=until):
+                pass
+        return session
+
+    def onward(session):
+        return [session.step(frame) for frame in frames[12:]] if live else list(session.propagate(12))
+
+    def opened():
+        return predictor.open() if live else predictor.open(iter(frames))
+
+    plain = follow(opened(), [("a", [10, 20])], 2)
+    corrected = follow(opened(), [("a", [10, 20]), ("a", [40, 20])], 12)
+    assert corrected.undo() == "a" and list(corrected.tracks["a"].prompts[0].points.shape) == [1, 2]
+    known = corrected.tracks["a"].bank.anchors[0]
+    first = onward(corrected)
+    assert torch.equal(known.logits, plain.tracks["a"].bank.anchors[0].logits)
+    assert [result.frame for result in first] == list(range(12, LENGTH))
+
+    undone = follow(opened(), [("a", [10, 20]), ("b", [60, 9])], 12, ["undo"])
+    assert undone.objects == ("a",) and undone.redo() == "b"
+    together = follow(opened(), [("a", [10, 20]), ("b", [60, 9])], 2)
+    onward(undone)
+    memories = undone.tracks["b"].bank.anchors[0], together.tracks["b"].bank.anchors[0]
+    for one, other in zip(*(memory.blocks for memory in memories), strict=True):
+        torch.testing.assert_close(one.tokens.float(), other.tokens.float(), rtol=0.02, atol=0.02)
+
+
+def test_prompts_on_every_remembered_frame_of_a_live_session(predictor, frames):
+    live = predictor.open()
+    for frame in frames[:4]:
+        live.step(frame)
+    for number in range(4):
+        live.prompt(number, f"object {number}", [[10, 10]])
+    assert len(live.step(frames[4]).objects) == 4
+    assert [next(iter(track.bank.anchors)) for track in live.tracks.values()] == [0, 1, 2, 3]
+
+
 def test_clear_takes_back_what_was_said_on_a_frame(predictor, frames):
     session = prompted(predictor, frames, keep="all")
     session.prompt(9, "a", [[40, 30]])
@@ -345,9 +396,21 @@ def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
         predictor.load(tmp_path / "s.safetensors", frames[1:])
     with pytest.raises(ValueError, match="other options.*fill_holes: 8 there, 0 here"):
         VideoPredictor(predictor.model, fill_holes=0).load(tmp_path / "s.safetensors", frames)
-    other = registry.build("test_tiny", weights=False, image_size=64)
-    with pytest.raises(ValueError, match="another model"):
-        VideoPredictor(other).load(tmp_path / "s.safetensors", frames)
+    other = registry.build("test_tiny", weights=False, image_size=64, carry_mask=predictor.model.carry_mask)
+    other.load_state_dict(predictor.model.state_dict())
+    assert VideoPredictor(other).load(tmp_path / "s.safetensors", frames).objects == ("a", "b")
+    with pytest.raises(ValueError, match="other options.*policy.frames: 2 there, 1 here"):
+        policy = registry.build("test_tiny", weights=False, memory_policy={"frames": 1}).memory_policy
+        VideoPredictor(other, policy=policy).load(tmp_path / "s.safetensors", frames)
+    for part in ("memory_encoder", "backbone", "neck"):
+        changed = next(p for name, p in other.named_parameters() if name.startswith(part))
+        before = changed.detach().clone()
+        with torch.no_grad():
+            changed += 0.1
+        with pytest.raises(ValueError, match="another model"):
+            VideoPredictor(other).load(tmp_path / "s.safetensors", frames)
+        with torch.no_grad():
+            changed.copy_(before)
     (tmp_path / "x.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="not a saved session"):
         predictor.load(tmp_path / "x.safetensors", frames)
@@ -402,6 +465,30 @@ def test_exclusive_gives_every_pixel_to_one_object(frames):
     session = prompted(VideoPredictor(shaken_model(), exclusive=True), frames)
     for result in session.propagate(stop=4):
         assert sum(mask.int() for mask in result.masks.values()).max() <= 1
+
+
+def test_numpys_integers_are_ids_and_frames(predictor, frames, tmp_path):
+    labels = np.zeros(SIZE, np.int64)
+    labels[4:20, 4:20], labels[25:40, 50:70] = 3, 7
+    session = predictor.open(frames, start=np.int64(1), stride=np.int64(2))
+    for one in np.unique(labels)[1:]:
+        session.prompt(np.int64(0), one, mask=labels == one)
+    assert session.objects == (3, 7) and all(type(id) is int for id in session.objects)
+    assert [result.frame for result in session.propagate(np.int64(0), np.int64(3))] == [0, 1, 2]
+    session.save(tmp_path / "s.safetensors")
+    for wrong in (True, 0.0, "0"):
+        with pytest.raises(ValueError, match="a frame is a number"):
+            session.prompt(wrong, 3, [[1, 1]])
+
+
+def test_results_can_be_edited_and_learned_from(predictor, frames):
+    session = prompted(predictor, frames)
+    shown = session.prompt(0, "a", [[12, 20]], add=True)
+    for result in (shown, *session.propagate(stop=2)):
+        result.logits[:] = 0.0
+        assert not any(mask.any() for mask in result.masks.values())
+        (torch.nn.Linear(1, 1)(result.iou[:, None]).sum() + result.presence.sum()).backward()
+    assert session.result(1).logits.any(), "what is remembered is not what was handed out"
 
 
 def test_hashable_ids_and_their_order(predictor, frames):
@@ -475,7 +562,15 @@ def test_live_sessions_have_their_own_rules(predictor, frames):
     with pytest.raises(ValueError, match="outside the image"):
         live.step(frames[1], {"a": {"points": [[500, 1]]}})
     assert live.position == 0 and live.objects == ()
+    with pytest.raises(TypeError, match="point"):
+        live.step(frames[1], {"a": {"point": [[5, 1]]}})
+    assert live.position == 0 and live.objects == () and list(live._features) == [0]
     live.step(frames[1], {"a": {"points": [[5, 1]]}})
+    live.clear(1, "a")
+    with pytest.raises(ValueError, match="no prompt on any frame"):
+        live.step(frames[2])
+    assert live.position == 1
+    live.prompt(1, "a", [[5, 1]])
     with pytest.raises(ValueError, match="no frames to propagate over"):
         live.propagate()
     for frame in frames[2:10]:
