@@ -119,7 +119,11 @@ class ImagePredictor:
         pixels = [to_model(value.to(self.model.device), self.model.image_size) for value in values]
         features = self.model.encode(torch.cat(pixels))
         conditioned = self.model.condition(features, None)
-        kept = ImageFeatures(embedding=conditioned, position=features.position, skips=features.skips)
+        kept = ImageFeatures(
+            embedding=_ordinary(conditioned),
+            position=_ordinary(features.position),
+            skips=tuple(_ordinary(skip) for skip in features.skips),
+        )
         return kept, [(value.shape[1], value.shape[2]) for value in values]
 
     def load(self, path: str | os.PathLike[str]) -> ImageHandle | ImageBatchHandle:
@@ -195,9 +199,9 @@ class ImagePredictor:
         sizes: Sequence[tuple[int, int]],
         requests: Sequence[_Request | None],
     ) -> list[ImageResult]:
-        """Answer the requests of each image in one decoder call; None asks for nothing and gets no masks."""
+        """Answer the requests of each image in one decoder call; None, or no object, gets no masks."""
         model = self.model
-        asked = [(index, request) for index, request in enumerate(requests) if request is not None]
+        asked = [(index, request) for index, request in enumerate(requests) if request and request.batch]
         answers: dict[int, ImageResult] = {}
         if asked:
             output = self._decode(features, asked)
@@ -208,13 +212,14 @@ class ImagePredictor:
                 part = DecoderOutput(output.masks[rows], output.iou[rows], output.tokens[rows], output.presence[rows])
                 answers[index] = self._result(part, request, sizes[index])
         for index, wanted in enumerate(requests):
-            if wanted is None:
-                height, width = model.prompt_encoder.hint_size
-                answers[index] = ImageResult(
-                    masks=torch.zeros(0, 1, *sizes[index], dtype=torch.bool, device=model.device),
-                    iou=torch.zeros(0, 1, device=model.device),
-                    logits=torch.zeros(0, 1, height, width, device=model.device),
-                )
+            if index not in answers:
+                shape = 0, 3 if wanted and wanted.several else 1
+                with torch.inference_mode(False):
+                    answers[index] = ImageResult(
+                        masks=torch.zeros(*shape, *sizes[index], dtype=torch.bool, device=model.device),
+                        iou=torch.zeros(*shape, device=model.device),
+                        logits=torch.zeros(*shape, *model.prompt_encoder.hint_size, device=model.device),
+                    )
         return [answers[index] for index in range(len(requests))]
 
     def _decode(self, features: ImageFeatures, asked: Sequence[tuple[int, _Request]]) -> DecoderOutput:
@@ -261,11 +266,12 @@ class ImagePredictor:
         clean = self.postprocess(logits.float())
         if self.keep_clicked:
             clean = self._clicked(clean, request)
-        return ImageResult(
-            masks=mask_ops.resize(clean, size) > self.mask_threshold,
-            iou=iou.float(),
-            logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
-        )
+        with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
+            return ImageResult(
+                masks=mask_ops.resize(clean, size) > self.mask_threshold,
+                iou=iou.to(torch.float32, copy=True),
+                logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
+            )
 
     def _clicked(self, logits: Tensor, request: _Request) -> Tensor:
         """The logits (B, M, h, w) without the regions that no positive click lies in."""
@@ -292,6 +298,12 @@ class ImagePredictor:
             torch.where(ambiguous.view(-1, 1, 1, 1), output.masks[row, best].unsqueeze(1), logits),
             torch.where(ambiguous.view(-1, 1), output.iou[row, best].unsqueeze(1), iou),
         )
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A copy that autograd accepts where it was made in inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 class ImageHandle:

@@ -18,12 +18,17 @@ from sam2core.types import Label
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 
 
+ROUNDING = 1 / 512
+"""How far floating values of a picture may lie outside [0, 1]: resizing leaves some of white at 1.0000002."""
+
+
 def read_image(image: ImageLike) -> Tensor:
     """Any picture as RGB values (3, H, W), fp32 in [0, 1].
 
     Accepts a path, a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor (1 | 3 | 4, H, W); values are uint8,
-    uint16, or floating in [0, 1]. Grey becomes three equal channels, an alpha channel is dropped, a file's EXIF
-    rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are not finite.
+    uint16, or floating in [0, 1] up to rounding. Grey becomes three equal channels, an alpha channel is dropped, a
+    file's EXIF rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are
+    not finite.
     """
     if isinstance(image, str | os.PathLike):
         image = open_image(Path(image))
@@ -66,6 +71,7 @@ def unpack_image(image: Image.Image) -> np.ndarray:
 
 
 def _from_array(image: np.ndarray) -> Tensor:
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order alone
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
@@ -96,11 +102,13 @@ def _from_tensor(image: Tensor) -> Tensor:
         low, high = values.aminmax()
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise ValueError("the image has values that are not finite (NaN or infinity)")
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(
-                f"floating images lie in [0, 1]; this one has {low.item():.4g}..{high.item():.4g}"
-                + (" (divide by 255?)" if high > 1 and low >= 0 else "")
+                f"floating images lie in [0, 1]; this one has {low.item():.6g}..{high.item():.6g}"
+                + (" (divide by 255?)" if high > 2 and low >= 0 else "")
             )
+        if low < 0 or high > 1:
+            values = values.clamp(0, 1)
     else:
         kind = str(image.dtype).removeprefix("torch.")
         raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {kind}")
@@ -122,8 +130,10 @@ def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _numbers(value: Any, name: str) -> Tensor:
     try:
-        value = value.detach().cpu() if isinstance(value, Tensor) else value
-        numbers = torch.as_tensor(np.asarray(value, dtype=np.float32))
+        if isinstance(value, Tensor):
+            numbers = value.detach().cpu().float()
+        else:
+            numbers = torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be numbers of one regular shape, not {value!r}") from None
     if not torch.isfinite(numbers).all():
@@ -176,12 +186,12 @@ def read_points(points: Any, labels: Any, size: tuple[int, int]) -> tuple[Tensor
 def read_boxes(box: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Boxes of a user as two corner points (B, 2, 2) with their labels (B, 2), in the image's pixels, on the CPU.
 
-    `box` is (4,) or (B, 4): x0, y0, x1, y1. It may reach over the edge of the image, but raises ValueError when it
-    lies wholly outside or its corners are not in order.
+    `box` is (4,) or (B, 4): x0, y0, x1, y1; B may be 0. It may reach over the edge of the image, but raises ValueError
+    when it lies wholly outside or its corners are not in order.
     """
     corners = _numbers(box, "box")
     if corners.ndim == 1:
-        corners = corners.unsqueeze(0)
+        corners = corners.unsqueeze(0) if corners.numel() else corners.reshape(0, 4)
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise ValueError(f"a box is (4,) or (B, 4): x0, y0, x1, y1; not {tuple(np.shape(box))}")
     height, width = size
@@ -199,7 +209,9 @@ def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
 
     `mask` may be (h, w), (B, h, w) or (B, 1, h, w). Raises ValueError for other sizes.
     """
-    logits = mask.detach().float() if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask, dtype=np.float32))
+    logits = (
+        mask.detach().float() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask, np.float32, order="C"))
+    )
     if logits.ndim == 2:
         logits = logits.unsqueeze(0)
     if logits.ndim == 4 and logits.shape[1] == 1:
@@ -219,7 +231,11 @@ def read_mask(mask: Any, size: tuple[int, int]) -> Tensor:
 
     Resized with antialiasing and cut at one half (upstream: ``add_new_mask``). Raises ValueError for other shapes.
     """
-    drawn = mask.detach().cpu() if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask))
+    drawn = (
+        mask.detach().cpu()
+        if isinstance(mask, Tensor)
+        else torch.from_numpy(np.ascontiguousarray(np.asarray(mask) != 0))
+    )
     if drawn.ndim != 2 or drawn.numel() == 0:
         raise ValueError(f"a mask is (H, W), non-zero on the object, not {tuple(drawn.shape)}")
     values = (drawn != 0).float()

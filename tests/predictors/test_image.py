@@ -11,6 +11,7 @@ from PIL import Image
 
 import registry
 from sam2core.predictors.image import ImagePredictor
+from sam2core.predictors.transforms import read_image
 
 SIZES = [(48, 80), (100, 60), (64, 64), (33, 47)]
 
@@ -270,6 +271,60 @@ def test_eight_threads_share_a_model(predictor):
             torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
 
 
+def test_results_can_be_edited_and_learned_from(predictor):
+    handle = predictor.encode(picture(SIZES[0]))
+    result = handle.predict([[5, 6]])
+    result.masks[0, 0, :4] = True
+    assert result.masks[0, 0, :4].all()
+    embedding = handle.features.embedding
+    torch.nn.Conv2d(embedding.shape[1], 1, 1)(embedding).sum().backward()
+    (torch.nn.Linear(1, 1)(result.iou).sum() + result.logits.sum()).backward()
+    none = handle.predict(box=np.zeros((0, 4)))
+    none.iou[:] = 1.0
+
+
+@pytest.mark.parametrize("nothing", [np.zeros((0, 4)), [], torch.zeros(0, 4)])
+def test_no_box_at_all_gives_no_mask(predictor, nothing):
+    size = SIZES[0]
+    handle = predictor.encode(picture(size))
+    hint = predictor.model.prompt_encoder.hint_size
+    for several, count in ((None, 1), (False, 1), (True, 3)):
+        result = handle.predict(box=nothing, several=several)
+        assert result.masks.shape == (0, count, *size) and result.masks.dtype == torch.bool
+        assert result.iou.shape == (0, count) and result.logits.shape == (0, count, *hint)
+    batch = predictor.encode([picture(size), picture(size, 1)])
+    found = batch.predict([{"box": nothing}, {"box": [[2, 2, 20, 20]]}])
+    assert [len(result.masks) for result in found] == [0, 1]
+    with pytest.raises(ValueError, match="same number of objects"):
+        handle.predict(box=nothing, points=[[5, 6]])
+
+
+def test_arrays_of_any_strides_order_and_kind(predictor):
+    handle = predictor.encode(picture(SIZES[0]))
+    wanted = handle.predict([[5, 6]])
+    turned = np.array([[6, 5]], np.float32)[:, ::-1]
+    swapped = np.array([[5, 6]], ">f4")
+    half = torch.tensor([[5.0, 6.0]], dtype=torch.bfloat16)
+    for points in (turned, swapped, half, np.array([[5, 6]], ">i2")):
+        assert torch.equal(handle.predict(points).logits, wanted.logits)
+    hint = wanted.logits[0, 0].numpy()
+    again = handle.predict([[5, 6]], mask=hint)
+    assert torch.equal(handle.predict([[5, 6]], mask=hint[::-1].copy()[::-1]).logits, again.logits)
+    with pytest.raises(ValueError, match="one regular shape"):
+        handle.predict([[1, 2], [3]])
+
+
+def test_values_that_resizing_left_beside_the_range(predictor):
+    white = torch.nn.functional.interpolate(
+        torch.ones(1, 3, 700, 1001), size=(333, 500), mode="bilinear", antialias=True
+    )[0]
+    exact = read_image(torch.ones(3, 333, 500))
+    assert torch.equal(read_image(white + 1e-6), exact) and torch.equal(read_image(-1e-6 * exact), exact * 0)
+    for wrong in (white * 1.01, white - 1.01):
+        with pytest.raises(ValueError, match="lie in"):
+            read_image(wrong)
+
+
 def test_handles_are_saved_and_loaded(predictor, tmp_path):
     images = [picture(size, seed) for seed, size in enumerate(SIZES)]
     one = predictor.encode(images[0])
@@ -285,6 +340,11 @@ def test_handles_are_saved_and_loaded(predictor, tmp_path):
     assert torch.equal(again[2].predict([[5, 6]]).logits, batch[2].predict([[5, 6]]).logits)
 
     other = ImagePredictor(registry.build("test_tiny", weights=False))
+    with pytest.raises(ValueError, match="another model"):
+        other.load(tmp_path / "one.safetensors")
+    other.model.load_state_dict(predictor.model.state_dict())
+    with torch.no_grad():
+        next(other.model.backbone.parameters())[0] += 1.0
     with pytest.raises(ValueError, match="another model"):
         other.load(tmp_path / "one.safetensors")
 
