@@ -287,12 +287,14 @@ class Sam2(nn.Module):
 
     def fingerprint(self) -> dict[str, Any]:
         """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights."""
-        sample = [p.detach().flatten()[:4] for name, p in self.named_parameters() if name.startswith("mask_decoder.")]
+        sample = torch.cat([p.detach().flatten()[:4] for p in self.parameters()]).cpu().double().abs()
+        place = torch.arange(1, len(sample) + 1, dtype=torch.float64)
         return {
             "image_size": list(self.image_size),
             "dtype": str(self.dtype).removeprefix("torch."),
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
-            "weights": f"{torch.cat(sample).double().abs().sum().item():.9g}",
+            "weights": f"{(sample * place).sum().item():.9g}",
+            "carry_mask": self.carry_mask,
         }
 
     def _needs_memory(self) -> None:

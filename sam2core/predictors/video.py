@@ -120,6 +120,11 @@ class VideoPredictor:
             "memory_dtype": str(self.memory_dtype).removeprefix("torch."),
             "mask_threshold": self.mask_threshold,
             "policy": type(self.policy).__qualname__,
+            **{
+                f"policy.{name}": value
+                for name, value in getattr(self.policy, "__dict__", {}).items()
+                if not name.startswith("_") and (value is None or isinstance(value, bool | int | float | str))
+            },
         }
 
     @property
