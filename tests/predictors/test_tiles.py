@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from scipy import ndimage
 
 from sam2core.ops import rle
 from sam2core.predictors.automask import AutoMask, MaskGenerator
 from sam2core.predictors.rasters import open_raster
 from sam2core.predictors.tiles import stream_tiles, tile_grid
+from sam2core.predictors.transforms import read_image
 
 
 def perfect(tile):
@@ -134,6 +137,64 @@ class TestRasters:
             (slice(299, 300), slice(0, 1)),
         ):
             assert np.array_equal(np.squeeze(raster[window]), np.squeeze(picture[window]))
+
+    @pytest.mark.parametrize("packed", [{}, {"compression": "zlib", "rowsperstrip": 7}])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_a_turned_tiff_is_read_as_whole_files_are(self, tmp_path, packed, orientation):
+        tifffile = pytest.importorskip("tifffile", reason="TIFF windows are an extra")
+        picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+        turned = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", extratags=turned, **packed)
+        self.compare(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("kind", ["palette", "white", "white16", "bits", "big", "big packed", "grey with alpha"])
+    def test_a_tiff_of_any_kind_of_values_is_read_as_whole_files_are(self, tmp_path, kind):
+        tifffile = pytest.importorskip("tifffile", reason="TIFF windows are an extra")
+        path, picture = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
+        deep = picture.astype(np.uint16) * 257
+        if kind == "palette":
+            Image.fromarray(np.stack([picture, picture.T.reshape(40, 56), 255 - picture], axis=2)).quantize(16).save(
+                path
+            )
+        elif kind == "bits":
+            Image.fromarray(picture > 99).save(path)
+        elif kind == "grey with alpha":
+            Image.fromarray(np.stack([picture, picture], axis=2), "LA").save(path)
+        elif kind == "white":
+            tifffile.imwrite(path, picture, photometric="miniswhite")
+        elif kind == "white16":
+            tifffile.imwrite(path, deep, photometric="miniswhite", compression="zlib")
+            assert np.array_equal(open_raster(path)[0:40, 0:56][..., 0], 65535 - deep)
+            return
+        else:
+            tifffile.imwrite(path, deep, byteorder=">", **({} if kind == "big" else {"compression": "zlib"}))
+        self.compare(path)
+
+    def compare(self, path):
+        whole, raster = read_image(path), open_raster(path)
+        assert tuple(raster.shape[:2]) == tuple(whole.shape[1:])
+        for rows, columns in ((slice(0, whole.shape[1]), slice(0, whole.shape[2])), (slice(3, 31), slice(9, 22))):
+            assert torch.equal(read_image(np.asarray(raster[rows, columns])), whole[:, rows, columns])
+
+    def test_tiles_of_a_tiff_that_were_never_written_are_black(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile", reason="TIFF windows are an extra")
+        tile = np.full((16, 16), 9, np.uint8)
+        tifffile.imwrite(
+            tmp_path / "a.tif", iter([tile, None, None, tile]), shape=(32, 32), dtype=np.uint8, tile=(16, 16),
+            compression="zlib", photometric="minisblack",
+        )  # fmt: skip
+        seen = np.asarray(open_raster(tmp_path / "a.tif")[0:32, 0:32]).reshape(32, 32)
+        assert (seen[:16, :16] == 9).all() and (seen[16:, 16:] == 9).all() and seen.sum() == 2 * 9 * 256
+
+    def test_a_tiff_whose_colours_are_not_read_says_so(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile", reason="TIFF windows are an extra")
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 56, 4), np.uint8), photometric="separated")
+        with pytest.raises(ValueError, match="SEPARATED.*RGB"):
+            open_raster(tmp_path / "a.tif")
+        planes = np.zeros((3, 40, 56), np.uint8)
+        tifffile.imwrite(tmp_path / "b.tif", planes, photometric="rgb", planarconfig="separate")
+        with pytest.raises(ValueError, match="bands apart"):
+            open_raster(tmp_path / "b.tif")
 
     def test_what_is_no_raster(self, tmp_path):
         with pytest.raises(ValueError, match="no image file"):
