@@ -154,6 +154,9 @@ class Video(Reader):
         self._container, self._stream = open_video(str(self._path), self.where)
         self._pictures = _decoded(self._container.demux(self._stream), self._stream, time)
 
+    def forked(self) -> None:
+        raise ValueError(f"{self.where} was opened before this process was forked off; open it in each process")
+
     def close(self) -> None:
         self._pictures = iter(())
         if self._container is not None:

@@ -10,6 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,12 @@ class FrameSource:
         for name, value, least in (("start", start, 0), ("stop", stop, 0), ("stride", stride, 1)):
             if value is None and name == "stop":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is a number of frames, {least} or more, not {value!r}")
         if stop is not None and stop <= start:
             raise ValueError(f"no frame lies between start {start} and stop {stop}")
         self._reader = reader
-        self._start, self._stop, self._stride = start, stop, stride
+        self._start, self._stop, self._stride = int(start), None if stop is None else int(stop), int(stride)
         self._lock = threading.RLock()
         self._recent: OrderedDict[int, Frame] = OrderedDict()
         self._newest = -1
@@ -127,15 +128,7 @@ class FrameSource:
                 self._recent.move_to_end(frame)
                 self._last = frame
                 return known
-            found = self._fetch(frame)
-            if _size(found) != self.size:
-                given, wanted = _size(found), self.size
-                raise FrameError(
-                    frame,
-                    f"{self._where(frame)} is {given[1]}x{given[0]} pixels, but the ones before are "
-                    f"{wanted[1]}x{wanted[0]}: all frames of a video have one size",
-                )
-            return found
+            return self._fetch(frame)
 
     def __iter__(self) -> Iterator[Frame]:
         """Every frame in order, up to the end."""
@@ -162,6 +155,13 @@ class FrameSource:
             raise
         except Damage as error:
             raise FrameError(frame, f"{self._where(frame)} cannot be read: {error}") from error
+        if self._newest >= 0 and _size(found) != self.size:
+            given, wanted = _size(found), self.size
+            raise FrameError(
+                frame,
+                f"{self._where(frame)} is {given[1]}x{given[0]} pixels, but the ones before are "
+                f"{wanted[1]}x{wanted[0]}: all frames of a video have one size",
+            )
         self._last = frame
         self._newest = max(self._newest, frame)
         self._recent[frame] = found
@@ -260,10 +260,14 @@ class _Ahead:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._thread: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
         self._coming: dict[int, Future[Frame]] = {}
 
     def take(self, index: int, step: int, first: int, stop: int | None) -> Frame:
         """A frame, after arranging for the ones that follow it in steps of `step` (0: none) in [first, stop)."""
+        if self._process != os.getpid():  # forked off, as data loaders' workers are: the thread was left behind
+            self._reader.forked()
+            self._process, self._thread, self._coming = os.getpid(), None, {}
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
             weakref.finalize(self, self._thread.shutdown, wait=False, cancel_futures=True).atexit = False
@@ -280,7 +284,7 @@ class _Ahead:
 
     def close(self) -> None:
         self._coming.clear()
-        if self._thread is not None:
+        if self._thread is not None and self._process == os.getpid():
             self._thread.shutdown(wait=True, cancel_futures=True)
 
 

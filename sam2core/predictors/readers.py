@@ -43,6 +43,9 @@ class Reader:
         """What messages call the place of a frame."""
         return self.where
 
+    def forked(self) -> None:
+        """Told in a process that was forked off, without its parent's threads. Raises ValueError if it ends there."""
+
     def close(self) -> None:
         """Release what is held; nothing is read afterwards."""
 

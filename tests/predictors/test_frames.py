@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import select
+import signal
 import sys
 import threading
 import time
@@ -18,10 +21,13 @@ import pytest
 import torch
 from PIL import Image
 
+import registry
 from sam2core.predictors import readers
 from sam2core.predictors.frames import FrameError, open_source
 from sam2core.predictors.transforms import read_image
 from tests.predictors.numbered import HEIGHT, WIDTH, clip, files, number_in, numbered, workers
+
+CHAIR = Path(registry.__file__).parent / "samples" / "chair.mp4"
 
 # all kinds
 
@@ -225,6 +231,8 @@ def test_a_frame_of_another_size_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(FrameError, match=r"frame 3 of .* is 14x12 pixels, but the ones before are 14x10") as caught:
         list(source) if kind != "generator" else source[3]
     assert caught.value.frame == 3
+    with pytest.raises(ValueError, match="has passed" if kind == "generator" else "is 14x12 pixels"):
+        source[3]
 
 
 # iterators
@@ -350,6 +358,38 @@ def test_threads_end_when_closed_and_when_dropped(tmp_path: Path) -> None:
         source[index]
     assert len(workers()) == 1
     del source  # the fixture sees that nothing is left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
+@pytest.mark.parametrize("kind", ["files", "video"])
+def test_a_process_that_was_forked_off_reads_on_or_says_why_not(kind: str, tmp_path: Path) -> None:
+    if kind == "video":
+        pytest.importorskip("av", reason="videos are an extra")
+    source = open_source(files(clip(12), tmp_path) if kind == "files" else CHAIR)
+    for frame in range(3):
+        source[frame]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            told = ",".join(str(np.array(source[frame]).sum()) for frame in (4, 5, 1))
+        except ValueError as error:
+            told = str(error)
+        os.write(writing, told.encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], 60)[0], "it waits for a thread that is not there"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    told = os.read(reading, 10_000).decode()
+    os.close(reading)
+    if kind == "files":
+        assert told == ",".join(str(np.array(source[frame]).sum()) for frame in (4, 5, 1))
+    else:
+        assert "chair.mp4' was opened before this process was forked off" in told
+        assert source[4].shape, "the parent reads on"
 
 
 def test_several_threads_may_ask(tmp_path: Path) -> None:
