@@ -13,6 +13,14 @@ import click
 from registry.cli import Failure
 from registry.cli.options import Size, pairs
 
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+
+
+class MissingOnnx(Failure):
+    """A format whose optional packages are not installed."""
+
+    exit_code = 3
+
 
 def _sizes(function: Callable[..., None]) -> Callable[..., None]:
     """What is said of the model and of what is fixed in its graphs."""
@@ -54,7 +62,9 @@ def command(form: str, int8: bool, **said: Any) -> None:
     try:
         _write(form, int8=int8, **said)
     except ModuleNotFoundError as error:
-        raise Failure(f"ONNX files need {error.name!r}: pip install 'sam2core-export[onnx]'") from error
+        if (error.name or "").partition(".")[0] not in ONNX:
+            raise
+        raise MissingOnnx(f"ONNX files need {error.name!r}: pip install 'sam2core-export[onnx]'") from error
 
 
 @click.command("compile")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from registry.plugins import current
+from sam2core.checkpoints.files import sha256
 from sam2core.heads.select import Stability
 from sam2core.memory.readout import check_slots, layout
 from sam2core.model import STRIDE, Sam2
@@ -40,7 +41,7 @@ def load(
     """A model that runs on the graphs in a folder, for `ImagePredictor`, `VideoPredictor` and `MaskGenerator`.
 
     `threads` and `providers` go to ONNX Runtime (None: all cores; its CPU provider). Raises ValueError when the folder
-    holds no exported model, or one of another version.
+    holds no exported model, one of another version, or a file that is not the one that was written with the others.
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
@@ -51,6 +52,10 @@ def load(
     runners: dict[str, Runner] = {}
     for name, entry in about["graphs"].items():
         file = path.parent / entry["file"]
+        if "sha256" in entry and sha256(file) != entry["sha256"]:  # older packages have none
+            raise ValueError(
+                f"{str(file)!r} is not the file that {DESCRIPTION} was written for: export the model again"
+            )
         if about["format"] == "onnx":
             runners[name] = _onnx(file, entry, threads, providers)
         else:

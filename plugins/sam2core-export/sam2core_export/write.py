@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch._inductor
 
+from sam2core.checkpoints.files import sha256
 from sam2core.model import Sam2
 from sam2core.ops.pixels import normalise
 from sam2core.types import HINT_LIMIT, NO_OBJECT, Label
@@ -45,6 +47,7 @@ def export(
     recalls with one anchor). `points` is the fixed number of points of a model that draws its prompts; others take any
     number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. ``aoti`` compiles the
     graphs ahead of time for this machine's kind of processor (AOTInductor; wants a C++ compiler, now and not later).
+    A model that the folder holds already is replaced once all is written; until then it stays as it is.
     Raises ValueError for an unknown format, sizes below 1, and models these graphs cannot stand for.
     """
     if format not in FORMATS:
@@ -63,23 +66,30 @@ def export(
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
     write = {"onnx": _write_onnx, "torch_export": _write_torch, "aoti": _compile}[format]
-    entries = {}
-    for name, graph in graphs(model, sizes).items():
-        begun = time.perf_counter()
-        file = home / f"{name}{FORMATS[format]}"
-        write(graph.eval(), file)
-        if int8:
-            _quantise(file)
-        entries[name] = {
-            "file": file.name,
-            "inputs": [_port(port) for port in graph.inputs],
-            "outputs": [_port(port) for port in graph.outputs],
-        }
-        if progress is not None:
-            size = sum(part.stat().st_size for part in home.glob(f"{file.name}*"))
-            progress(f"{file.name}: {size / 2**20:.1f} MiB, {time.perf_counter() - begun:.1f} s")
-    about = _describe(model, format, sizes, int8) | {"graphs": entries}
-    (home / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    entries: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=home) as beside:
+        for name, graph in graphs(model, sizes).items():
+            begun = time.perf_counter()
+            file = Path(beside) / f"{name}{FORMATS[format]}"
+            write(graph.eval(), file)
+            if int8:
+                _quantise(file)
+            entries[name] = {
+                "file": file.name,
+                "sha256": sha256(file),
+                "inputs": [_port(port) for port in graph.inputs],
+                "outputs": [_port(port) for port in graph.outputs],
+            }
+            if progress is not None:
+                size = file.stat().st_size
+                progress(f"{file.name}: {size / 2**20:.1f} MiB, {time.perf_counter() - begun:.1f} s")
+        about = _describe(model, format, sizes, int8) | {"graphs": entries}
+        description = Path(beside) / DESCRIPTION
+        description.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (home / DESCRIPTION).unlink(missing_ok=True)  # while files are put in place, the folder holds no model
+        for entry in entries.values():
+            os.replace(Path(beside) / entry["file"], home / entry["file"])
+        os.replace(description, home / DESCRIPTION)
     return about
 
 

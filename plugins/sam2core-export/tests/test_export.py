@@ -144,6 +144,46 @@ def test_what_cannot_be_exported_is_said(model, tmp_path):
         load(tmp_path)
 
 
+def test_an_export_that_breaks_off_leaves_the_package_that_was_there(model, tmp_path, monkeypatch):
+    import sam2core_export.runner as runner
+    import sam2core_export.write as write
+
+    monkeypatch.setattr(write, "_write_onnx", lambda graph, file: file.write_bytes(weights))
+    monkeypatch.setattr(runner, "_onnx", lambda *_: None)
+    weights = b"a"
+    export(model, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    weights = b"b"
+    with pytest.raises(KeyboardInterrupt):
+        export(model, tmp_path, progress=interrupt)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    load(tmp_path)
+    (tmp_path / "mask_decoder.onnx").write_bytes(weights)
+    with pytest.raises(ValueError, match="mask_decoder.onnx' is not the file that graphs.json was written for"):
+        load(tmp_path)
+    about = json.loads((tmp_path / "graphs.json").read_text())
+    for entry in about["graphs"].values():
+        del entry["sha256"]
+    (tmp_path / "graphs.json").write_text(json.dumps(about))
+    load(tmp_path)  # a package from before there were checksums
+
+
+@pytest.mark.parametrize(("module", "code"), [("onnxscript", 3), ("something", 1)])
+def test_a_missing_package(tmp_path, monkeypatch, module, code):
+    import sam2core_export.write as write
+
+    def fail(*_, **__):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(write, "_write_onnx", fail)
+    result = CliRunner().invoke(main, ["export", "test_tiny", "--weights", "none", "-o", str(tmp_path)])
+    assert result.exit_code == code and ("sam2core-export[onnx]" in result.output) == (code == 3)
+
+
 def test_the_command(tmp_path, monkeypatch):
     import sam2core_export.write as write
 
