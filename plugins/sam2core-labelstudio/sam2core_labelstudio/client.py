@@ -97,8 +97,12 @@ class Client:
     """
 
     def __init__(self, address: str = "http://127.0.0.1:8000", token: str | None = None, timeout: float = 300) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(address)
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            right = False
+        if not right:
             raise ValueError(f"an address is http://HOST:PORT, not {address!r}")
         self.address = address.rstrip("/")
         self.timeout = timeout

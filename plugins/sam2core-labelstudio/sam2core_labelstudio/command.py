@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sam2core_labelstudio.answers import Answers
-from sam2core_labelstudio.client import Client
+from sam2core_labelstudio.client import ApiError, Client
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -42,9 +42,16 @@ def application(answers: Answers, *, hostname: str = "", access_token: str = "",
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    options = arguments().parse_args(words)
-    client = Client(options.server, options.token)
-    client.about()  # better to fail now
+    parser = arguments()
+    options = parser.parse_args(words)
+    try:
+        client = Client(options.server, options.token)
+    except ValueError as error:
+        parser.error(f"--server: {error}")
+    try:
+        client.about()  # better to fail now
+    except ApiError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     answers = Answers(client, frames=options.frames)
     app = application(answers, hostname=options.label_studio, access_token=options.label_studio_token)
     try:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sam2core_labelstudio import ApiError, Client, brush
+from sam2core_labelstudio.command import main
 
 BOX, POINT = (190.0, 120.0, 330.0, 340.0), (430.0, 200.0)
 
@@ -71,10 +72,20 @@ def test_what_goes_wrong_is_said(server: SimpleNamespace, tmp_path: Path) -> Non
     with pytest.raises(ApiError, match="no picture") as refused:
         server.client.open(words)
     assert refused.value.status == 415
-    with pytest.raises(ValueError, match="http://HOST:PORT"):
-        Client("localhost")
+    for address in ("localhost", "127.0.0.1:8000", "http://localhost:http", "http://[::1"):
+        with pytest.raises(ValueError, match="http://HOST:PORT"):
+            Client(address)
     with pytest.raises(ApiError, match="no answer from"):
         Client("http://127.0.0.1:9").about()
     with server.client.open(sample="cat.jpg") as picture, pytest.raises(ApiError, match="nothing to track"):
         next(picture.track())
     assert server.client.about()["model"] == "sam2core_nano"
+
+
+@pytest.mark.parametrize(
+    ("server", "code", "said"), [("http://127.0.0.1:9", 1, "no answer from"), ("127.0.0.1:8000", 2, "http://HOST:PORT")]
+)
+def test_a_backend_without_a_server(server: str, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--server", server])
+    assert ended.value.code == code and said in capsys.readouterr().err

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 import sam2core
+from sam2core_web.bodies import Bodies
 from sam2core_web.engine import Engine
 from sam2core_web.guard import Guard
 from sam2core_web.limits import Limits
@@ -92,6 +93,7 @@ def create_app(
     app.state.media = media
     app.state.saved = saved
     app.state.sessions = Sessions(limits, save=None if saved is None else save)
+    app.add_middleware(Bodies, limits=limits)
     app.add_middleware(Guard, token=token, local=local)
     app.include_router(router)
     app.include_router(tracking_router)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.cli import Failure
 from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from sam2core_web.limits import Limits
 
 
 @click.command()
@@ -33,8 +40,6 @@ def serve(host: str, port: int, media: Path | None, token: str | None, save: Pat
     sam2core serve --model sam2.1_hiera_l --device cuda --media clips/
     sam2core serve --host 0.0.0.0                     for other machines: prints an address with a token
     """
-    import uvicorn
-
     import registry
     from registry.cli.segment import fetch
     from sam2core_web.app import create_app
@@ -42,22 +47,47 @@ def serve(host: str, port: int, media: Path | None, token: str | None, save: Pat
     from sam2core_web.limits import Limits
     from sam2core_web.saved import Saved
 
-    name = options["model"] or DEFAULT_MODEL
-    changes = pairs(options["overrides"])
-    if options["weights"] is None:
-        fetch(registry.spec(name, *changes), quiet=False)
-    engine = Engine(name, *changes, **build_arguments(options))
-    limits = Limits(
-        upload_bytes=options["max_upload"] * 2**20, frames=options["max_frames"], idle_seconds=options["idle"] * 60.0
-    )
-    local = is_loopback(host)
-    if token is None and not local:
-        token = secrets.token_urlsafe(16)
-    shown = host if ":" not in host else f"[{host}]"
-    click.echo(f"{name} is ready: http://{shown}:{port}/{f'#token={token}' if token else ''}", err=True)
-    saved = None if save is None else Saved(save)
-    app = create_app(engine, limits=limits, media=media, token=token, local=local, saved=saved)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    with listen(host, port) as listener:  # before a model is fetched and loaded for nothing
+        name = options["model"] or DEFAULT_MODEL
+        changes = pairs(options["overrides"])
+        if options["weights"] is None:
+            fetch(registry.spec(name, *changes), quiet=False)
+        engine = Engine(name, *changes, **build_arguments(options))
+        limits = Limits(
+            upload_bytes=options["max_upload"] * 2**20,
+            frames=options["max_frames"],
+            idle_seconds=options["idle"] * 60.0,
+        )
+        local = is_loopback(host)
+        if token is None and not local:
+            token = secrets.token_urlsafe(16)
+        saved = None if save is None else Saved(save)
+        app = create_app(engine, limits=limits, media=media, token=token, local=local, saved=saved)
+        shown = host if ":" not in host else f"[{host}]"
+        click.echo(f"{name} is ready: http://{shown}:{port}/{f'#token={token}' if token else ''}", err=True)
+        run(app, listener, limits)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; callers wait there until the server answers. Raises Failure when there can be none."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise Failure(f"cannot listen on {host}, port {port} (--port takes another): {error.strerror}") from error
+
+
+def run(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
+    """Serve until the program is asked to stop. Raises Failure when the application does not start."""
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="warning", server_header=False, ws_max_size=limits.body_bytes)
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=[listener])
+    except (KeyboardInterrupt, SystemExit):  # how it ends, and how it does when it cannot start: by a code of its own
+        pass
+    if not server.started:
+        raise Failure("the server did not start")
 
 
 def is_loopback(host: str) -> bool:

@@ -40,18 +40,14 @@ def told(state: Any, error: Exception) -> str:
 
 
 async def begin(app: FastAPI, client: str, path: Path, *, of: str, file: str, name: str) -> Session:
-    """Look at a file, and make a session of it. Of an upload, the file is the session's from then on."""
-    sessions, engine = app.state.sessions, app.state.engine
+    """Look at a file, and make a session of it in the reserved place. Of an upload, the file is the session's then."""
+    engine = app.state.engine
     mine = path if of == "uploads" else None
-    sessions.reserve(client)
-    try:
-        prepare = await asyncio.to_thread(_read, path, app.state.limits, engine, mine, None)
-        work = await engine.run(prepare)
-        if work.kind == "image" and mine is not None and app.state.saved is None:
-            mine.unlink()  # it is decoded, and will not be wanted again
-        return sessions.add(client, name, work, of=of, file=file)
-    finally:
-        sessions.release(client)
+    prepare = await asyncio.to_thread(_read, path, app.state.limits, engine, mine, None)
+    work = await engine.run(prepare)
+    if work.kind == "image" and mine is not None and app.state.saved is None:
+        mine.unlink()  # it is decoded, and will not be wanted again
+    return app.state.sessions.add(client, name, work, of=of, file=file)
 
 
 async def come_back(app: FastAPI, client: str, id: str) -> Session:
@@ -62,12 +58,9 @@ async def come_back(app: FastAPI, client: str, id: str) -> Session:
             return sessions.get(id)
         if not saved.has(id):
             raise Refused("there is no such session", 404)
-        sessions.reserve(client)
-        try:
+        with sessions.reserved(client):
             work, state = await _restored(app.state.engine, saved, id, app)
             return sessions.add(client, state["name"], work, of=state["of"], file=state["file"], id=id)
-        finally:
-            sessions.release(client)
 
 
 async def _restored(engine: Engine, saved: Saved, id: str, app: FastAPI) -> tuple[Work, dict[str, Any]]:

@@ -29,7 +29,7 @@ from sam2core_web.work import Answer, Said, Work
 
 THUMBNAIL = 480
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": s.Problem} for status in (400, 401, 403, 404, 409, 413, 415, 421, 422, 429)
+    status: {"model": s.Problem} for status in (400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 429)
 }
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 FILES: dict[int | str, dict[str, Any]] = {200: {"content": {type: {} for type in exports.TYPES.values()}}}
@@ -106,7 +106,9 @@ async def open_session(request: Request, body: s.Open) -> s.State:
     of, name = ("samples", body.sample) if body.sample is not None else ("media", body.media)
     assert name is not None
     path = await asyncio.to_thread(opening.place, request.app, of, name)
-    return describe(await opening.begin(request.app, client(request), path, of=of, file=name, name=path.name))
+    caller = client(request)
+    with request.app.state.sessions.reserved(caller):
+        return describe(await opening.begin(request.app, caller, path, of=of, file=name, name=path.name))
 
 
 @router.post(
@@ -122,24 +124,19 @@ async def open_session(request: Request, body: s.Open) -> s.State:
 )
 async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_length=200)] = "upload") -> s.State:
     """Open a file of the caller's: the request's body is its bytes. What it is goes by its content."""
-    limit = request.app.state.limits.upload_bytes
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Refused("send the file's bytes as the request's body, not as a form")
-    too_large = Refused(f"the file is too large; at most {limit:,} bytes are taken", 413)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    with tempfile.NamedTemporaryFile(dir=request.app.state.folder, delete=False) as file:
-        path, count = Path(file.name), 0
+    caller, told = client(request), media.plain(name)
+    with (
+        request.app.state.sessions.reserved(caller),
+        tempfile.NamedTemporaryFile(dir=request.app.state.folder, delete=False) as file,
+    ):
+        path = Path(file.name)
         try:
             async for chunk in request.stream():
-                count += len(chunk)
-                if count > limit:
-                    raise too_large
                 file.write(chunk)
             file.flush()
-            told = media.plain(name)
-            return describe(await opening.begin(request.app, client(request), path, of="uploads", file=told, name=told))
+            return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told))
         except BaseException:
             path.unlink(missing_ok=True)
             raise

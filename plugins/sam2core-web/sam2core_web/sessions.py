@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from sam2core_web.limits import Limits
@@ -68,22 +69,24 @@ class Sessions:
     def __contains__(self, id: str) -> bool:
         return id in self._all
 
-    def reserve(self, client: str) -> None:
-        """Take a place before the work of opening begins; `add` or `release` ends it. Raises Full."""
+    @contextlib.contextmanager
+    def reserved(self, client: str) -> Iterator[None]:
+        """A place for a session that is being opened, taken before anything is done for it. Raises Full."""
         mine = sum(session.client == client for session in self._all.values()) + self._opening.get(client, 0)
         if mine >= self.limits.sessions_per_client:
             raise Full(f"you have {mine} sessions open, which is the limit; close one first")
         if len(self._all) + sum(self._opening.values()) >= self.limits.sessions:
             raise Full("the server has as many sessions as it can hold; try again later")
         self._opening[client] = self._opening.get(client, 0) + 1
-
-    def release(self, client: str) -> None:
-        self._opening[client] -= 1
-        if not self._opening[client]:
-            del self._opening[client]
+        try:
+            yield
+        finally:
+            self._opening[client] -= 1
+            if not self._opening[client]:
+                del self._opening[client]
 
     def add(self, client: str, name: str, work: Work, *, of: str, file: str, id: str | None = None) -> Session:
-        """A new session in the reserved place; the place itself is still to be released."""
+        """A new session in the reserved place, which the end of `reserved` gives back."""
         session = Session(id or secrets.token_urlsafe(16), client, name, work, of, file, used=self.clock())
         self._all[session.id] = session
         return session

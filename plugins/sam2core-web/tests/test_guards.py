@@ -175,6 +175,39 @@ def test_uploads_are_bounded(serve: Callable[..., TestClient]) -> None:
     assert client.post("/api/sessions", json={"sample": "chair.mp4"}).status_code == 413
 
 
+def test_bodies_are_bounded(serve: Callable[..., TestClient]) -> None:
+    client = serve(limits={"body_bytes": 1000})
+    body = b'{"sample": "cat.jpg"' + b" " * 1000 + b"}"
+
+    def pieces() -> Any:  # no Content-Length to go by
+        for at in range(0, len(body), 100):
+            yield body[at : at + 100]
+
+    json = {"content-type": "application/json"}
+    for content in (body, pieces()):
+        answer = client.post("/api/sessions", content=content, headers=json)
+        assert answer.status_code == 413 and answer.json()["detail"].startswith("the body is too large; at most 1,000")
+    assert client.post("/api/sessions", json={"sample": "cat.jpg"}).status_code == 201
+    assert client.post("/api/uploads", content=PICTURE).status_code == 201
+
+
+def test_an_upload_takes_its_place_before_it_is_read(live: Callable[..., Any]) -> None:
+    """A caller without a place is told so at once, and one who stops sending gives the place and the file back."""
+    server = live(limits={"sessions_per_client": 1, "idle_seconds": 2.0})
+    place = httpx.URL(server.address)
+    head = f"POST /api/uploads HTTP/1.1\r\nhost: {place.host}\r\ncontent-length: {len(MOVIE)}\r\n\r\n".encode()
+    with socket.create_connection((place.host, place.port)) as first:
+        first.sendall(head + MOVIE[:1000])
+        until(lambda: list(server.app.state.folder.iterdir()))
+        with socket.create_connection((place.host, place.port)) as second:
+            second.sendall(head)
+            assert b" 429 " in second.recv(4096).split(b"\r\n")[0]
+        assert len(list(server.app.state.folder.iterdir())) == 1
+        assert b" 408 " in first.recv(4096).split(b"\r\n")[0]
+    assert not list(server.app.state.folder.iterdir())
+    assert httpx.post(f"{server.address}/api/uploads?name=x.mp4", content=MOVIE).status_code == 201
+
+
 def test_an_uploaded_clip_is_removed_with_its_session(client: TestClient) -> None:
     answer = client.post("/api/uploads?name=x.mp4", content=(SAMPLES / "chair.mp4").read_bytes())
     assert answer.status_code == 201 and answer.json()["frames"] == 40
