@@ -13,23 +13,10 @@ from typing import Any
 
 from registry.errors import DuplicateName, SpecError, UnknownName, hint
 from registry.kinds import KINDS
+from sam2core.annotations import fits, spelled
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-
-
-# what importing a stranger's module may raise
-BROKEN = (
-    ImportError,
-    AttributeError,
-    SyntaxError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    OSError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ class Components:
             target = importlib.import_module(module)
             for step in attribute.split("."):
                 target = getattr(target, step)
-        except BROKEN as error:
+        except (Exception, SystemExit) as error:  # a stranger's code may raise anything
             near = (
                 hint(attribute, vars(sys.modules[module]))
                 if isinstance(error, AttributeError) and module in sys.modules
@@ -110,7 +97,7 @@ class Components:
         return target
 
     def check(self, kind: str, options: Mapping[str, Any], given: Iterable[str], also: Iterable[str] = ()) -> None:
-        """Raise what `make` would raise about names. `also`: names that belong elsewhere, for the nearest match."""
+        """Raise what `make` would raise about options. `also`: names that belong elsewhere, for the nearest match."""
         own = {key: value for key, value in options.items() if key != "type"}
         name = options["type"]
         check(f"{kind} {name!r}", self.resolve(kind, name), own, given, also)
@@ -123,7 +110,7 @@ class Components:
 
 
 def call(label: str, target: Callable[..., Any], options: Mapping[str, Any], **given: Any) -> Any:
-    """``target(**given, **options)``, after checking every name against the target's signature. Raises SpecError.
+    """``target(**given, **options)``, after checking every option against the target's signature. Raises SpecError.
 
     The target gets its own copy of the options: no part can change the spec it was made from.
     """
@@ -134,7 +121,10 @@ def call(label: str, target: Callable[..., Any], options: Mapping[str, Any], **g
 def check(
     label: str, target: Callable[..., Any], options: Mapping[str, Any], given: Iterable[str], also: Iterable[str] = ()
 ) -> None:
-    """Raise SpecError unless `target` takes what the registry passes (`given`) and these options, and needs no more."""
+    """Raise SpecError unless `target` takes what the registry passes (`given`) and these options, and needs no more.
+
+    Plain values are held against their parameters' annotations where these are plain, too: see `annotations.fits`.
+    """
     parameters = dict(inspect.signature(target).parameters)
     anything = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
     parameters = {n: e for n, e in parameters.items() if e.kind not in (e.VAR_KEYWORD, e.VAR_POSITIONAL)}
@@ -150,6 +140,12 @@ def check(
             raise SpecError(f"{label} has no option {unknown[0]!r}.{lines}{hint(unknown[0], (*own, *also))}")
     if missing := [n for n, entry in own.items() if entry.default is entry.empty and n not in options]:
         raise SpecError(f"{label} needs the option {missing[0]!r}.{lines}")
+    for name, value in options.items():
+        entry = own.get(name)
+        if entry is None or entry.annotation is entry.empty or (value is None and entry.default is None):
+            continue
+        if not fits(value, entry.annotation):
+            raise SpecError(f"{label}: the option {name!r} is {spelled(entry.annotation)}; got {value!r}.{lines}")
 
 
 def _written(parameters: Mapping[str, inspect.Parameter]) -> str:

@@ -248,7 +248,8 @@ def _advice(error: BaseException) -> str:
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    return ("", "") if point.dist is None else (point.dist.name, point.dist.version)
+    """Its name and version, empty where nobody wrote them down: a folder of metadata may lack the file METADATA."""
+    return ("", "") if point.dist is None else (point.dist.name or "", point.dist.version or "")
 
 
 def _own_version() -> str:

@@ -41,7 +41,7 @@ class WeightsSpec:
     """Where a model's weights are.
 
     file      the file's name: in the hub repository `repo`, behind `url`, or, with `package`, in `registry/weights`;
-              with none of these a path
+              with none of these a path, which in a spec file starts at that file's folder
     repo      Hugging Face hub repository, "org/name"; `revision` is a branch, tag or commit of it
     url       the same file at its author's own address: the second source
     size      bytes; `sha256` in hexadecimal
@@ -242,7 +242,7 @@ def plain(value: Any, where: str, *, depth: int = 0) -> Any:
 
 
 def read(file: str | Path) -> Source:
-    """A spec file as written. Raises SpecError, OSError."""
+    """A spec file as written, but that the path of weights beside it is made absolute. Raises SpecError, OSError."""
     file = Path(file)
     try:
         text = file.read_text(encoding="utf-8")
@@ -253,7 +253,12 @@ def read(file: str | Path) -> Source:
         raise SpecError(f"{file.name}: a spec is a mapping; got {type(tree).__name__}")
     if "name" in tree:
         raise SpecError(f"{file.name}: a spec is called after its file; remove `name`")
-    return Source(file.stem, tree, file.name, file.resolve().parent)
+    folder = file.resolve().parent
+    weights = tree.get("weights")
+    if isinstance(weights, dict) and isinstance(weights.get("file"), str):
+        if not any(weights.get(key) for key in ("repo", "url", "package")):
+            weights["file"] = str(folder / Path(weights["file"]).expanduser())
+    return Source(file.stem, tree, file.name, folder)
 
 
 def looks_like_path(name: str) -> bool:
@@ -434,6 +439,7 @@ def load(
         name = _from_hub(name, cache_dir=cache_dir, offline=offline, revision=revision)
     source = find(name, zoo)
     tree = _extended(source, zoo)
+    _tasks(tree, source.where, zoo, dotted=False)
     trees: list[tuple[str, Mapping[str, Any]]] = []
     for override in overrides:
         if isinstance(override, str):
@@ -449,6 +455,7 @@ def load(
         if unknown := [key for key in edit if key not in changeable]:
             known = _known(unknown[0], changeable)
             raise SpecError(f"{where}: {source.name} has nothing called {unknown[0]!r}.{known}")
+        _tasks(edit, where, zoo)
         if not _CHANGES_NO_WEIGHT.issuperset(edit):
             tree.pop("parameters", None)  # recorded for the model as named
         tree = merge(tree, edit, where)
@@ -460,6 +467,21 @@ def load(
             f" or write a spec with `extends: {source.name}`"
         )
     return validate(source.name, tree, source.where)
+
+
+def _tasks(tree: Mapping[str, Any], where: str, zoo: Zoo, *, dotted: bool = True) -> None:
+    """Raise UnknownName for a task in `predictors` that nobody offers.
+
+    dotted    False: names such as "acme.tree" are not looked at. They are plugins', and a model with defaults for a
+              predictor can be used where the plugin that offers it is not installed.
+    """
+    tasks = tree.get("predictors")
+    for task in tasks if isinstance(tasks, Mapping) else ():
+        if dotted or "." not in task:
+            try:
+                zoo.components.get("predictor", task)
+            except UnknownName as error:
+                raise UnknownName(f"{where}: predictors: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------------- validating

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
 
 import registry
@@ -54,6 +58,35 @@ def test_names_are_checked_before_anything_is_made() -> None:
         call("part", part, {})
 
 
+def test_types_are_checked_before_anything_is_made() -> None:
+    with pytest.raises(SpecError) as caught:
+        call("memory_attention 'rope'", part, {"layers": "two"}, dim=8)
+    assert str(caught.value) == (
+        "memory_attention 'rope': the option 'layers' is int; got 'two'.\n  options: layers=4, theta=10000.0"
+    )
+    assert call("part", part, {"theta": 3}, dim=8) == (8, 4, 3)
+
+    def implicit(*, policy: int = None, **more: int) -> object:  # type: ignore[assignment]
+        return policy, more
+
+    assert call("part", implicit, {"policy": None, "other": "x"}) == (None, {"other": "x"})
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"memory_policy": {"frames": "4"}}, "memory_policy 'recent': the option 'frames' is int; got '4'"),
+        ({"neck": {"top_down": 16}}, "neck 'fpn': the option 'top_down' is Sequence"),
+        ({"memory_readout": {"slots": 2.5}}, "memory_readout: the option 'slots' is int"),
+    ],
+)
+def test_a_build_says_which_option_is_of_another_type(part: dict[str, dict[str, object]], words: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(words)):
+        registry.build("test_tiny", weights=False, **part)
+    with pytest.raises(SpecError, match="the option 'mask_threshold' is float; got 'high'"):
+        registry.predictor("test_tiny", "image", "predictors.image.mask_threshold=high", weights=False)
+
+
 def test_a_part_cannot_change_the_spec_it_was_made_from() -> None:
     options = {"places": [1, 2]}
 
@@ -102,3 +135,16 @@ def test_a_target_that_cannot_be_had_names_its_owner(target: str) -> None:
     offered.add("neck", "acme.neck", target, "acme 1.0")
     with pytest.raises(SpecError, match=r"neck 'acme.neck' of acme 1.0 cannot be had from"):
         offered.resolve("neck", "acme.neck")
+
+
+@pytest.mark.parametrize(
+    "raised", ["AssertionError('no GPU')", "SystemExit('no GPU')", "type('Odd', (Exception,), {})()"]
+)
+def test_a_target_may_raise_anything(raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "acme_part.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    offered = Components()
+    offered.add("neck", "acme.neck", "acme_part:Neck", "acme 1.0")
+    with pytest.raises(SpecError, match=r"neck 'acme.neck' of acme 1.0 cannot be had from"):
+        offered.resolve("neck", "acme.neck")
+    assert "acme_part" not in sys.modules

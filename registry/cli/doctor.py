@@ -115,16 +115,18 @@ def _extras(facts: dict[str, Any], problems: list[str]) -> None:
     from registry.cli import EXTRAS
 
     found = []
+    owners = importlib.metadata.packages_distributions()
     for extra, modules in EXTRAS.items():
         for module in modules:
             if importlib.util.find_spec(module) is None:
                 found.append(f"{extra}: {module} is not installed (pip install 'sam2core[{extra}]')")
                 continue
+            versions = " ".join(str(_version(owner)) for owner in dict.fromkeys(owners.get(module, [module])))
             try:
                 importlib.import_module(module)
-                found.append(f"{extra}: {module} {_version(module)}")
+                found.append(f"{extra}: {module} {versions}")
             except BROKEN as error:
-                found.append(f"{extra}: {module} {_version(module)}, does not import")
+                found.append(f"{extra}: {module} {versions}, does not import")
                 problems.append(f"{module} is installed and does not import: {_line(error)}")
     facts["extras"] = found
 

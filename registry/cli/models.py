@@ -25,7 +25,15 @@ def command(as_json: bool) -> None:
     from registry.plugins import current
     from registry.spec import load
 
-    rows = [describe(load(name)) for name in current().specs.names()]
+    rows = []
+    specs = current().specs
+    for name in specs.names():
+        try:
+            rows.append(describe(load(name)))
+        except ValueError as error:  # a plugin's fails alone
+            source = specs.get(name)
+            assert source is not None
+            click.echo(f"left out: {name} of {source.owner}: {error}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

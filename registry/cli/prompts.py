@@ -125,6 +125,8 @@ def written(path: str, prompts: Prompts) -> None:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         entries = document["prompts"]
+        if not isinstance(entries, list):
+            raise TypeError(f'"prompts" is {entries!r}')
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: a prompts file is {{"prompts": [{{"object", "frame", ...}}]}} ({error!r})') from None
     known = ("object", "frame", "points", "labels", "box", "mask")
@@ -137,14 +139,19 @@ def written(path: str, prompts: Prompts) -> None:
         frame = entry.get("frame")
         if isinstance(frame, bool) or not isinstance(frame, int) or frame < 0:
             raise ValueError(f'{where} needs a "frame", a number from 0 on, not {frame!r}')
-        points, box, mask = entry.get("points", []), entry.get("box"), entry.get("mask")
-        labels = entry.get("labels", [1] * len(points))
+        said = {key: value for key, value in entry.items() if value is not None}  # null: not said
+        points, box, mask = said.get("points", []), said.get("box"), said.get("mask")
         if not (points or box or mask):
             raise ValueError(f"{where} says nothing: it needs points, a box or a mask")
-        if len(labels) != len(points) or any(label not in (0, 1) for label in labels):
+        if not isinstance(points, list) or not all(_numbers(point, 2) for point in points):
+            raise ValueError(f"{where}: points are [[x, y], ...], not {points!r}")
+        if box and not _numbers(box, 4):
+            raise ValueError(f"{where}: a box is [x0, y0, x1, y1], not {box!r}")
+        if mask and not isinstance(mask, str | dict):
+            raise ValueError(f"{where}: a mask is the path of a picture or COCO RLE, not {mask!r}")
+        labels = said.get("labels", [1] * len(points))
+        if not isinstance(labels, list) or len(labels) != len(points) or any(label not in (0, 1) for label in labels):
             raise ValueError(f"{where} needs one label per point, 1 inside or 0 outside")
-        if not all(_numbers(point, 2) for point in points) or box and not _numbers(box, 4):
-            raise ValueError(f"{where}: points are [[x, y], ...], a box is [x0, y0, x1, y1]")
         name = str(entry["object"])
         for point, label in zip(points, labels):
             prompts.add(name, frame, "points", (*point, label))

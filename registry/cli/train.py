@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry.cli.train_data import RECIPES, open_source, read_recipe
+from registry.cli.train_data import RECIPES, check_sources, open_source, read_recipe
 
 if TYPE_CHECKING:
     from threading import Event
@@ -45,13 +45,13 @@ def command() -> None:
 def recipe_options(default: str | None = None) -> Callable[[Function], Function]:
     """Add --recipe, which must be given unless it has a default, --data and the trailing overrides to a verb."""
     names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    # to click an explicit default of None is a default, and what has one is not asked for
+    presence: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
     options = [
         click.option(
             "--recipe",
             "recipe_name",
-            required=default is None,
-            default=default,
-            show_default=default is not None,
+            **presence,
             metavar="NAME",
             help=f"{names}, or a .yaml file.",
         ),
@@ -144,12 +144,15 @@ def run(
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
+    # what is wrong with the recipe, its model or the run to go on with is told before pictures are decoded: minutes
+    check_sources(recipe)
     if not changed:
-        check_recipe(output, recipe)  # before pictures are decoded, which takes minutes
+        check_recipe(output, recipe)
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)
     first = int(os.environ.get("RANK", 0)) == 0
+    model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
     collections = [
         open_source(recipe, number, data, pack or output / "pack", first) for number in range(len(recipe.sources))
@@ -157,7 +160,6 @@ def run(
     weights = [source.weight for source in recipe.sources]
     pasting = [source.paste for source in recipe.sources]
     mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed, pasting=pasting)
-    model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
     reporter = Reporter(output) if first else None
     scores = None
@@ -210,6 +212,7 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(read_recipe(recipe_name, overrides))
+    check_sources(recipe)
     broken = False
     for source in recipe.sources:
         with click.progressbar(length=1, label=f"reading {data / source.path}", file=sys.stderr) as bar:

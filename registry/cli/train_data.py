@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.cli.options import pairs
+from registry.errors import hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,26 +26,49 @@ FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # 
 
 
 def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key."""
-    from omegaconf import OmegaConf
+    """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key, or no YAML mapping."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path(name)
     if path.suffix != ".yaml":
         path = RECIPES / f"{name}.yaml"
         if not path.exists():
-            known = ", ".join(sorted(each.stem for each in RECIPES.glob("*.yaml")))
-            raise ValueError(f"there is no recipe {name!r}; there are {known}, or give a .yaml file")
-    tree = OmegaConf.load(path)
+            known = sorted(each.stem for each in RECIPES.glob("*.yaml"))
+            raise ValueError(
+                f"there is no recipe {name!r}; there are {', '.join(known)}, or give a .yaml file{hint(name, known)}"
+            )
+    try:
+        tree = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, DictConfig):
+        raise ValueError(f"{path}: a recipe is a mapping, such as {RECIPES / 'finetune_image.yaml'}; got a list")
     for text in pairs(overrides):
         key, _, value = text.partition("=")
         try:
             OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
-        except (OmegaConfBaseException, ValueError, IndexError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError) as error:
             raise ValueError(f"override {text!r}: {error}") from error
     plain = OmegaConf.to_container(tree, resolve=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raise ValueError for a reader that there is not, or an option that it does not take, before anything is read."""
+    from registry.components import check
+    from sam2core.training.footage import FOOTAGE
+    from sam2core.training.readers import JOBS, READERS
+
+    readers = {**READERS, **FOOTAGE}
+    for number, source in enumerate(recipe.sources):
+        if source.reader not in readers:
+            known = f"there are {', '.join(readers)}{hint(source.reader, readers)}"
+            raise ValueError(f"sources.{number}: there is no reader {source.reader!r}; {known}")
+        target = JOBS.get(source.reader, readers[source.reader])  # what makes jobs says which options there are
+        check(f"sources.{number}: reader {source.reader!r}", target, source.options, ("root",))
 
 
 def open_source(
@@ -52,7 +76,7 @@ def open_source(
 ) -> Sequence[LabelledImage] | Sequence[Footage]:
     """One source: footage is listed; pictures are decoded into `folder` when they are not there yet.
 
-    Processes that do not write wait for the one that does. Raises ValueError for an unknown reader.
+    Processes that do not write wait for the one that does. `check_sources` comes first.
     """
     from sam2core.training.clips import Pack
     from sam2core.training.footage import FOOTAGE
@@ -61,9 +85,6 @@ def open_source(
     source = recipe.sources[number]
     if source.reader in FOOTAGE:
         return FOOTAGE[source.reader](data / source.path, **source.options)
-    if source.reader not in READERS:
-        known = ", ".join((*READERS, *FOOTAGE))
-        raise ValueError(f"sources.{number}: there is no reader {source.reader!r}; there are {known}")
     place = folder / f"{number}_{Path(source.path).name}"
     own = (folder, folder.parent) if folder.name == "pack" else (folder,)
     origin = _origin(recipe, number, data, own)

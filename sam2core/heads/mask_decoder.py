@@ -35,6 +35,8 @@ class SamMaskDecoder(nn.Module):
         stability: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if unknown := sorted(set(stability or ()) - {"delta", "threshold"}):
+            raise ValueError(f"stability has delta and threshold, no {unknown[0]!r}")
         self.stability = None if stability is None else Stability(**stability)
         self.transformer = TwoWayTransformer(dim, heads=heads, hidden=hidden)
         self.iou_token = nn.Embedding(1, dim)

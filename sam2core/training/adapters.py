@@ -29,12 +29,13 @@ class Lora:
 def add_adapters(model: nn.Module, lora: Lora, *, seed: int = 0) -> None:
     """Put adapters into the model and freeze everything else but `lora.train`.
 
-    Raises ValueError for patterns that match nothing, ImportError that says what to install without `peft`.
+    Raises ValueError for patterns that match nothing, ModuleNotFoundError that says what to install without `peft`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("a recipe with `lora` needs peft: pip install 'sam2core[lora]'") from error
+    except ModuleNotFoundError as error:
+        words = "a recipe with `lora` needs peft: pip install 'sam2core[lora]'"
+        raise ModuleNotFoundError(words, name="peft") from error
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     chosen = [name for name in linear if any(fnmatchcase(name, pattern) for pattern in lora.targets)]
     for pattern in lora.targets:

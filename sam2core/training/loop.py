@@ -12,8 +12,10 @@ import json
 import logging
 import math
 import os
+import pickle
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -145,15 +147,16 @@ def train(
     once it is set. shard: share the weights out over the processes, see `Processes`; what is returned is then a model
     of its own, on the CPU. changed: go on from a checkpoint of another recipe.
 
-    Raises RecipeError, naming what differs, for a checkpoint of another recipe. Raises FloatingPointError after three
-    non-finite losses in a row; what led to each is written to `nonfinite_STEP.json` first.
+    Raises RecipeError, naming what differs, for a checkpoint of another recipe, DataError for one that cannot be read.
+    Raises FloatingPointError after three non-finite losses in a row; what led to each is written to
+    `nonfinite_STEP.json` first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     if not changed:
         check_recipe(folder, recipe)
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
+    state = _checkpoint(checkpoint) if checkpoint.exists() else None
     if state is None and recipe.start == "fresh":
         torch.manual_seed(recipe.seed)
         localise(model)
@@ -361,11 +364,14 @@ def _save(
 
 
 def check_recipe(folder: str | Path, recipe: Recipe) -> None:
-    """Raise RecipeError when a run of another recipe lies in `folder`, naming what differs."""
+    """Raise RecipeError when a run of another recipe lies in `folder`, naming what differs.
+
+    Raises DataError for a checkpoint that cannot be read.
+    """
     path = Path(folder) / "checkpoint.pt"
     if not path.exists():
         return
-    state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    state = _checkpoint(path, mmap=True)
     held, now = (json.loads(json.dumps(each)) for each in (state["recipe"], asdict(recipe)))
     found = list(_differences(held, now, ""))
     if found:
@@ -390,6 +396,18 @@ def _differences(held: Any, now: Any, where: str) -> Iterator[str]:
         yield f"{where[:-1]} was {shortened(held)}, is {shortened(now)}"
 
 
+def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """What `_save` wrote. Raises DataError for a file that was cut short or damaged."""
+    what = f"{path} ({path.stat().st_size} bytes) is no whole checkpoint"
+    advice = "take it away to begin anew, or name another folder"
+    if not zipfile.is_zipfile(path):  # its end is missing, of which torch speaks in many ways
+        raise DataError(f"{what}: {advice}")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{what} ({' '.join(str(error).split())}): {advice}") from error
+
+
 def _restore(state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:
     """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
     model.load_state_dict({name: scattered(state["model"][name], like) for name, like in model.state_dict().items()})
@@ -403,8 +421,8 @@ def _restore(state: dict[str, Any], model: nn.Module, update: torch.optim.Optimi
 
 
 def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint of a run, by parameter name."""
-    state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    """The averaged weights in a checkpoint of a run, by parameter name. Raises DataError when it cannot be read."""
+    state = _checkpoint(Path(checkpoint))
     return {name.removeprefix("weights."): value for name, value in state["average"].items() if name != "count"}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from sam2core.annotations import fits
 from sam2core.training.adapters import Lora
 from sam2core.training.augment import Augment
 from sam2core.training.filming import Filming
@@ -123,7 +124,7 @@ class Recipe:
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Recipe:
-        """A recipe from the plain tree of a YAML file. Raises RecipeError for keys it does not know."""
+        """A recipe from the plain tree of a YAML file. Raises RecipeError for keys and values that it does not know."""
         return _read(cls, tree, "")
 
 
@@ -146,7 +147,7 @@ _NESTED: dict[tuple[type, str], type] = {
 def _read(kind: type, tree: Mapping[str, Any], where: str) -> Any:
     if not isinstance(tree, Mapping):
         raise RecipeError(f"recipe: {where or 'the file'} must be a mapping, got {tree!r}")
-    known = {item.name for item in fields(kind)}
+    known = {item.name: item.type for item in fields(kind)}
     values: dict[str, Any] = {}
     for key, value in tree.items():
         place = f"{where}.{key}" if where else str(key)
@@ -154,6 +155,8 @@ def _read(kind: type, tree: Mapping[str, Any], where: str) -> Any:
             near = get_close_matches(str(key), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise RecipeError(f"recipe: unknown key {place!r}; allowed there: {', '.join(sorted(known))}{hint}")
+        if not fits(value, known[key]):
+            raise RecipeError(f"recipe: {place} is {known[key]}, not {value!r}")
         nested = _NESTED.get((kind, key))
         if nested and isinstance(value, (list, tuple)):
             value = tuple(_read(nested, each, f"{place}[{number}]") for number, each in enumerate(value))

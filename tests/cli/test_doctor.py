@@ -94,3 +94,9 @@ def test_an_extra_that_does_not_import_is_a_problem(examine, monkeypatch, kind):
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
     _, problems = examine()
     assert f"av is installed and does not import: {kind.__name__}" in problems and "libavutil" in problems
+
+
+def test_a_module_is_told_with_the_version_of_its_distribution(examine, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"av": ["pluggy", "pluggy"]})
+    assert f"video: av {importlib.metadata.version('pluggy')}" in examine()[0]["extras"]

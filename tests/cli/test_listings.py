@@ -46,6 +46,23 @@ def test_models_tells_cached_weights_from_remote_ones(run, tmp_path, monkeypatch
     assert row()["weights"] == "cached" and row()["path"] == str(file)
 
 
+def test_models_lists_the_others_when_one_cannot_be_read(run, installed):
+    installed(
+        "acme",
+        {
+            "acme.py": "from pathlib import Path\n"
+            "from sam2core import hookimpl\n"
+            "@hookimpl\n"
+            "def register_specs(register):\n"
+            "    register(Path(__file__).parent / 'specs')\n",
+            "specs/acme.model.yaml": "extends: nobody\n",
+        },
+    )
+    ended = run("models", "--json")
+    assert ended.code == 0 and "sam2core_nano" in [row["name"] for row in json.loads(ended.out)]
+    assert "left out: acme.model of acme 0.3: acme.model.yaml: extends 'nobody'" in ended.err
+
+
 def test_show_prints_yaml_that_loads_again(run, tmp_path):
     ended = run("show", "sam2.1_hiera_t", "memory_policy.frames=4")
     tree = yaml.safe_load(ended.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 import registry
 from registry.cli.train import RECIPES, command, open_source, read_recipe
 from sam2core.checkpoints import files
+from sam2core.ops.pictures import DataError
 from sam2core.training.recipe import Recipe, RecipeError
 
 RECIPE = """
@@ -155,6 +157,57 @@ def test_recipes_say_what_they_do_not_know():
         Recipe.read(read_recipe("nano", ("optim.decay=all",)))
     with pytest.raises(RecipeError, match="start is 'fresh' or 'weights'"):
         Recipe.read(read_recipe("nano", ("start=now",)))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lr=abc", "recipe: optim.lr is float, not 'abc'"),
+        ("stages.0.steps=x", "recipe: stages[0].steps is int, not 'x'"),
+        ("optim.betas=[0.9]", "recipe: optim.betas is tuple[float, float]"),
+        ("freeze=nope", "recipe: freeze is tuple[str, ...], not 'nope'"),
+        ("sources=x", "recipe: sources is tuple[Source, ...], not 'x'"),
+        ("optim.lr=[", "override 'optim.lr=['"),
+        ("sources.0.reader=label_foldr", "did you mean 'label_folder'"),
+        ("sources.0.options.holdot=1", "did you mean 'holdout'"),
+        ("sources.0.options.holdout=x", "the option 'holdout' is int; got 'x'"),
+        ("model=test_tinny", "did you mean 'test_tiny'"),
+        ("overrides={neck: {top_down: 16}}", "the option 'top_down' is Sequence"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_told_before_pictures_are_decoded(data, override, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", override)
+    assert not (data / "run").exists()
+
+
+def test_recipes_that_are_none(data):
+    result = call("--data", data)
+    assert result.exit_code == 2 and "Missing option '--recipe'" in result.stderr
+    with pytest.raises(ValueError, match="there is no recipe 'finetune_imag'.*\n  did you mean 'finetune_image'"):
+        read_recipe("finetune_imag")
+    for text, words in (("a: [", "not readable as YAML"), ("- a", "a recipe is a mapping")):
+        (data / "wrong.yaml").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_recipe(str(data / "wrong.yaml"))
+
+
+def test_a_checkpoint_that_was_cut_short_is_told(data):
+    (data / "run").mkdir()
+    arguments = ("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run")
+    torch.save({"step": torch.zeros(1000)}, data / "run" / "checkpoint.pt")
+    whole = (data / "run" / "checkpoint.pt").read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    for damaged in (whole[:2000], b"", whole[:60] + bytes(100) + whole[160:directory] + whole[directory:]):
+        (data / "run" / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(DataError, match="is no whole checkpoint"):
+            call(*arguments)
+
+
+def test_adapters_without_peft(run, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    ended = run("train", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "lora={rank: 2}")
+    assert ended.code == 3 and "pip install 'sam2core[lora]'" in ended.err and "Traceback" not in ended.err
 
 
 def test_adapters_are_merged_into_plain_weights(data):

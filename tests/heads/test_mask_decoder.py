@@ -105,3 +105,8 @@ def test_only_wanted_masks_are_drawn_and_equal_the_others():
         assert torch.equal(found.row, row) and torch.equal(found.mask, mask)
         torch.testing.assert_close(found.logits, output.masks[row, mask], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.iou, output.iou[row, mask], atol=1e-5, rtol=1e-4)
+
+
+def test_stability_has_two_numbers():
+    with pytest.raises(ValueError, match="stability has delta and threshold, no 'dleta'"):
+        decoder(stability={"dleta": 0.1})

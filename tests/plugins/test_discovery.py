@@ -87,6 +87,15 @@ def test_optional_hooks_of_newer_versions_are_fine(installed: Any) -> None:
     assert installed.record("acme-new").status == "ok"
 
 
+def test_a_distribution_without_metadata_is_one_without_a_name(installed: Any) -> None:
+    installed("acme-bare", {"acme_bare.py": offering("acme.bare")})
+    installed("acme-good", {"acme_good.py": offering("acme.good")})
+    (folder,) = installed.site.glob("acme_bare-*.dist-info")
+    (folder / "METADATA").unlink()
+    assert {"acme.bare", "acme.good"} <= set(registry.components("memory_policy"))
+    assert installed.record("acme-bare").owner == "acme-bare"
+
+
 def test_hooks_may_take_fewer_arguments(installed: Any) -> None:
     installed("acme-few", {"acme_few.py": f"{HEAD}@hookimpl\ndef register_components(): pass\n"})
     registry.models()

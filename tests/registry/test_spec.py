@@ -126,6 +126,20 @@ def test_files_extend_each_other_relative_to_themselves(here: Path) -> None:
     assert (spec.dim, spec.memory_dim) == (64, 8)
 
 
+def test_weights_of_a_file_lie_relative_to_it(here: Path) -> None:
+    (here / "sub").mkdir()
+    (here / "sub" / "base.yaml").write_text("extends: test_tiny\nweights: {file: w.safetensors}\n")
+    (here / "mine.yaml").write_text("extends: sub/base.yaml\n")
+    for name in ("sub/base.yaml", "mine.yaml"):
+        spec = registry.spec(f"./{name}")
+        assert spec.weights == WeightsSpec(str(here / "sub" / "w.safetensors"))
+        assert registry.spec(spec) == spec
+    for text in ("package: true", "repo: org/name", "url: https://a.b/w.safetensors"):
+        (here / "mine.yaml").write_text(f"extends: test_tiny\nweights: {{file: w.safetensors, {text}}}\n")
+        weights = registry.spec("./mine.yaml").weights
+        assert weights is not None and weights.file == "w.safetensors"
+
+
 def test_a_mapping_is_a_spec() -> None:
     inline = {"extends": "test_tiny", "memory_policy": {"frames": 1}}
     spec = registry.spec(inline)
@@ -234,6 +248,19 @@ def test_unknown_keys_are_named_with_their_nearest() -> None:
     assert "did you mean 'sha256'" in refused(lambda: registry.spec("sam2.1_hiera_t", "weights.sha=3"))
     text = refused(lambda: registry.spec({"extends": "test_tiny", "bakcbone": "hiera_t"}))
     assert "'bakcbone'" in text and "did you mean 'backbone'" in text
+
+
+def test_a_task_that_nobody_offers_is_named_with_its_nearest(here: Path) -> None:
+    for ask in (
+        lambda: registry.spec("test_tiny", "predictors.imag.mask_threshold=0.5"),
+        lambda: registry.spec("test_tiny", predictors={"imag": {}}),
+        lambda: registry.spec({"extends": "test_tiny", "predictors": {"imag": {}}}),
+    ):
+        text = refused(ask, UnknownName)
+        assert "no predictor is called 'imag'" in text and "did you mean 'image'" in text
+    (here / "mine.yaml").write_text("extends: test_tiny\npredictors: {acme.tree: {depth: 3}}\n")
+    assert registry.spec("./mine.yaml").predictors["acme.tree"] == {"depth": 3}  # of a plugin that is not here
+    refused(lambda: registry.spec("test_tiny", predictors={"acme.tree": {}}), UnknownName)
 
 
 @pytest.mark.parametrize("key", ["name", "extends", "abstract", "aliases", "parameters"])
