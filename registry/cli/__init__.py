@@ -38,6 +38,7 @@ EXTRAS = {  # extra -> the modules it brings
     "raster": ("tifffile",),
     "baselines": ("cv2", "skimage"),
     "lora": ("peft",),
+    "plot": ("matplotlib",),
 }
 
 

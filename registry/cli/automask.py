@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+from registry.cli.output import check_free, clear
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sam2core.model import Sam2
     from sam2core.predictors.automask import AutoMask, MaskGenerator
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".btf", ".npy")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 DRAWN_PIXELS = 100_000_000  # larger pictures are not drawn on, nor held as an id map
 FORMAT = "sam2core.automask.1"
+"""What the first key of a document says."""
+DRAWN = (".overlay.png", ".ids.png")
+"""What a picture's name is followed by in the names of the pictures made of it."""
 OPTIONS = {
     "points": "points_per_side",
     "iou": "iou_threshold",
@@ -66,8 +73,9 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
     Per picture: NAME.overlay.png, NAME.ids.png (16 bits; a pixel's value is its mask's id, small
     masks above large ones, 0 where there is none), and NAME.json: per mask the model's own estimate
     of the IoU, stability, area, bbox (x, y, width, height), the click and the mask as COCO RLE.
-    NAME.json comes last. What is whole and was made with the same options is not made again, so a
-    folder that was interrupted goes on; --force starts over.
+    NAME.json comes last. What is whole and was made of the same picture, with the same weights and
+    options, is not made again, so a folder that was interrupted goes on; --force starts over. A
+    NAME.json that is not of this command is never replaced.
 
     Of a video: overlay.mp4 (needs sam2core[video]), palette/FRAME.png with object numbers, and
     masks.jsonl, a line per frame.
@@ -94,8 +102,13 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
         summary = _follow(place, output, name, changes, also, options, quiet)
     else:
         pictures = list(_pictures(place))
+        _check_own(output, pictures)
+        if options["weights"] == "none":  # the same random ones in every run, so that an interrupted folder goes on
+            import torch
+
+            torch.manual_seed(0)
         generator = registry.predictor(name, "automask", *changes, **build_arguments(options), **also)
-        settings = {"model": name, "changes": list(changes), **build_settings(options), **also}
+        settings = {**build_settings(generator.model, options), **also}
         summary = _each(pictures, output, generator, settings, options, quiet)
     lines = summary.pop("lines")
     click.echo(json.dumps(summary, indent=1) if as_json else "\n".join(lines))
@@ -103,23 +116,64 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
         raise click.exceptions.Exit(1)
 
 
-def build_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the options decides the masks: results made with others are made again."""
-    words = ("weights", "dtype", "image_size", "tile", "overlap")
-    return {word: options[word] for word in words if options[word] is not None}
+def build_settings(model: Sam2, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the masks of a picture: results made with anything else are made again."""
+    from sam2core.evaluation.vos import fingerprint
+
+    words = ("dtype", "tile", "overlap")
+    return {
+        "spec": dataclasses.asdict(model.spec),
+        "fingerprint": fingerprint(model),  # a name says nothing of a file that was replaced
+        **{word: options[word] for word in words if options[word] is not None},
+    }
 
 
 def _pictures(place: Path) -> Iterator[tuple[Path, str]]:
-    """The pictures of a folder, or the one, with the name of each one's results. Raises ValueError for none."""
+    """The pictures of a folder, or the one, with the name of each one's results; no two have the same.
+
+    What an earlier run drew is left out. Raises ValueError for none.
+    """
     if place.is_file():
         yield place, place.stem
         return
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    files = sorted(
+        file for file in place.iterdir() if file.suffix.lower() in PICTURES and file.is_file() and not _is_drawn(file)
+    )
     if not files:
         raise ValueError(f"{place} holds no picture ({', '.join(PICTURES)})")
-    stems = [file.stem for file in files]
+    # some file systems do not tell a.json from A.json
+    names = {file.name.casefold() for file in files}
+    stems = Counter(file.stem.casefold() for file in files)
     for file in files:
-        yield file, file.stem if stems.count(file.stem) == 1 else file.name
+        stem = file.stem.casefold()
+        yield file, file.stem if stems[stem] == 1 and stem not in names else file.name
+
+
+def _is_drawn(file: Path) -> bool:
+    """Whether a picture is an overlay or an id map of an earlier run, which may have been stopped."""
+    names = [file.name.removesuffix(end) for end in DRAWN if file.name.endswith(end)]
+    return any(_is_own(file.with_name(f"{name}.json{part}")) for name in names for part in ("", ".part"))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is a document of this command."""
+    begin = json.dumps({"format": FORMAT})[:-1].encode()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
+
+
+def _check_own(output: Path, pictures: Sequence[tuple[Path, str]]) -> None:
+    """Raise ValueError when results would replace a document of another kind, or one of the pictures."""
+    sources = {file.resolve() for file, _ in pictures}
+    for file, stem in pictures:
+        path = output / f"{stem}.json"
+        if path.exists() and not _is_own(path):
+            raise ValueError(f"{path} is there, and automask did not write it: -o OTHER keeps it")
+        for drawn in (output / f"{stem}{end}" for end in DRAWN):
+            if drawn.resolve() in sources:
+                raise ValueError(f"what is drawn of {file} would replace the picture {drawn}: -o OTHER keeps it")
 
 
 def _each(
@@ -131,24 +185,27 @@ def _each(
     quiet: bool,
 ) -> dict[str, Any]:
     """Find the masks of every picture that has none yet; a picture that fails does not stop the others."""
+    from sam2core.checkpoints.files import sha256
+
     output.mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps(settings))
     lines, failed, results = [], [], []
     for number, (file, stem) in enumerate(pictures, 1):
         path = output / f"{stem}.json"
-        about = None if options["force"] else _earlier(path, settings)
-        if about is None:
-            try:
+        try:
+            checksum = sha256(file)
+            about = None if options["force"] else _earlier(path, settings, checksum)
+            if about is None:
                 label = file.name if len(pictures) == 1 else f"{number}/{len(pictures)} {file.name}"
-                about = _one(file, stem, output, generator, settings, options, _Bar(label, quiet))
-            except (ValueError, OSError) as error:
-                if len(pictures) == 1:
-                    raise
-                click.echo(f"{file}: {error}", err=True)
-                failed.append(str(file))
-                continue
-        elif not quiet:
-            click.echo(f"{path} is there already (--force makes it again)", err=True)
+                about = _one(file, checksum, path, generator, settings, options, _Bar(label, quiet))
+            elif not quiet:
+                click.echo(f"{path} is there already (--force makes it again)", err=True)
+        except (ValueError, OSError) as error:
+            if len(pictures) == 1:
+                raise
+            click.echo(f"{file}: {error}", err=True)
+            failed.append(str(file))
+            continue
         results.append({"path": str(file), "document": str(path), "masks": len(about["masks"])})
         lines.append(f"{path}  {len(about['masks'])} masks")
     if failed:
@@ -156,28 +213,31 @@ def _each(
     return {"pictures": results, "failed": failed, "lines": lines}
 
 
-def _earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run found with the same settings; None when there is nothing of the kind."""
+def _earlier(path: Path, settings: Mapping[str, Any], checksum: str) -> dict[str, Any] | None:
+    """What an earlier run found in the same picture with the same settings; None when there is nothing of the kind.
+
+    A picture is the same by its content: its path changes when a folder is moved, its time when it is copied.
+    """
     if not path.is_file():
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    same = isinstance(document, dict) and document.get("format") == FORMAT and document.get("settings") == settings
+    same = document.get("settings") == settings and document["image"].get("sha256") == checksum
     return document if same else None
 
 
 def _one(
     file: Path,
-    stem: str,
-    output: Path,
+    checksum: str,
+    path: Path,
     generator: MaskGenerator,
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
     bar: _Bar,
 ) -> dict[str, Any]:
-    """Find the masks of one picture and write its files, the document last."""
+    """Find the masks of one picture and write its files; the document has its name last."""
     from sam2core import __version__
 
     with bar:
@@ -190,18 +250,20 @@ def _one(
             picture = _read(file)
             found = generator.generate(picture, progress=bar)
     height, width = (int(side) for side in picture.shape[:2])
-    if height * width <= DRAWN_PIXELS:
-        _draw(picture[:, :], found, output, stem)
-    elif not bar.quiet:
-        click.echo(f"{file} is too large to be drawn on: {stem}.json has the masks", err=True)
     document = {
         "format": FORMAT,
         "sam2core": __version__,
         "settings": settings,
-        "image": {"path": str(file), "width": width, "height": height},
+        "image": {"path": str(file), "sha256": checksum, "width": width, "height": height},
         "masks": [describe(mask, number) for number, mask in enumerate(found, 1)],
     }
-    _write(output / f"{stem}.json", json.dumps(document) + "\n")
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(document) + "\n", encoding="utf-8")  # tells whose the drawings are, from here on
+    if height * width <= DRAWN_PIXELS:
+        _draw(picture[:, :], found, [path.with_name(path.stem + end) for end in DRAWN])
+    elif not bar.quiet:
+        click.echo(f"{file} is too large to be drawn on: {path.name} has the masks", err=True)
+    os.replace(unfinished, path)
     return document
 
 
@@ -228,7 +290,7 @@ def _read(file: Path) -> np.ndarray:
     return open_raster(file)[:, :] if file.suffix.lower() == ".npy" else unpack_image(open_image(file))
 
 
-def _draw(picture: np.ndarray, found: Sequence[AutoMask], output: Path, stem: str) -> None:
+def _draw(picture: np.ndarray, found: Sequence[AutoMask], paths: Sequence[Path]) -> None:
     """Write the overlay and the id map; small masks lie above large ones."""
     import numpy as np
     from PIL import Image
@@ -250,14 +312,8 @@ def _draw(picture: np.ndarray, found: Sequence[AutoMask], output: Path, stem: st
         ids[inside] = index + 1
         # one at a time: a picture can have hundreds of masks
         backdrop = overlay(backdrop, [inside], colors=colors[index : index + 1])
-    Image.fromarray(backdrop).save(output / f"{stem}.overlay.png")
-    Image.fromarray(ids).save(output / f"{stem}.ids.png")
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    for path, drawn in zip(paths, (backdrop, ids)):
+        Image.fromarray(drawn).save(path)
 
 
 def _follow(
@@ -278,12 +334,13 @@ def _follow(
     from sam2core.predictors.everything import track_everything
 
     document = output / "masks.jsonl"
-    if document.exists() and not options["force"]:
-        raise ValueError(f"{document} is there already; --force makes it again, -o takes another folder")
+    if not options["force"]:
+        check_free(output, ("overlay", "palette"))
     tracker = registry.predictor(name, "video", *changes, **build_arguments(options))
     chosen: dict[str, Any] = {**tracker.model.spec.predictors.get("automask", {}), **also}
     generator = MaskGenerator(tracker.model, **chosen)
     session = tracker.open(video)
+    clear(output)
     output.mkdir(parents=True, exist_ok=True)
     colors = render.palette(options["max_objects"])
     palette = render.PaletteWriter(output / "palette", colors=colors)

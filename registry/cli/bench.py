@@ -84,7 +84,7 @@ class Choices(click.ParamType):
 )
 @click.option("--compile", "compiled", is_flag=True, help="Measure the compiled parts too.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write every measurement here.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it: needs matplotlib.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it (needs sam2core[plot]).")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
 @model_options
 def command(
@@ -106,12 +106,15 @@ def command(
     """
     if plot is not None:
         import matplotlib  # noqa: F401  # said before the measuring, not after
+    for path in (file, plot):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: {path.parent} is no folder")
     report = measure(stages, objects, rounds, frames, compiled, options, Say(quiet))
+    click.echo(show(report))  # first of all, whatever happens to the files
     if file is not None:
         file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if plot is not None:
         draw(report, plot)
-    click.echo(show(report))
 
 
 def measure(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from registry.cli.output import PLACES, Output, clear, report
+from registry.cli.output import PLACES, Output, check_free, clear, report
 from registry.cli.progress import Bar, Patience, Say
 from registry.cli.prompts import Prompts, Said
 
 if TYPE_CHECKING:
     from sam2core.predictors.frames import FrameSource
+    from sam2core.predictors.session import VideoSession
     from sam2core.predictors.video import VideoPredictor
 
 CHECKPOINT = 60.0
@@ -33,17 +34,22 @@ def check_frame(said: Said, source: FrameSource, start: int, stop: int | None, s
         raise ValueError(f"{said.where}: that lies beyond the video's end, its last frame is {last}")
 
 
-def earlier_run(folder: Path, *, resume: bool, force: bool) -> dict[str, Any] | None:
-    """The run.json of the run to go on with. Raises ValueError when the folder and the options do not fit together."""
+def earlier_run(folder: Path, kinds: Sequence[str], *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """The run.json of the run to go on with. Raises ValueError when the folder and the options do not fit together.
+
+    kinds   what will be written, of `registry.cli.output.KINDS`
+    """
     path = folder / "run.json"
     if not path.exists():
         if resume:
             raise ValueError(f"{folder} holds no run to resume")
+        if not force:
+            check_free(folder, kinds)
         return None
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        status, done = earlier["status"], earlier["frames"]
-    except (ValueError, KeyError) as error:
+        status, done, live, _, _ = (earlier[key] for key in ("status", "frames", "live", "prompts", "settings"))
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not one of this program's: {error!r}") from error
     if force:
         return None
@@ -51,7 +57,7 @@ def earlier_run(folder: Path, *, resume: bool, force: bool) -> dict[str, Any] | 
         raise ValueError(f"{folder} holds a finished run: --force replaces it, -o OTHER keeps it")
     if not resume:
         raise ValueError(f"{folder} holds a run stopped after {done} frames: --resume goes on, --force starts over")
-    if earlier["live"]:
+    if live:
         raise ValueError(f"{folder} holds a live run, which cannot be resumed; --force replaces it")
     return earlier
 
@@ -157,9 +163,18 @@ class Job:
             finally:
                 if self.status == "complete":
                     self._tidy()
+                    self._record()
                 else:
-                    safe.save(self.saved)
-                self._record()
+                    self._keep(safe)
+
+    def _keep(self, session: VideoSession) -> None:
+        """Save the place of a run that is not complete and say how it went; what fails here is told beside the rest."""
+        for last in (lambda: session.save(self.saved), self._record):
+            try:
+                last()
+            except OSError as error:
+                self.status = "failed"
+                self.error = f"{self.error}; {error}" if self.error else str(error)
 
     def _total(self, plan: list[Leg]) -> int | None:
         length = self.source.length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -34,15 +34,37 @@ CHUNK = 2**26
 """Mask values at the video's size that are made at once."""
 
 
-def clear(folder: Path) -> None:
-    """Delete what an earlier run wrote, and nothing else."""
-    from itertools import chain
+_FILM = ("palette/*.png", "overlay.mp4", "overlay.mp4.part")
+_LINES = (*_FILM, "masks.jsonl", "masks.jsonl.part")
+WRITTEN = {
+    "run.json": (
+        *_FILM,
+        "masks/*/*.png",
+        "cutouts/*/*.png",
+        "unfinished/*",
+        "masks.json",
+        "masks.json.part",
+        "run.json",
+    ),
+    "masks.jsonl": _LINES,
+    "masks.jsonl.part": _LINES,
+}
+"""The record of a run of `track`, and those of `automask` through a video -> patterns of all that such a run writes."""
 
-    for kind, depth in (("palette", "*.png"), ("masks", "*/*.png"), ("cutouts", "*/*.png"), ("unfinished", "*")):
-        for path in chain((folder / kind).glob(depth)):
-            path.unlink()
-    for name in ("overlay.mp4", "overlay.mp4.part", "masks.json", "masks.json.part", "run.json"):
-        (folder / name).unlink(missing_ok=True)
+
+def check_free(folder: Path, kinds: Iterable[str]) -> None:
+    """Raise ValueError when a folder holds a run of `track` or `automask`, or what these kinds of output replace."""
+    for name in (*WRITTEN, *(PLACES[kind] for kind in kinds)):
+        if (folder / name).exists():
+            raise ValueError(f"{folder / name} is there already: --force replaces it, -o OTHER keeps it")
+
+
+def clear(folder: Path) -> None:
+    """Delete what earlier runs of `track` and `automask` wrote, and nothing else."""
+    for record, patterns in WRITTEN.items():
+        if (folder / record).exists():
+            for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+                path.unlink()
 
 
 def report(document: Mapping[str, Any], folder: Path, as_json: bool) -> None:

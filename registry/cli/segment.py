@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ def command(
     Written to the folder: NAME.mask0.png and so on (255 inside, 0 outside, the photograph's size),
     NAME.overlay.png (with --several the candidates side by side), and NAME.json: per mask the
     object's number, the model's own estimate of the IoU, area and bbox (x, y, width, height) in
-    pixels, and the mask as COCO RLE.
+    pixels, and the mask as COCO RLE. A NAME.json that is not of this command is never replaced.
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """
@@ -101,6 +102,10 @@ def command(
         if not quiet:
             click.echo(text, err=True)
 
+    folder = output or (None if as_json else Path("out"))
+    stem = "stdin" if image == "-" else Path(image).stem
+    if folder is not None:
+        check_own(folder / f"{stem}.json")
     photograph = read(image)
     inside = read_mask(hint, photograph.size) if hint else None
 
@@ -139,14 +144,25 @@ def command(
         },
         "masks": describe(masks, scores),
     }
-    folder = output or (None if as_json else Path("out"))
     lines = []
     if folder is not None:
-        lines = write(document, masks, photograph, folder, "stdin" if image == "-" else Path(image).stem)
+        lines = write(document, masks, photograph, folder, stem)
     if as_json:
         click.echo(json.dumps(document, indent=1))
     else:
         click.echo("\n".join(lines))
+
+
+def check_own(path: Path) -> None:
+    """Raise ValueError when a file that is there is no document of this command, which alone may be replaced."""
+    if not path.exists():
+        return
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not {"sam2core", "model", "prompt", "masks"} <= document.keys():
+        raise ValueError(f"{path} is there, and segment did not write it: -o OTHER keeps it")
 
 
 def fetch(spec: ModelSpec, quiet: bool) -> None:
@@ -268,7 +284,9 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
     document["overlay"] = path.name
     lines.append(str(path))
     path = folder / f"{stem}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
     return [*lines, str(path)]
 
 

@@ -157,7 +157,7 @@ def command(
         **{name: options[name] for name in ("weights", "dtype")},
         "image_size": options["image_size"] and str(options["image_size"]),
     }
-    earlier = earlier_run(output, resume=resume, force=force)
+    earlier = earlier_run(output, write, resume=resume, force=force)
     if earlier is not None:
         if not prompts:
             for one in earlier["prompts"]:

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FileError", "describe", "embedded_spec", "read", "read_metadata", "sha256", "write", "write_pt", "writing"]
+__all__ = [
+    "FileError",
+    "describe",
+    "disk_errors",
+    "embedded_spec",
+    "read",
+    "read_metadata",
+    "sha256",
+    "write",
+    "write_pt",
+    "writing",
+]
 
 SCHEMA = "1"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -122,13 +133,14 @@ def write(
 
     Raises
         FileError: the file is there and `force` is not set, or its name ends like a `.pt`.
+        OSError: the disk is full, or fails.
     """
     path = Path(path)
     if path.suffix in _TORCH_SUFFIXES:
         raise FileError(f"{path.name}: this writes safetensors, and the name is a torch file's; call it .safetensors")
     from safetensors.torch import save_file
 
-    with writing(path, force=force) as part:
+    with writing(path, force=force) as part, disk_errors(path):
         save_file(_apart(state), str(part), metadata={"format": "pt"} | dict(metadata or {}))
     return path
 
@@ -138,6 +150,7 @@ def write_pt(path: str | Path, state: Mapping[str, Tensor], *, force: bool = Fal
 
     Raises
         FileError: the file is there and `force` is not set, or its name ends in `.safetensors`.
+        OSError: the disk is full, or fails.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -150,7 +163,10 @@ def write_pt(path: str | Path, state: Mapping[str, Tensor], *, force: bool = Fal
         for name, tensor in _apart(state).items()
     }
     with writing(path, force=force) as part:
-        torch.save({"model": own}, part)
+        try:
+            torch.save({"model": own}, part)
+        except RuntimeError as error:  # what torch's zip writer makes of a full disk, without saying so
+            raise OSError(f"{path} could not be written, is the disk full? {error}") from error
     return path
 
 
@@ -179,6 +195,17 @@ def writing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Raise the OSError that a full or failing disk is, for which safetensors has an error of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:

@@ -41,7 +41,7 @@ class Video(Reader):
         self.where = repr(str(path))
         if not path.is_file():
             raise ValueError(f"there is no file or folder {str(path)!r}{_did_you_mean(path)}")
-        self._path = path
+        self._path = path.absolute()  # FFmpeg takes the beginning of 'co:lon.mp4' for a protocol
         self._packets: Packets | None = None
         self._indexing = threading.Lock()
         self._asked = 0

@@ -232,7 +232,8 @@ class VideoWriter(FileWriter):
         self._rate = Fraction(fps).limit_denominator(10_000)
         self._clock = Fraction(1, 90_000)
         self._latest = -1
-        self._container = av.open(str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"})
+        place = str(self._unfinished.absolute())  # FFmpeg takes the beginning of '12:30/overlay.mp4' for a protocol
+        self._container = av.open(place, "w", format="mp4", options={"movflags": "faststart"})
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width = (side + side % 2 for side in size)
         stream.pix_fmt = "yuv420p"

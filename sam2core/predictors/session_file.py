@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
 from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Shelf, TokenBlock
@@ -201,9 +201,8 @@ def write(session: VideoSession, path: Path) -> None:
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
     }
-    unfinished = path.with_name(path.name + ".part")
-    save_file(writer.tensors, unfinished, metadata={"format": "pt", KEY: json.dumps(about)})
-    os.replace(unfinished, path)
+    with files.writing(path, force=True) as unfinished, files.disk_errors(path):
+        save_file(writer.tensors, unfinished, metadata={"format": "pt", KEY: json.dumps(about)})
 
 
 def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from sam2core.checkpoints import files
 from sam2core.checkpoints.files import FileError
@@ -186,6 +187,23 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         part.write_text("half of the n")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "write, name, library, error",
+    [
+        (files.write, "m.safetensors", "safetensors.torch.save_file", SafetensorError("No space left")),
+        (files.write_pt, "m.pt", "torch.save", RuntimeError("unexpected pos 576 vs 534")),
+    ],
+)
+def test_a_full_disk_is_an_oserror_that_names_the_file(tmp_path, state, monkeypatch, write, name, library, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(library, fail)
+    with pytest.raises(OSError, match=f"{name} could not be written.*{error}"):
+        write(tmp_path / name, state)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_written_file_has_the_users_permissions(tmp_path, state):

@@ -1,11 +1,16 @@
 """`automask`: pictures, folders that go on, errors, tiles; with the smallest model, so what it finds means nothing."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import registry
+from sam2core.checkpoints import files
 from sam2core.ops import rle
 
 WORDS = (
@@ -62,6 +67,55 @@ def test_a_folder_goes_on_where_it_was_and_a_bad_picture_stops_nothing(run, fold
     assert (out / "b.png.json").stat().st_mtime_ns != before
 
 
+def test_what_is_done_is_done_for_that_picture_and_those_weights_alone(run, folder, tmp_path):
+    out, weights = tmp_path / "out", tmp_path / "w.safetensors"
+    words = ("automask", folder / "a.png", "-o", out, *WORDS[:2], "--weights", weights, *WORDS[4:])
+
+    def write_weights(seed):
+        torch.manual_seed(seed)
+        files.write(weights, registry.build("test_tiny", weights=False).state_dict(), force=True)
+
+    write_weights(0)
+    assert run(*words).code == 0
+    shutil.move(folder, tmp_path / "moved")
+    words = (words[0], tmp_path / "moved" / "a.png", *words[2:])
+    assert "there already" in run(*words).err  # the folder's place is no part of it
+    write_weights(1)
+    assert "there already" not in run(*words).err
+    shutil.copy(tmp_path / "moved" / "b.png", tmp_path / "moved" / "a.png")
+    assert "there already" not in run(*words).err and "there already" in run(*words).err
+    document = json.loads((out / "a.json").read_text())
+    del document["image"]["sha256"]  # as earlier versions wrote it
+    (out / "a.json").write_text(json.dumps(document))
+    assert "there already" not in run(*words).err
+
+
+def test_results_have_distinct_names(run, folder, tmp_path):
+    shutil.copy(folder / "a.png", folder / "b.jpg.png")
+    assert run("automask", folder, "-o", tmp_path / "out", *WORDS).code == 0
+    found = {file.name for file in (tmp_path / "out").glob("*.json")}
+    assert found == {"a.json", "b.jpg.json", "b.png.json", "b.jpg.png.json"}
+
+
+def test_a_folder_of_ones_own_keeps_its_documents_and_pictures(run, folder):
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    (folder / "b.png.json").write_text('{"image": {}, "annotations": []}')
+    for force in ((), ("--force",)):
+        ended = run("automask", folder, "-o", folder, *WORDS, *force)
+        assert ended.code == 1 and "b.png.json is there, and automask did not write it: -o OTHER" in ended.err
+    (folder / "b.png.json").unlink()
+    shutil.copy(folder / "a.png", folder / "a.ids.png")
+    ended = run("automask", folder, "-o", folder, *WORDS)
+    assert ended.code == 1 and "would replace the picture" in ended.err
+    (folder / "a.ids.png").unlink()
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert run("automask", folder, "-o", folder, *WORDS).code == 0
+    again = json.loads(run("automask", folder, "-o", folder, "--json", *WORDS).out)  # not of its own drawings
+    assert [Path(one["path"]).name for one in again["pictures"]] == ["a.png", "b.jpg", "b.png"]
+    (folder / "a.json").rename(folder / "a.json.part")  # stopped before the document had its name
+    assert run("automask", folder, "-o", folder, *WORDS).code == 0
+
+
 def test_tiles(run, folder, tmp_path):
     np.save(folder / "large.npy", np.random.default_rng(0).integers(0, 256, (90, 150), dtype=np.uint8))
     answer = run("automask", folder / "large.npy", "-o", tmp_path / "out", "--tile", "64", *WORDS)
@@ -81,7 +135,25 @@ def test_a_video(run, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out" / "masks.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2] and lines[-1]["objects"]
     assert (tmp_path / "out" / "overlay.mp4").exists() and len(list((tmp_path / "out" / "palette").glob("*.png"))) == 3
-    assert run(*words).code == 1
+    ended = run(*words)
+    assert ended.code == 1 and "masks.jsonl is there already: --force replaces it" in ended.err
+    # nor does `track` replace it unasked, and the other way round; when asked, nothing of the other is left
+    (tmp_path / "out" / "palette" / "00007.png").touch()
+    follow = ("track", tmp_path / "clip.mp4", "-p", "0:9,9", "--stop", "2", *WORDS[:4], *WORDS[-2:], "-o")
+    ended = run(*follow, tmp_path / "out")
+    assert ended.code == 1 and "masks.jsonl is there already: --force replaces it" in ended.err
+    assert run(*follow, tmp_path / "out", "--force").code == 0
+    assert {file.name for file in (tmp_path / "out").rglob("*.*")} == {
+        *("run.json", "masks.json", "overlay.mp4", "00000.png", "00001.png"),
+    }
+    ended = run(*words)
+    assert ended.code == 1 and "run.json is there already: --force replaces it" in ended.err
+    assert run(*words, "--force").code == 0 and not (tmp_path / "out" / "run.json").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "overlay.mp4").write_text("a film of one's own")
+    for asked in ((*follow, tmp_path / "mine"), (*words, "-o", tmp_path / "mine")):
+        ended = run(*asked)
+        assert ended.code == 1 and "overlay.mp4 is there already" in ended.err
 
 
 def test_what_is_not_there(run, tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -97,6 +100,26 @@ def test_compiled_parts_stand_beside_eager_ones(run, tmp_path, monkeypatch):
 def test_wrong_words(run, words, said):
     ended = run("bench", *MODEL, *words)
     assert ended.code == 2 and said in ended.err
+
+
+def test_what_cannot_be_written_is_said_before_the_measuring(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("registry.cli.bench.measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    for option in ("--json", "--plot"):
+        ended = run("bench", option, tmp_path / "none" / "file")
+        assert ended.code == 1 and "none is no folder" in ended.err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = run("bench", "--plot", tmp_path / "bench.png")
+    assert ended.code == 3 and "pip install 'sam2core[plot]'" in ended.err
+
+
+def test_a_file_that_fails_costs_no_measurement(run, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    monkeypatch.setattr("registry.cli.bench.measure", lambda *_: {"rows": []})
+    monkeypatch.setattr("registry.cli.bench.show", lambda _: "the table")
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    ended = run("bench", "--json", file)
+    assert ended.code == 1 and ended.out == "the table\n" and "disk full" in ended.err
 
 
 def _has_matplotlib() -> bool:

@@ -81,6 +81,17 @@ def test_a_click_writes_mask_overlay_and_document(run, predictor, photo, tmp_pat
     assert Image.open(out / "photo.overlay.png").size == (WIDTH, HEIGHT)
 
 
+def test_a_document_of_another_kind_is_not_replaced(run, predictor, photo, tmp_path):
+    words = ("segment", photo, "--point", "5,4", "-o", tmp_path)
+    assert run(*words).code == 0 and run(*words).code == 0  # its own is
+    for other in ('{"image": {}, "annotations": []}', '{"format": "sam2core.automask.1", "masks": []}', "notes"):
+        (tmp_path / "photo.json").write_text(other)
+        ended = run(*words)
+        assert ended.code == 1 and "photo.json is there, and segment did not write it: -o OTHER" in ended.err
+        assert (tmp_path / "photo.json").read_text() == other
+    assert run(*words[:-2], "--json").code == 0
+
+
 def test_the_default_model_says_that_it_is_small(run, predictor, photo, tmp_path):
     ended = run("segment", photo, "--point", "5,4", "-o", tmp_path / "out")
     assert predictor().name == "sam2core_nano"

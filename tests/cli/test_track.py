@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from registry.cli.job import gone, legs
 from registry.cli.output import KINDS, split
-from registry.cli.prompts import Prompts
+from registry.cli.prompts import Prompts, written
 from sam2core.ops import rle
 from sam2core.predictors import frames as frames_module
+from sam2core.predictors import session_file
 from sam2core.predictors.session import FrameResult, VideoSession
 
 HEIGHT, WIDTH, COUNT = 48, 64, 8
@@ -354,6 +356,11 @@ def test_wrong_usage_leaves_nothing_behind(track, clip, tmp_path, words, code, c
         ({"object": 1, "frame": 0}, "says nothing"),
         ({"object": 1, "frame": 0, "points": [[1, 1]], "labels": [1, 0]}, "one label per point"),
         ({"object": 1, "frame": 0, "points": [1, 1]}, "points are [[x, y], ...]"),
+        ({"object": 1, "frame": 0, "points": 5}, "points are [[x, y], ...], not 5"),
+        ({"object": 1, "frame": 0, "points": [[1, 1]], "labels": 1}, "one label per point"),
+        ({"object": 1, "frame": 0, "box": 5}, "a box is [x0, y0, x1, y1], not 5"),
+        ({"object": 1, "frame": 0, "mask": 5}, "a mask is the path of a picture or COCO RLE, not 5"),
+        ({"object": 1, "frame": 0, "points": None, "labels": None, "box": None, "mask": None}, "says nothing"),
         ({"object": 1, "frame": 0, "point": [[1, 1]]}, "did you mean 'points'?"),
         ({"object": 1, "frame": 0, "mask": {"size": [2, 2], "counts": [4]}}, "the mask is 2 x 2, the video 64 x 48"),
     ],
@@ -362,8 +369,23 @@ def test_prompt_files_that_make_no_sense(track, clip, tmp_path, entry, complaint
     (tmp_path / "prompts.json").write_text(json.dumps({"prompts": [entry]}))
     ended = track(clip, "--prompts", tmp_path / "prompts.json", "-o", tmp_path / "out")
     assert ended.code == 1 and complaint in ended.err and "Traceback" not in ended.err
-    (tmp_path / "prompts.json").write_text("[]")
-    assert "a prompts file is" in track(clip, "--prompts", tmp_path / "prompts.json").err
+    for text in ("[]", '{"prompts": 3}'):
+        (tmp_path / "prompts.json").write_text(text)
+        ended = track(clip, "--prompts", tmp_path / "prompts.json")
+        assert ended.code == 1 and "a prompts file is" in ended.err and "Traceback" not in ended.err
+
+
+def test_null_in_a_prompts_file_is_not_said(tmp_path):
+    entry = {"object": 1, "frame": 0, "points": None, "labels": None, "box": [1, 1, 50, 50], "mask": None}
+    (tmp_path / "prompts.json").write_text(
+        json.dumps({"prompts": [entry, {"object": 2, "frame": 0, "points": [[1, 1]], "labels": None}]})
+    )
+    prompts = Prompts()
+    written(str(tmp_path / "prompts.json"), prompts)
+    assert prompts.document() == [
+        {"object": "1", "frame": 0, "box": [1, 1, 50, 50]},
+        {"object": "2", "frame": 0, "points": [[1.0, 1.0]], "labels": [1]},
+    ]
 
 
 def test_videos_that_are_none(track, tmp_path):
@@ -392,6 +414,28 @@ def test_a_frame_of_another_size_ends_the_run_and_keeps_what_came_before(track, 
     assert track(clip, *TWO, "-o", tmp_path / "out", "--resume").code == 0
     assert track(clip, *TWO, "-o", tmp_path / "whole").code == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("registry.cli.job.CHECKPOINT", 0.0)
+    out, tries = tmp_path / "out", []
+
+    def save(*words, write=session_file.save_file, **more):
+        tries.append(words)
+        if len(tries) > 3:
+            raise SafetensorError("No space left on device (os error 28)")
+        write(*words, **more)
+
+    with monkeypatch.context() as full:
+        full.setattr(session_file, "save_file", save)
+        ended = track(clip, *TWO, "-o", out)
+    assert len(tries) == 5 and ended.code == 1 and "Traceback" not in ended.err
+    assert ended.err.count("session.safetensors could not be written: No space left") == 2, ended.err
+    told = json.loads((out / "run.json").read_text())
+    assert told["status"] == "failed" and told["frames"] == 4 and "No space left" in told["error"]
+    assert track(clip, *TWO, "-o", out, "--resume").code == 0
+    assert track(clip, *TWO, "-o", tmp_path / "whole").code == 0
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_a_fault_of_ours_loses_no_frame(track, clip, tmp_path, monkeypatch):
@@ -549,3 +593,14 @@ def test_an_object_is_named_once(tmp_path):
     prompts.add("a", 0, "points", (1, 2, 1))
     prompts.add("b", 0, "points", (1, 2, 0))
     assert prompts.objects == ["b", "a"]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"status": "stopped", "frames": 2}', "not JSON"])
+def test_a_run_json_of_something_else_is_told(track, clip, tmp_path, text):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(text)
+    for options in ((), ("--resume",), ("--force",)):
+        told = track(clip, "--point", "0:12,12", "-o", out, *options)
+        assert told.code == 1 and "run.json is not one of this program's" in told.err, told.err
+    assert (out / "run.json").read_text() == text

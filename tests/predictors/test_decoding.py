@@ -237,6 +237,16 @@ def test_files_that_are_no_videos(video: Callable[[str], Path], tmp_path: Path) 
 
 
 @needs_av
+def test_a_name_with_a_colon_is_no_protocol(
+    video: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "co:lon.mp4").write_bytes(video("h264").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with open_source("co:lon.mp4") as source:
+        assert source.length == 90 and number_in(source[31]) == 31
+
+
+@needs_av
 def test_a_size_that_changes_within_a_video(tmp_path: Path) -> None:
     with (tmp_path / "a.h264").open("wb") as out:
         for width in (96, 128):

@@ -188,6 +188,15 @@ def test_an_mp4_has_every_frame_at_its_time(tmp_path, size):
     assert head.index(b"moov") < head.index(b"mdat")
 
 
+def test_a_folder_may_be_called_like_a_time(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "12:30").mkdir()
+    with VideoWriter("12:30/film.mp4", (32, 32)) as film:
+        film.write(np.zeros((32, 32, 3), np.uint8))
+    assert (tmp_path / "12:30" / "film.mp4").stat().st_size
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_mp4_is_whole(tmp_path, interruption):
     pytest.importorskip("av")
