@@ -75,7 +75,7 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
     of the IoU, stability, area, bbox (x, y, width, height), the click and the mask as COCO RLE.
     NAME.json comes last. What is whole and was made of the same picture, with the same weights and
     options, is not made again, so a folder that was interrupted goes on; --force starts over. A
-    NAME.json that is not of this command is never replaced.
+    NAME.json that is not of this command is never replaced, one of another picture with --force alone.
 
     Of a video: overlay.mp4 (needs sam2core[video]), palette/FRAME.png with object numbers, and
     masks.jsonl, a line per frame.
@@ -194,7 +194,7 @@ def _each(
         path = output / f"{stem}.json"
         try:
             checksum = sha256(file)
-            about = None if options["force"] else _earlier(path, settings, checksum)
+            about = None if options["force"] else _earlier(path, file, settings, checksum)
             if about is None:
                 label = file.name if len(pictures) == 1 else f"{number}/{len(pictures)} {file.name}"
                 about = _one(file, checksum, path, generator, settings, options, _Bar(label, quiet))
@@ -213,10 +213,11 @@ def _each(
     return {"pictures": results, "failed": failed, "lines": lines}
 
 
-def _earlier(path: Path, settings: Mapping[str, Any], checksum: str) -> dict[str, Any] | None:
+def _earlier(path: Path, file: Path, settings: Mapping[str, Any], checksum: str) -> dict[str, Any] | None:
     """What an earlier run found in the same picture with the same settings; None when there is nothing of the kind.
 
-    A picture is the same by its content: its path changes when a folder is moved, its time when it is copied.
+    A picture is the same by its content: its path changes when a folder is moved, its time when it is copied. Raises
+    ValueError for the masks of another picture.
     """
     if not path.is_file():
         return None
@@ -224,8 +225,12 @@ def _earlier(path: Path, settings: Mapping[str, Any], checksum: str) -> dict[str
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    same = document.get("settings") == settings and document["image"].get("sha256") == checksum
-    return document if same else None
+    about = document["image"]
+    if about.get("sha256") == checksum:
+        return document if document.get("settings") == settings else None
+    if Path(about["path"]).resolve() != file.resolve():
+        raise ValueError(f"{path} holds the masks of {about['path']}: --force replaces it, -o OTHER keeps it")
+    return None
 
 
 def _one(

@@ -88,6 +88,13 @@ def test_what_is_done_is_done_for_that_picture_and_those_weights_alone(run, fold
     del document["image"]["sha256"]  # as earlier versions wrote it
     (out / "a.json").write_text(json.dumps(document))
     assert "there already" not in run(*words).err
+    (tmp_path / "other").mkdir()
+    before = (out / "a.json").read_bytes()
+    shutil.copy(tmp_path / "moved" / "b.jpg", tmp_path / "other" / "a.png")
+    words = (words[0], tmp_path / "other" / "a.png", *words[2:])
+    ended = run(*words)
+    assert ended.code == 1 and "a.json holds the masks of" in ended.err and (out / "a.json").read_bytes() == before
+    assert run(*words, "--force").code == 0 and (out / "a.json").read_bytes() != before
 
 
 def test_results_have_distinct_names(run, folder, tmp_path):
