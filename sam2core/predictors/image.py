@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
@@ -154,13 +155,13 @@ class ImagePredictor:
         tensors = {"embedding": features.embedding, "position": features.position}
         tensors |= {f"skip.{index}": skip for index, skip in enumerate(features.skips)}
         about = {"model": self.model.fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
-        unfinished = Path(f"{os.fspath(path)}.part")
-        save_file(
-            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
-            unfinished,
-            metadata={"format": "pt", "sam2core.handle": json.dumps(about)},
-        )
-        os.replace(unfinished, path)
+        place = Path(path)
+        with files.writing(place, force=True) as unfinished, files.disk_errors(place):
+            save_file(
+                {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+                unfinished,
+                metadata={"format": "pt", "sam2core.handle": json.dumps(about)},
+            )
 
     def _request(
         self,

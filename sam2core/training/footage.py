@@ -329,7 +329,7 @@ def read_video(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
         raise DataError(f"{path}: reading video files needs PyAV: pip install 'sam2core[video]'") from error
     wanted, found = set(frames), {}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(Path(path).absolute())) as container:
             stream = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.pts is not None]
             times = sorted(packet.pts for packet in packets if not packet.is_discard)
