@@ -21,8 +21,6 @@ import conftest  # noqa: E402
 import test_page  # noqa: E402
 from sam2core_web.app import create_app  # noqa: E402
 from sam2core_web.engine import Engine  # noqa: E402
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
@@ -49,23 +47,9 @@ def shown(page: test_page.Page, *, still: bool = True) -> Image.Image:
         return picture.convert("RGB")
 
 
-def rename(page: test_page.Page, number: int, name: str) -> None:
-    field = page.driver.find_element(By.CSS_SELECTOR, f"[data-object='{number}'] .name")
-    field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(name, Keys.ENTER)
-    page.settle()
-
-
-def window(page: test_page.Page, width: int, height: int, *, dark: bool = False, mobile: bool = False) -> None:
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-
 def pictures(page: test_page.Page) -> None:
     """What the guide says of a picture, step by step."""
-    window(page, 1280, 800)
+    page.width(1280, height=800)
     page.open()
     keep(shown(page), "web_start")
     page.open("?sample=coffee.jpg", "coffee.jpg")
@@ -73,16 +57,16 @@ def pictures(page: test_page.Page) -> None:
     page.wait("s.hover")
     keep(shown(page), "web_hover")
     page.click(SPOON)
-    rename(page, 1, "Spoon")
+    page.rename(1, "Spoon")
     page.keys("p")
     page.drag(*HANDLE)
     keep(shown(page), "web_brush")
     page.open("?sample=coffee.jpg", "coffee.jpg")
     page.click(SPOON)
-    rename(page, 1, "Spoon")
+    page.rename(1, "Spoon")
     page.keys("n")
     page.drag(*CUP)
-    rename(page, 2, "Cup")
+    page.rename(2, "Cup")
     keep(shown(page), "web_objects")
     page.open("?sample=cat.jpg", "cat.jpg")
     page.press("everything")
@@ -97,13 +81,13 @@ def pictures(page: test_page.Page) -> None:
 
 def clip(page: test_page.Page) -> None:
     """What it says of a clip, and all effects of its last frame side by side."""
-    window(page, 1280, 800, dark=True)
+    page.width(1280, height=800, dark=True)
     page.open("?sample=chair.mp4", "chair.mp4")
     page.click(CHAIR)
-    rename(page, 1, "Chair")
+    page.rename(1, "Chair")
     page.keys("n")
     page.click(FLOOR)
-    rename(page, 2, "Floor")
+    page.rename(2, "Floor")
     page.keys("1")
     keep(shown(page), "web_clip")
     page.press("track")
@@ -141,11 +125,11 @@ def phone(page: test_page.Page) -> None:
     """The start, and a tracked clip, on a narrow screen."""
     views = []
     for dark, where in ((True, ""), (False, "?sample=chair.mp4"), (True, "?sample=chair.mp4")):
-        window(page, 390, 844, dark=dark, mobile=True)
+        page.width(390, dark=dark)
         page.open(where, "chair.mp4" if where else None)
         if where:
             page.click(CHAIR)
-            rename(page, 1, "Chair")
+            page.rename(1, "Chair")
             page.press("track")
             page.settle()
         if dark and where:
@@ -158,18 +142,14 @@ def phone(page: test_page.Page) -> None:
 
 
 def main() -> None:
-    options = webdriver.ChromeOptions()
-    options.binary_location = test_page.CHROMIUM
-    with tempfile.TemporaryDirectory() as profile, conftest.running(create_app(Engine("sam2core_nano"))) as address:
-        for flag in (*test_page.FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(test_page.DRIVER))
-        try:
-            page = test_page.Page(driver, address, Path(profile))
-            for scene in (pictures, clip, phone):
-                scene(page)
-        finally:
-            driver.quit()
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        conftest.running(create_app(Engine("sam2core_nano"))) as address,
+        test_page.browser(Path(profile)) as driver,
+    ):
+        page = test_page.Page(driver, address, Path(profile))
+        for scene in (pictures, clip, phone):
+            scene(page)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -74,17 +75,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(SECONDS)
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@contextlib.contextmanager
+def browser(profile: Path) -> Iterator[Any]:
+    """Chromium, with a profile of its own."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1280,820"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,820"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_script_timeout(SECONDS)
-    yield driver
-    driver.quit()
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 class Page:
@@ -182,8 +192,14 @@ class Page:
             assert time.monotonic() < until, f"no file of {kind}"
             time.sleep(0.05)
 
-    def width(self, pixels: int, *, dark: bool = False) -> None:
-        size = {"width": pixels, "height": 844, "deviceScaleFactor": 1, "mobile": pixels < 500}
+    def rename(self, number: int, name: str) -> None:
+        field = self.driver.find_element(By.CSS_SELECTOR, f"[data-object='{number}'] .name")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(name, Keys.ENTER)
+        self.settle()
+
+    def width(self, pixels: int, *, height: int = 844, dark: bool = False) -> None:
+        size = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": pixels < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
@@ -286,10 +302,7 @@ def test_undo_redo_names_and_removing(page: Page) -> None:
     page.settle()
     assert {number: iou(mask, known) for (number, mask), known in zip(page.masks().items(), (one, two))} == {1: 1, 2: 1}
     assert page.run("return document.getElementById('redo').disabled;")
-    name = page.driver.find_element(By.CSS_SELECTOR, "[data-object='2'] .name")
-    name.send_keys(Keys.CONTROL, "a")
-    name.send_keys("Blanket", Keys.ENTER)
-    page.settle()
+    page.rename(2, "Blanket")
     page.run(
         """const c = document.querySelector("[data-object='2'] [type=color]"); c.value = "#123456"; c.onchange();"""
     )
