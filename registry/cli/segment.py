@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -260,6 +259,7 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
     import numpy as np
     from PIL import Image
 
+    from sam2core.checkpoints.files import writing
     from sam2core.predictors.render import overlay
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,9 +284,8 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
     document["overlay"] = path.name
     lines.append(str(path))
     path = folder / f"{stem}.json"
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with writing(path, force=True) as unfinished:
+        unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return [*lines, str(path)]
 
 

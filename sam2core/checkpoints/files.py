@@ -20,18 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "FileError",
-    "describe",
-    "disk_errors",
-    "embedded_spec",
-    "read",
-    "read_metadata",
-    "sha256",
-    "write",
-    "write_pt",
-    "writing",
-]
+__all__ = ["FileError", "describe", "embedded_spec", "read", "read_metadata", "sha256", "write", "write_pt", "writing"]
 
 SCHEMA = "1"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -140,7 +129,7 @@ def write(
         raise FileError(f"{path.name}: this writes safetensors, and the name is a torch file's; call it .safetensors")
     from safetensors.torch import save_file
 
-    with writing(path, force=force) as part, disk_errors(path):
+    with writing(path, force=force) as part:
         save_file(_apart(state), str(part), metadata={"format": "pt"} | dict(metadata or {}))
     return path
 
@@ -171,12 +160,15 @@ def write_pt(path: str | Path, state: Mapping[str, Tensor], *, force: bool = Fal
 
 
 @contextmanager
-def writing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
 
     Raises
         FileError: `path` is there and `force` is not set, or its folder is not.
+        OSError: the disk is full, or fails, of which safetensors has an error of its own.
     """
+    from safetensors import SafetensorError
+
     path = Path(path)
     if path.is_dir():
         raise FileError(f"{path} is a folder")
@@ -193,19 +185,10 @@ def writing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)  # mkstemp makes files only their owner can read
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(path: str | Path) -> Iterator[None]:
-    """Raise the OSError that a full or failing disk is, for which safetensors has an error of its own."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:

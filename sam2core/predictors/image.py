@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -155,8 +154,7 @@ class ImagePredictor:
         tensors = {"embedding": features.embedding, "position": features.position}
         tensors |= {f"skip.{index}": skip for index, skip in enumerate(features.skips)}
         about = {"model": self.model.fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
-        place = Path(path)
-        with files.writing(place, force=True) as unfinished, files.disk_errors(place):
+        with files.writing(path, force=True) as unfinished:
             save_file(
                 {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
                 unfinished,

@@ -217,12 +217,10 @@ class VideoSession:
             self._size = self.source.size
         return self._size
 
+    @torch.inference_mode(False)  # to be edited, and to be learned from
+    @torch.no_grad()
     def result(self, frame: int) -> FrameResult:
         """What is known of every object on a frame, without computing anything."""
-        with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
-            return self._result(frame)
-
-    def _result(self, frame: int) -> FrameResult:
         h, w = self.predictor.model.prompt_encoder.hint_size
         device = self.predictor.model.device
         logits, iou, presence = [], [], []

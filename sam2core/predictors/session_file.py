@@ -201,7 +201,7 @@ def write(session: VideoSession, path: Path) -> None:
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
     }
-    with files.writing(path, force=True) as unfinished, files.disk_errors(path):
+    with files.writing(path, force=True) as unfinished:
         save_file(writer.tensors, unfinished, metadata={"format": "pt", KEY: json.dumps(about)})
 
 

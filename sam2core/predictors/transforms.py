@@ -128,12 +128,16 @@ def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
     return normalise(pixels)
 
 
+def _floats(value: Any) -> Tensor:
+    """Numbers of any kind, strides and byte order as fp32."""
+    if isinstance(value, Tensor):
+        return value.detach().float()
+    return torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+
+
 def _numbers(value: Any, name: str) -> Tensor:
     try:
-        if isinstance(value, Tensor):
-            numbers = value.detach().cpu().float()
-        else:
-            numbers = torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+        numbers = _floats(value).cpu()
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be numbers of one regular shape, not {value!r}") from None
     if not torch.isfinite(numbers).all():
@@ -209,9 +213,7 @@ def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
 
     `mask` may be (h, w), (B, h, w) or (B, 1, h, w). Raises ValueError for other sizes.
     """
-    logits = (
-        mask.detach().float() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask, np.float32, order="C"))
-    )
+    logits = _floats(mask)
     if logits.ndim == 2:
         logits = logits.unsqueeze(0)
     if logits.ndim == 4 and logits.shape[1] == 1:
@@ -231,14 +233,10 @@ def read_mask(mask: Any, size: tuple[int, int]) -> Tensor:
 
     Resized with antialiasing and cut at one half (upstream: ``add_new_mask``). Raises ValueError for other shapes.
     """
-    drawn = (
-        mask.detach().cpu()
-        if isinstance(mask, Tensor)
-        else torch.from_numpy(np.ascontiguousarray(np.asarray(mask) != 0))
-    )
-    if drawn.ndim != 2 or drawn.numel() == 0:
+    drawn = mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)
+    if drawn.ndim != 2 or 0 in drawn.shape:
         raise ValueError(f"a mask is (H, W), non-zero on the object, not {tuple(drawn.shape)}")
-    values = (drawn != 0).float()
+    values = torch.as_tensor(drawn != 0).float()
     if values.shape == torch.Size(size):
         return values
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
