@@ -35,7 +35,7 @@ from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
 from sam2core.training.initialise import localise, look
 from sam2core.training.losses import NAMES
-from sam2core.training.optim import Average, freeze, learning_rate, optimiser
+from sam2core.training.optim import Average, Together, freeze, learning_rate, optimiser
 from sam2core.training.processes import Processes
 from sam2core.training.recipe import Recipe, RecipeError, Stage
 from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
@@ -162,6 +162,8 @@ def train(
         localise(model)
     if shard and any(stage.look for stage in recipe.stages):
         raise RecipeError("recipe: `look` changes whole weights, which shards have not")
+    if shard and recipe.optim.name == "muon":
+        raise RecipeError("recipe: optim.name 'muon' takes steps of whole matrices, which shards have not; use 'adamw'")
     size: tuple[int, int] = model.image_size  # type: ignore[assignment]
     _select(model, recipe)
     whole = copy.deepcopy(model).cpu() if shard else model
@@ -340,7 +342,7 @@ def _validated(
 def _save(
     path: Path,
     model: nn.Module,
-    update: torch.optim.Optimizer,
+    update: torch.optim.Optimizer | Together,
     average: Average,
     step: int,
     recipe: Recipe,
@@ -408,8 +410,12 @@ def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise DataError(f"{what} ({' '.join(str(error).split())}): {advice}") from error
 
 
-def _restore(state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer, average: Average) -> int:
+def _restore(
+    state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer | Together, average: Average
+) -> int:
     """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
+    if isinstance(update, Together) is not ("members" in state["optimiser"]):
+        raise RecipeError("recipe: optim.name cannot be changed within a run; begin another with its weights")
     model.load_state_dict({name: scattered(state["model"][name], like) for name, like in model.state_dict().items()})
     update.load_state_dict(state["optimiser"])
     for parameter, values in update.state.items():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sam2core.training.shards import scattered
 
+OPTIMISERS = ("adamw", "muon")
 DECAYS = ("matrices", "upstream")
 SCHEDULES = ("cosine", "constant")
+HIDDEN = 16  # a matrix with fewer rows or columns is the end of a head, not one of the layers before it
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW with warm-up and one cosine over the whole run."""
+    """What makes a step of the gradients, with warm-up and one cosine over the whole run.
 
+    name: "adamw", or "muon": the matrices of linear layers move in orthogonalised steps (torch's Muon, torch 2.9 or
+    newer, as large as AdamW's would be), all else by AdamW.
+    """
+
+    name: str = "adamw"
     lr: float = 8e-4
     floor: float = 1e-5
     warmup: int = 200
@@ -44,7 +52,11 @@ class Optim:
     accumulate: int = 1  # pieces that a batch is computed in
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("decay", self.decay, DECAYS), ("schedule", self.schedule, SCHEDULES)):
+        for name, value, allowed in (
+            ("name", self.name, OPTIMISERS),
+            ("decay", self.decay, DECAYS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
             if value not in allowed:
                 raise ValueError(f"optim.{name} is one of {', '.join(allowed)}, not {value!r}")
 
@@ -142,9 +154,64 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
     return optim.floor + (optim.lr - optim.floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW over what is trained of the model."""
-    return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
+class Together:
+    """Several optimisers, each of its own part of a model, used as one."""
+
+    def __init__(self, *members: torch.optim.Optimizer):
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all members; what is set on them counts."""
+        return [group for member in self.members for group in member.param_groups]
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """What is kept of each parameter."""
+        return {parameter: kept for member in self.members for parameter, kept in member.state.items()}
+
+    def step(self) -> None:
+        for member in self.members:
+            member.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for member, held in zip(self.members, state["members"], strict=True):
+            member.load_state_dict(held)
+
+
+def optimiser(model: nn.Module, optim: Optim) -> torch.optim.Optimizer | Together:
+    """What takes the steps over what is trained of the model.
+
+    Raises ValueError for "muon" with a torch that has none.
+    """
+    groups = parameter_groups(model, optim)
+    hidden: set[int] = set()
+    if optim.name == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"optim.name 'muon' needs torch 2.9 or newer, this is {torch.__version__}; or use 'adamw'")
+        linear = (module.weight for module in model.modules() if isinstance(module, nn.Linear))
+        hidden = {id(weight) for weight in linear if min(weight.shape) >= HIDDEN}
+    plain, matrices = _parted(groups, hidden)
+    members: list[torch.optim.Optimizer] = []
+    if plain:
+        members.append(torch.optim.AdamW(plain, lr=optim.lr, betas=(optim.betas[0], optim.betas[1])))
+    if matrices:
+        members.append(torch.optim.Muon(matrices, lr=optim.lr, adjust_lr_fn="match_rms_adamw"))
+    return members[0] if len(members) == 1 else Together(*members)
+
+
+def _parted(groups: list[dict], chosen: set[int]) -> tuple[list[dict], list[dict]]:
+    """The groups without the parameters of these ids, and with nothing but them; none is empty."""
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for group in groups:
+        for part, inside in zip(parts, (False, True), strict=True):
+            members = [each for each in group["params"] if (id(each) in chosen) is inside]
+            if members:
+                part.append({**group, "params": members})
+    return parts
 
 
 class Average:

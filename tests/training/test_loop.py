@@ -50,17 +50,22 @@ def recipe(**changes) -> Recipe:
     return Recipe.read({**tree, **changes})
 
 
-def run(folder, **options) -> dict[str, torch.Tensor]:
+MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon needs torch 2.9 or newer")
+
+
+def run(folder, *, name: str = "adamw", **options) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     model = registry.build("test_tiny", weights=False)
     mixture = Mixture([pictures()], [1.0], augment=PLAIN)
-    return train(model, recipe(), mixture, folder, workers=0, **options).state_dict()
+    steps = recipe(optim={"warmup": 2, "lr": 1e-3, "name": name})
+    return train(model, steps, mixture, folder, workers=0, **options).state_dict()
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    whole = run(tmp_path / "whole")
+@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=MUON)])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name):
+    whole = run(tmp_path / "whole", name=name)
     for _ in range(4):
-        pieces = run(tmp_path / "pieces", save_every=100, stop_after=2)
+        pieces = run(tmp_path / "pieces", name=name, save_every=100, stop_after=2)
     assert whole.keys() == pieces.keys()
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
     rows = list(csv.DictReader(open(tmp_path / "pieces" / "metrics.csv")))
@@ -81,6 +86,23 @@ def test_another_recipes_checkpoint_is_refused_unless_that_is_meant(tmp_path):
     steps = []
     train(model, other, mixture, tmp_path, workers=0, changed=True, report=lambda told: steps.append(told.step))
     assert steps == [3, 4, 5, 6]
+
+
+@MUON
+def test_a_runs_optimiser_stays_and_muon_has_no_shards(tmp_path):
+    run(tmp_path, stop_after=2)
+    with pytest.raises(RecipeError, match=r"another recipe: optim.name was 'adamw', is 'muon'. Name"):
+        run(tmp_path, name="muon")
+    with pytest.raises(RecipeError, match="optim.name cannot be changed within a run"):
+        run(tmp_path, name="muon", changed=True)
+    with pytest.raises(RecipeError, match="whole matrices, which shards have not"):
+        train(
+            registry.build("test_tiny", weights=False),
+            recipe(optim={"name": "muon"}, stages=[{"name": "clicks", "steps": 1, "size": 64, "batch": 2}]),
+            Mixture([pictures()], [1.0], augment=PLAIN),
+            tmp_path / "shards",
+            shard=True,
+        )
 
 
 def test_a_run_stops_when_asked_and_goes_on_as_if_it_had_not(tmp_path):

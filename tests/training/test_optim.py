@@ -6,7 +6,16 @@ import pytest
 import torch
 
 import registry
-from sam2core.training.optim import Average, Optim, Rule, freeze, learning_rate, parameter_groups
+from sam2core.training.optim import (
+    Average,
+    Optim,
+    Rule,
+    Together,
+    freeze,
+    learning_rate,
+    optimiser,
+    parameter_groups,
+)
 
 
 def by_parameter(model, optim: Optim) -> dict[str, tuple[float, float]]:
@@ -67,6 +76,45 @@ def test_layers_and_rules_have_rates_of_their_own():
     assert found["backbone.blocks.2.attn.qkv.bias"][0] == 0.3
     with pytest.raises(ValueError, match="optim.rules: no parameter matches 'trunk.*'"):
         parameter_groups(model, Optim(rules=(Rule("trunk.*"),)))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon needs torch 2.9 or newer")
+def test_muon_moves_the_matrices_of_layers_and_adamw_all_else():
+    model = registry.build("test_tiny", weights=False)
+    optim = Optim(name="muon", warmup=0, rules=(Rule("memory_", lr=2.0),))
+    update = optimiser(model, optim)
+    assert isinstance(update, Together)
+    plain, matrices = update.members
+    assert isinstance(plain, torch.optim.AdamW) and isinstance(matrices, torch.optim.Muon)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by = [{names[id(p)] for group in member.param_groups for p in group["params"]} for member in update.members]
+    assert by[0] | by[1] == set(names.values()) and not by[0] & by[1]
+    assert "backbone.blocks.2.attn.qkv.weight" in by[1] and "memory_attention.layers.0.linear1.weight" in by[1]
+    for name in ("backbone.patch_embed.proj.weight", "mask_decoder.mask_tokens.weight", "backbone.pos_embed"):
+        assert name in by[0]
+    assert all(name.endswith(".weight") for name in by[1]) and "mask_decoder.iou_head.layers.2.weight" in by[0]
+    assert {group["multiplier"] for group in matrices.param_groups} == {1.0, 2.0}
+
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    for group in update.param_groups:
+        group["lr"] = 1e-3
+    update.step()
+    step = before["memory_attention.layers.0.linear1.weight"] * (1 - 1e-3 * optim.weight_decay)
+    step = step - dict(model.named_parameters())["memory_attention.layers.0.linear1.weight"].detach()
+    kept = torch.linalg.svdvals(step)  # of an orthogonalised step all singular values are much the same
+    assert kept.min() > 0.5 * kept.max() and step.square().mean().sqrt().item() == pytest.approx(2e-4, rel=0.2)
+    assert len(update.state) == len(names)
+
+
+def test_an_optimiser_that_is_not_there_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="optim.name is one of adamw, muon, not 'sgd'"):
+        Optim(name="sgd")
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match="optim.name 'muon' needs torch 2.9 or newer, this is"):
+        optimiser(registry.build("test_tiny", weights=False), Optim(name="muon"))
 
 
 def test_the_average_follows_closely_at_first_and_without_decay_exactly():
