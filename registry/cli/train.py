@@ -140,7 +140,7 @@ def run(
     from registry.cli.train_report import Reporter
     from sam2core.evaluation.validation import validation
     from sam2core.training.augment import Mixture
-    from sam2core.training.loop import check_recipe, train
+    from sam2core.training.loop import check_model, check_recipe, train
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
@@ -148,6 +148,7 @@ def run(
     check_sources(recipe)
     if not changed:
         check_recipe(output, recipe)
+    check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe)
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)
@@ -213,6 +214,8 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
 
     recipe = Recipe.read(read_recipe(recipe_name, overrides))
     check_sources(recipe)
+    if not output.parent.is_dir():
+        raise ValueError(f"{output} cannot be written: {output.parent} is no folder")
     broken = False
     for source in recipe.sources:
         with click.progressbar(length=1, label=f"reading {data / source.path}", file=sys.stderr) as bar:

@@ -144,19 +144,29 @@ def write_pt(path: str | Path, state: Mapping[str, Tensor], *, force: bool = Fal
     path = Path(path)
     if path.suffix == ".safetensors":
         raise FileError(f"{path.name}: this writes a torch file, and the name is a safetensors one's; call it .pt")
-    import torch
-
     # torch.save writes the whole storage below a view: a row of a big tensor would drag all of it along
     own = {
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in _apart(state).items()
     }
+    save(path, {"model": own}, force=force)
+    return path
+
+
+def save(path: str | Path, content: Any, *, force: bool = False) -> None:
+    """What `torch.save` writes, whole or not at all.
+
+    Raises
+        FileError: the file is there and `force` is not set, or its folder is not.
+        OSError: the disk is full, or fails.
+    """
+    import torch
+
     with writing(path, force=force) as part:
         try:
-            torch.save({"model": own}, part)
+            torch.save(content, part)
         except RuntimeError as error:  # what torch's zip writer makes of a full disk, without saying so
             raise OSError(f"{path} could not be written, is the disk full? {error}") from error
-    return path
 
 
 @contextmanager
@@ -245,6 +255,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not zipped and tarfile.is_tarfile(path):
         # torch's oldest form; before 2.6 it ran code from it even with weights_only (CVE-2025-32434).
         raise FileError(f"{path.name} is a tar archive, a form of torch file that is not read: save it again")
+    if not zipped and _begins(path, b"PK"):  # torch finds an end in some of these, and speaks of an invalid argument
+        raise _not_whole(path, "its end is missing")
     try:
         # Only the zip form can be mapped; torch's form of before 1.6 is read into memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -255,11 +267,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "  get it as safetensors, or where you trust it save it again as torch.save({'model': state_dict}, path)"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise FileError(
-            f"{path.name} is no whole torch file ({path.stat().st_size} bytes): {reason}\n"
-            "  it may have been cut short while copying or downloading: get it again"
-        ) from error
+        raise _not_whole(path, str(error).splitlines()[0] if str(error) else repr(error)) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping):
@@ -271,6 +279,18 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{', '.join(strangers[:5]) or 'it is empty'} {'is no tensor' if len(strangers) == 1 else 'are no tensors'}"
         )
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
+def _not_whole(path: Path, reason: str) -> FileError:
+    return FileError(
+        f"{path.name} is no whole torch file ({path.stat().st_size} bytes): {reason}\n"
+        "  it may have been cut short while copying or downloading: get it again"
+    )
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ import csv
 import json
 import logging
 import math
-import os
 import pickle
 import signal
 import time
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from sam2core.checkpoints import files
 from sam2core.ops.pictures import DataError
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
@@ -260,6 +260,16 @@ def _deaf(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def check_model(model: nn.Module, recipe: Recipe) -> None:
+    """Raise what `train` would raise for what the recipe says about the model's parameters; the model is used up.
+
+    ValueError for patterns that match nothing and optimisers that are not there, ModuleNotFoundError without `peft`. A
+    model on the meta device will do.
+    """
+    _select(model, recipe)
+    optimiser(model, recipe.optim)
+
+
 def _select(model: nn.Module, recipe: Recipe) -> None:
     """Say which parameters are trained: all but the frozen ones, and the memory parts only when clips are tracked."""
     for name, parameter in model.named_parameters():
@@ -348,7 +358,7 @@ def _save(
     recipe: Recipe,
     team: Processes,
 ) -> None:
-    """Write the whole state next to its final name, then move it there: a checkpoint is never half written.
+    """Write the whole state, or nothing: a checkpoint is never half written.
 
     What several processes wrote, one can go on with, and the other way round.
     """
@@ -360,9 +370,7 @@ def _save(
         "recipe": asdict(recipe),
     }
     if team.rank == 0:
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        files.save(path, state, force=True)
 
 
 def check_recipe(folder: str | Path, recipe: Recipe) -> None:

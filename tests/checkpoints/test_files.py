@@ -133,6 +133,15 @@ def test_a_file_cut_short_says_so(tmp_path, state, kind, keep):
         files.read(path)
 
 
+@pytest.mark.parametrize("keep", [1, 500, 5000, 20_000])
+def test_a_large_torch_file_cut_short_says_so(tmp_path, keep):
+    path = files.write_pt(tmp_path / "m.pt", {"a": torch.zeros(9000)})
+    path.write_bytes(path.read_bytes()[:keep])
+    words = "no whole torch file" if keep > 1 else "more than tensors"
+    with pytest.raises(FileError, match=words):
+        files.read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

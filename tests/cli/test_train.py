@@ -146,6 +146,8 @@ def test_check_names_all_that_cannot_be_used(data):
     assert result.exit_code == 1 and not (data / "sheet.png").exists()
     for part in ("cannot read image", "1.png is (8, 8)", "2.png has no labels/2.png", "0 pictures, no object"):
         assert part in result.stdout
+    with pytest.raises(ValueError, match="sheet.png cannot be written: .*nowhere is no folder"):
+        call("check", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "nowhere" / "sheet.png")
     result = call("check", "--recipe", data / "recipe.yaml", "--data", data / "labels")
     assert result.exit_code == 1 and "must hold the folders" in result.stdout
 
@@ -171,6 +173,8 @@ def test_recipes_say_what_they_do_not_know():
         ("sources.0.reader=label_foldr", "did you mean 'label_folder'"),
         ("sources.0.options.holdot=1", "did you mean 'holdout'"),
         ("sources.0.options.holdout=x", "the option 'holdout' is int; got 'x'"),
+        ("freeze=[trunk]", "freeze: no parameter matches 'trunk'"),
+        ("optim.rules=[{match: trunk}]", "optim.rules: no parameter matches 'trunk'"),
         ("model=test_tinny", "did you mean 'test_tiny'"),
         ("overrides={neck: {top_down: 16}}", "the option 'top_down' is Sequence"),
     ],

@@ -120,6 +120,22 @@ def test_a_run_stops_when_asked_and_goes_on_as_if_it_had_not(tmp_path):
     assert told == [1, 2, 3, 4, 5, 6] and all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, stop_after=2)
+    held = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(*_, **__):
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="checkpoint.pt could not be written, is the disk"),
+    ):
+        patch.setattr(torch, "save", full)
+        run(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == held and not list(tmp_path.glob(".*"))
+
+
 def test_what_cannot_be_read_is_named_by_workers_too(tmp_path):
     class Damaged:
         def __len__(self) -> int:

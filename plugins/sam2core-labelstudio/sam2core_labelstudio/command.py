@@ -11,6 +11,8 @@ from typing import Any
 from sam2core_labelstudio.answers import Answers
 from sam2core_labelstudio.client import ApiError, Client
 
+BACKEND = ("label_studio_ml", "redis", "rq")  # what the extra installs, by the names of their modules
+
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sam2core-labelstudio", description=__doc__)
@@ -53,8 +55,12 @@ def main(words: Sequence[str] | None = None) -> None:
     except ApiError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     answers = Answers(client, frames=options.frames)
-    app = application(answers, hostname=options.label_studio, access_token=options.label_studio_token)
     try:
+        app = application(answers, hostname=options.label_studio, access_token=options.label_studio_token)
         app.run(host=options.host, port=options.port, threaded=True)
+    except ModuleNotFoundError as error:
+        if error.name not in BACKEND:
+            raise
+        parser.exit(1, f"{parser.prog}: {error}; it comes with the extra `backend` of sam2core-labelstudio\n")
     finally:
         answers.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,3 +90,12 @@ def test_a_backend_without_a_server(server: str, code: int, said: str, capsys: p
     with pytest.raises(SystemExit) as ended:
         main(["--server", server])
     assert ended.value.code == code and said in capsys.readouterr().err
+
+
+def test_a_backend_without_label_studio(
+    server: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "label_studio_ml", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--server", server.address])
+    assert ended.value.code == 1 and "extra `backend` of sam2core-labelstudio" in capsys.readouterr().err

@@ -1,8 +1,9 @@
-"""What comes in is bounded: how much a call may send, and how long it may say nothing on the way."""
+"""What comes in is bounded: how much a call may send, and how slowly it may come."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from fastapi import HTTPException
@@ -14,12 +15,16 @@ from sam2core_web.limits import Limits
 UPLOADS = "/api/uploads"
 CLOSE = {"connection": "close"}
 """The rest of a refused body is not waited for."""
+SLOWEST = 1000
+"""Bytes a second."""
 
 
 class Bodies:
-    """ASGI middleware: ends calls whose body grows beyond the limit (413), or stays away for long (408).
+    """ASGI middleware: ends calls whose body grows beyond the limit (413), or stays away or drips for long (408).
 
-    Both are raised where the call reads its body, so what it holds is given back as after any other error.
+    A body may take `idle_seconds`, and longer by what its bytes take at SLOWEST.
+
+    All are raised where the call reads its body, so what it holds is given back as after any other error.
     """
 
     def __init__(self, app: Any, *, limits: Limits) -> None:
@@ -37,7 +42,7 @@ class Bodies:
         if length.isdecimal() and int(length) > limit:
             await JSONResponse({"detail": too_large}, 413, CLOSE)(scope, receive, send)
             return
-        count, more = 0, True
+        count, more, began = 0, True, time.monotonic()
 
         async def counted() -> Any:
             nonlocal count, more
@@ -52,6 +57,8 @@ class Bodies:
             count += len(message.get("body", b""))
             if count > limit:
                 raise HTTPException(413, too_large, CLOSE)
+            if more and time.monotonic() - began > self.limits.idle_seconds + count / SLOWEST:
+                raise HTTPException(408, f"the body comes too slowly; at least {SLOWEST:,} bytes a second", CLOSE)
             return message
 
         await self.app(scope, counted, send)

@@ -9,6 +9,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,25 @@ def test_an_upload_takes_its_place_before_it_is_read(live: Callable[..., Any]) -
         assert b" 408 " in first.recv(4096).split(b"\r\n")[0]
     assert not list(server.app.state.folder.iterdir())
     assert httpx.post(f"{server.address}/api/uploads?name=x.mp4", content=MOVIE).status_code == 201
+
+
+def test_an_upload_that_drips_is_ended(live: Callable[..., Any]) -> None:
+    server = live(limits={"idle_seconds": 1.0})
+    place = httpx.URL(server.address)
+    head = f"POST /api/uploads HTTP/1.1\r\nhost: {place.host}\r\ncontent-length: {len(MOVIE)}\r\n\r\n".encode()
+    with socket.create_connection((place.host, place.port)) as connection:
+        connection.sendall(head)
+        connection.settimeout(0.1)
+        answer, end = b"", time.monotonic() + 30
+        while not answer and time.monotonic() < end:
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                answer = connection.recv(4096)
+        connection.settimeout(30)
+        while piece := connection.recv(4096):
+            answer += piece
+    assert b" 408 " in answer.split(b"\r\n")[0] and b"too slowly; at least 1,000 bytes a second" in answer
+    assert not list(server.app.state.folder.iterdir())
 
 
 def test_an_uploaded_clip_is_removed_with_its_session(client: TestClient) -> None:
