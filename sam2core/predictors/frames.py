@@ -10,7 +10,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from sam2core.predictors.decoding import Video
 from sam2core.predictors.live import ADDRESSES, camera, network
 from sam2core.predictors.pictures import Damage, Frame, is_picture, is_text
 from sam2core.predictors.readers import Folder, Function, Glob, Items, Reader, Stack, Stream
+from sam2core.predictors.transforms import integer
 
 AHEAD = 3
 """Frames decoded in advance when frames are read in order."""
@@ -54,7 +54,7 @@ class FrameSource:
         for name, value, least in (("start", start, 0), ("stop", stop, 0), ("stride", stride, 1)):
             if value is None and name == "stop":
                 continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            if (number := integer(value)) is None or number < least:
                 raise ValueError(f"{name} is a number of frames, {least} or more, not {value!r}")
         if stop is not None and stop <= start:
             raise ValueError(f"no frame lies between start {start} and stop {stop}")

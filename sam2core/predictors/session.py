@@ -6,7 +6,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from sam2core.memory.bank import MemoryBank
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.transforms import (
     check_given,
+    integer,
     read_boxes,
     read_image,
     read_mask,
@@ -169,7 +169,8 @@ class ObjectTrack:
 
 def plain(id: Hashable) -> Hashable:
     """An object's id; NumPy's integers, as they come out of label maps, become Python's."""
-    return int(id) if isinstance(id, Integral) and not isinstance(id, bool) else id
+    number = integer(id)
+    return id if number is None else number
 
 
 class VideoSession:
@@ -562,9 +563,10 @@ class VideoSession:
         return self.source is None or self.length is not None or self.source.has(frame)
 
     def _check_frame(self, frame: int) -> int:
-        if isinstance(frame, bool) or not isinstance(frame, Integral) or frame < 0:
+        number = integer(frame)
+        if number is None or number < 0:
             raise ValueError(f"a frame is a number from 0 on, not {frame!r}")
-        frame = int(frame)
+        frame = number
         if self.source is None:
             if self.position is None or frame > self.position:
                 raise ValueError(f"frame {frame} has not come yet; prompts on the next frame go into step()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -143,6 +144,11 @@ def _numbers(value: Any, name: str) -> Tensor:
     if not torch.isfinite(numbers).all():
         raise ValueError(f"{name} has values that are not finite: {numbers.tolist()}")
     return numbers
+
+
+def integer(value: object) -> int | None:
+    """The value as Python's int, NumPy's integers too; None for anything else, True and False included."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def check_given(points: Any, labels: Any, box: Any, mask: Any) -> None:
