@@ -151,6 +151,6 @@ def test_the_tiny_model_takes_a_training_step() -> None:
 
 def test_nano_is_the_training_documents_model() -> None:
     spec = registry.spec("sam2core_nano")
-    assert (spec.image_size, spec.dim, spec.memory_dim) == ([512, 512], 128, 32)
+    assert (spec.image_size, spec.dim, spec.memory_dim) == ([640, 640], 128, 32)
     assert spec.memory_readout["slots"] == spec.memory_policy["frames"] + 1
     assert spec.weights is not None and spec.weights.package

@@ -245,7 +245,7 @@ def _small_positions(trunk: Hiera) -> Hiera:
 
 
 def hiera_nano(*, drop_path: float = 0.0) -> Hiera:
-    """Hiera nano, this project's own: 2.80 M parameters; no window pads at 128, 256 or 512 pixels."""
+    """Hiera nano, this project's own: 2.80 M parameters; no window pads where sides are multiples of 128 pixels."""
     return _small_positions(
         Hiera(32, heads=1, stages=(1, 2, 6, 2), windows=(8, 4, 8, 4), global_blocks=(5, 8), drop_path=drop_path)
     )

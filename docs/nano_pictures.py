@@ -1,0 +1,98 @@
+"""The pictures of what the embedded model does: `python docs/nano_pictures.py IMAGES` with the folder that holds the
+photographs `truck.jpg`, `groceries.jpg` and `cars.jpg` of the SAM 2 repository. They are written to `docs/images`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "registry" / "samples"
+TILE, GAP = (240, 160), 4
+COLOR, GOOD, BAD, BOX = (30, 130, 240), (0, 170, 0), (220, 0, 0), (255, 210, 0)
+# a photograph, and what is said about one thing in it; points and boxes in pixels, chosen by hand
+WORKS: list[tuple[str, dict[str, Any]]] = [
+    ("truck", {"points": [(900, 960)]}),
+    ("groceries", {"points": [(400, 294)]}),
+    ("truck", {"points": [(555, 787)]}),
+    ("cat", {"points": [(316, 141)]}),
+    ("cars", {"points": [(1894, 600)]}),
+    ("cars", {"points": [(1500, 300)]}),
+    ("truck", {"box": (172, 292, 1755, 870)}),
+    ("cat", {"points": [(162, 133)]}),
+]
+FAILS: list[tuple[str, dict[str, Any]]] = [
+    ("truck", {"points": [(997, 555)]}),
+    ("cars", {"box": (262, 515, 1312, 1088)}),
+    ("groceries", {"points": [(400, 480)]}),
+    ("groceries", {"points": [(440, 294), (560, 260)], "labels": [1, 0]}),
+    ("cat", {"box": (24, 4, 408, 297)}),
+    ("cat", {"points": [(199, 58), (148, 229)]}),
+    ("coffee", {"box": (82, 20, 480, 395)}),
+    ("coffee", {"box": (175, 15, 418, 195)}),
+]
+CLIP, CLICK, FRAMES = "chair.mp4", (0.157, 0.25), 6  # the click as shares of width and height
+
+
+def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
+    """Tiles of one size in rows, on white."""
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // columns)
+    whole = Image.new("RGB", (columns * (width + GAP), rows * (height + GAP)), "white")
+    for number, tile in enumerate(tiles):
+        whole.paste(tile, (number % columns * (width + GAP), number // columns * (height + GAP)))
+    return whole
+
+
+def tile(picture: Image.Image, mask: np.ndarray, said: dict[str, Any], size: tuple[int, int]) -> Image.Image:
+    """The picture with a mask and its prompt, cut and scaled to a size."""
+    pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
+    pixels[mask] = 0.3 * pixels[mask] + 0.7 * np.asarray(COLOR, np.float32)
+    shown = ImageOps.fit(Image.fromarray(pixels.astype(np.uint8)), size, Image.Resampling.LANCZOS)
+    scale = max(size[0] / picture.width, size[1] / picture.height)
+    left, top = (picture.width * scale - size[0]) / 2, (picture.height * scale - size[1]) / 2
+    draw = ImageDraw.Draw(shown)
+    for (x, y), label in zip(said.get("points", []), said.get("labels", [1] * 9), strict=False):
+        x, y = x * scale - left, y * scale - top
+        draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill="white")
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=GOOD if label else BAD)
+    if "box" in said:
+        x0, y0, x1, y1 = (value * scale for value in said["box"])
+        draw.rectangle((x0 - left, y0 - top, x1 - left, y1 - top), outline=BOX, width=2)
+    return shown
+
+
+def main() -> None:
+    predictor = registry.predictor("sam2core_nano")
+    handles: dict[str, tuple[Image.Image, Any]] = {}
+    for target, prompts in (("nano_works", WORKS), ("nano_fails", FAILS)):
+        tiles = []
+        for name, said in prompts:
+            if name not in handles:
+                own = SAMPLES / f"{name}.jpg"
+                picture = Image.open(own if own.exists() else Path(sys.argv[1]) / f"{name}.jpg")
+                handles[name] = picture, predictor.encode(picture)
+            picture, handle = handles[name]
+            tiles.append(tile(picture, handle.predict(**said).masks[0, 0].numpy(), said, TILE))
+        sheet(tiles, 4).save(ROOT / "docs" / "images" / f"{target}.jpg", quality=88)
+
+    session = registry.predictor("sam2core_nano", "video").open(SAMPLES / CLIP)
+    height, width = session.source.size
+    said = {"points": [(CLICK[0] * width, CLICK[1] * height)]}
+    session.prompt(0, 1, **said)
+    found = {result.frame: np.asarray(result.masks[1]) for result in session.propagate()}
+    tiles = []
+    for frame in np.linspace(0, len(found) - 1, FRAMES).astype(int):
+        picture = Image.fromarray(session.source[int(frame)])
+        tiles.append(tile(picture, found[int(frame)], {} if frame else said, (230, 153)))
+    sheet(tiles, FRAMES).save(ROOT / "docs" / "images" / "nano_tracks.jpg", quality=88)
+
+
+if __name__ == "__main__":
+    main()
