@@ -273,7 +273,7 @@ def test_a_model_of_the_registry_by_its_name(tmp_path):
     from sam2.build_sam import build_sam2_video_predictor
 
     made = build_sam2_video_predictor("sam2core_nano", device="cpu")
-    assert made.image_size == 512 and made.num_maskmem == 5 and made.fill_hole_area == 8
+    assert made.image_size == 640 and made.num_maskmem == 5 and made.fill_hole_area == 8
     with pytest.raises(ValueError, match="no configuration 'sam2core_nono'"):
         build_sam2_video_predictor("sam2core_nono", device="cpu")
 
