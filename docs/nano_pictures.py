@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 import registry
+from sam2core.predictors.render import overlay
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "registry" / "samples"
 TILE, GAP = (240, 160), 4
-COLOR, GOOD, BAD, BOX = (30, 130, 240), (0, 170, 0), (220, 0, 0), (255, 210, 0)
 # a photograph, and what is said about one thing in it; points and boxes in pixels, chosen by hand
 WORKS: list[tuple[str, dict[str, Any]]] = [
     ("truck", {"points": [(900, 960)]}),
@@ -52,20 +52,16 @@ def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
 
 def tile(picture: Image.Image, mask: np.ndarray, said: dict[str, Any], size: tuple[int, int]) -> Image.Image:
     """The picture with a mask and its prompt, cut and scaled to a size."""
-    pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
-    pixels[mask] = 0.3 * pixels[mask] + 0.7 * np.asarray(COLOR, np.float32)
-    shown = ImageOps.fit(Image.fromarray(pixels.astype(np.uint8)), size, Image.Resampling.LANCZOS)
-    scale = max(size[0] / picture.width, size[1] / picture.height)
-    left, top = (picture.width * scale - size[0]) / 2, (picture.height * scale - size[1]) / 2
-    draw = ImageDraw.Draw(shown)
-    for (x, y), label in zip(said.get("points", []), said.get("labels", [1] * 9), strict=False):
-        x, y = x * scale - left, y * scale - top
-        draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill="white")
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=GOOD if label else BAD)
-    if "box" in said:
-        x0, y0, x1, y1 = (value * scale for value in said["box"])
-        draw.rectangle((x0 - left, y0 - top, x1 - left, y1 - top), outline=BOX, width=2)
-    return shown
+    boxes = [said["box"]] if "box" in said else []
+    shown = overlay(
+        np.asarray(picture.convert("RGB")),
+        [mask],
+        opacity=0.7,
+        points=said.get("points", []),
+        labels=said.get("labels"),
+        boxes=boxes,
+    )
+    return ImageOps.fit(Image.fromarray(shown), size, Image.Resampling.LANCZOS)
 
 
 def main() -> None:

@@ -7,29 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageOps
 
 import registry
 from sam2core.evaluation.clicks import first_click, folder_samples
-from sam2core.predictors.render import overlay, palette
+from sam2core.predictors.render import overlay
 
 SIDE, SHOWN, HELD_OUT = 240, 6, 40
 LEAST = 3  # objects that a picture must have to be shown
-
-
-def drawn(image: np.ndarray, masks: list[np.ndarray], clicks: list[tuple[float, float]]) -> Image.Image:
-    """The middle square of a picture with masks and clicks."""
-    height, width = image.shape[:2]
-    edge = min(height, width)
-    left, top = (width - edge) // 2, (height - edge) // 2
-    picture = Image.fromarray(overlay(image, masks, colors=palette(len(masks))))
-    picture = picture.crop((left, top, left + edge, top + edge)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(picture)
-    for x, y in clicks:
-        x, y = (x - left) * SIDE / edge, (y - top) * SIDE / edge
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill="white")
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=(0, 170, 0))
-    return picture
 
 
 def main() -> None:
@@ -48,7 +33,9 @@ def main() -> None:
             handle = predictor.encode(image)
             rows.append([handle.predict(points=[click]).masks[0, 0].numpy() for click in clicks])
         for row, masks in enumerate(rows):
-            sheet.paste(drawn(image, masks, clicks), (column * SIDE, row * SIDE))
+            shown = Image.fromarray(overlay(image, masks, points=clicks))
+            square = ImageOps.fit(shown, (SIDE, SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(square, (column * SIDE, row * SIDE))
     sheet.save(Path(__file__).parent / "images" / "finetuning.png", optimize=True)
 
 
