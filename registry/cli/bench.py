@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+from registry.cli.options import DEFAULT_MODEL, build_arguments, check_folder, model_options, pairs
 from registry.cli.progress import Say
 from registry.cli.table import table
 
@@ -107,8 +107,8 @@ def command(
     if plot is not None:
         import matplotlib  # noqa: F401  # said before the measuring, not after
     for path in (file, plot):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{path} cannot be written: {path.parent} is no folder")
+        if path is not None:
+            check_folder(path)
     report = measure(stages, objects, rounds, frames, compiled, options, Say(quiet))
     click.echo(show(report))  # first of all, whatever happens to the files
     if file is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -104,6 +105,12 @@ def pairs(words: Iterable[str]) -> tuple[str, ...]:
         if not re.match(r"[A-Za-z_][\w.]*=", word):
             raise click.BadParameter(f"{word!r} is not KEY=VALUE, such as memory_policy.frames=4")
     return tuple(words)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError when the folder that a file is to be written to is not there."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: {path.parent} is no folder")
 
 
 def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from registry.cli.options import check_folder
 from registry.cli.train_data import RECIPES, check_sources, open_source, read_recipe
 
 if TYPE_CHECKING:
@@ -214,8 +215,7 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
 
     recipe = Recipe.read(read_recipe(recipe_name, overrides))
     check_sources(recipe)
-    if not output.parent.is_dir():
-        raise ValueError(f"{output} cannot be written: {output.parent} is no folder")
+    check_folder(output)
     broken = False
     for source in recipe.sources:
         with click.progressbar(length=1, label=f"reading {data / source.path}", file=sys.stderr) as bar:

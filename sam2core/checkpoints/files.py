@@ -237,10 +237,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             yield file
     except SafetensorError as error:
-        raise FileError(
-            f"{path.name} is no whole safetensors file ({path.stat().st_size} bytes): {error}.\n"
-            "  it may have been cut short while copying or downloading: get it again"
-        ) from error
+        raise _not_whole(path, "safetensors", f"{error}.") from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -256,7 +253,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         # torch's oldest form; before 2.6 it ran code from it even with weights_only (CVE-2025-32434).
         raise FileError(f"{path.name} is a tar archive, a form of torch file that is not read: save it again")
     if not zipped and _begins(path, b"PK"):  # torch finds an end in some of these, and speaks of an invalid argument
-        raise _not_whole(path, "its end is missing")
+        raise _not_whole(path, "torch", "its end is missing")
     try:
         # Only the zip form can be mapped; torch's form of before 1.6 is read into memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -267,7 +264,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "  get it as safetensors, or where you trust it save it again as torch.save({'model': state_dict}, path)"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise _not_whole(path, str(error).splitlines()[0] if str(error) else repr(error)) from error
+        raise _not_whole(path, "torch", str(error).splitlines()[0] if str(error) else repr(error)) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping):
@@ -286,9 +283,9 @@ def _begins(path: Path, start: bytes) -> bool:
         return file.read(len(start)) == start
 
 
-def _not_whole(path: Path, reason: str) -> FileError:
+def _not_whole(path: Path, kind: str, reason: str) -> FileError:
     return FileError(
-        f"{path.name} is no whole torch file ({path.stat().st_size} bytes): {reason}\n"
+        f"{path.name} is no whole {kind} file ({path.stat().st_size} bytes): {reason}\n"
         "  it may have been cut short while copying or downloading: get it again"
     )
 
