@@ -17,6 +17,7 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("backbone", "hiera_micro", "sam2core.backbones.hiera:hiera_micro"),
     ("neck", "fpn", "sam2core.backbones.fpn:Fpn"),
     ("mask_decoder", "sam", "sam2core.heads.mask_decoder:SamMaskDecoder"),
+    ("mask_decoder", "guided", "sam2core.heads.guided_mask_decoder:GuidedMaskDecoder"),
     ("memory_encoder", "conv", "sam2core.memory.encoder:ConvMemoryEncoder"),
     ("memory_attention", "rope", "sam2core.memory.attention:RopeMemoryAttention"),
     ("memory_policy", "recent", "sam2core.memory.policy:RecentFrames"),

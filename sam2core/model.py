@@ -125,7 +125,7 @@ class Sam2(nn.Module):
         return ImageFeatures(
             embedding=embedding,
             position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
-            skips=self.mask_decoder.project_skips(maps),
+            skips=self.mask_decoder.project_skips(maps, pixels),
         )
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:

@@ -53,8 +53,11 @@ class MaskDecoder(Protocol):
     stability: Stability | None
     """When the single mask is unstable in evaluation, the best of the other three is given; None: never."""
 
-    def project_skips(self, maps: Sequence[Tensor], /) -> tuple[Tensor, ...]:
-        """The neck's maps to what `skips` gets, once per image; () for a decoder without skips."""
+    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor, /) -> tuple[Tensor, ...]:
+        """The neck's maps, and the pixels (B, 3, 16 H, 16 W) under them, to what `skips` gets; () for no skips.
+
+        It is called once per image: what a decoder reads beside the embedding is kept with it.
+        """
         ...
 
     def __call__(

@@ -61,7 +61,7 @@ class ImageFeatures:
 
     embedding: Tensor  # (B, C, H, W)   what memory conditions and masks are read from
     position: Tensor  # (1, C, H, W)
-    skips: tuple[Tensor, ...]  # stride 4 and 8, already projected for the mask decoder; () if unused
+    skips: tuple[Tensor, ...]  # stride 4 and 8, what the mask decoder made of the finer maps; () if unused
 
     @property
     def batch(self) -> int:

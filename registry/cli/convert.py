@@ -109,7 +109,8 @@ def command(
         )
     lost = [what for what, has in OURS_ALONE.items() if has(spec)]
     if layout != "native" and lost:
-        click.echo(f"{spec.name} {' and '.join(lost)}; other packages do not, and will answer worse with it", err=True)
+        all_lost = " and ".join([", ".join(lost[:-1]), lost[-1]] if len(lost) > 1 else lost)
+        click.echo(f"{spec.name} {all_lost}; other packages do not, and will answer worse with it", err=True)
     written = into.inverse(state)
     if layout in FOLDERS:
         target.mkdir(parents=True, exist_ok=True)
@@ -134,6 +135,7 @@ _FILES = ("model.safetensors", "config.json", "processor_config.json")
 OURS_ALONE: dict[str, Callable[[ModelSpec], bool]] = {
     "draws prompts into the hint": lambda spec: bool(spec.prompt_encoder.get("draw")),
     "carries masks from frame to frame": lambda spec: spec.carry_mask,
+    "guides masks by the picture": lambda spec: spec.mask_decoder["type"] == "guided",
 }
 """What a spec can ask for and no other package knows."""
 
@@ -217,9 +219,14 @@ def _options(spec: ModelSpec, model: Sam2) -> dict[str, dict[str, Any]]:
     from registry.errors import SpecError
     from sam2core.memory.policy import RecentFrames
 
-    known = {"neck": "fpn", "mask_decoder": "sam", "memory_encoder": "conv", "memory_attention": "rope"}
-    for part, kind in known.items():
-        if getattr(spec, part)["type"] != kind:
+    known = {
+        "neck": ("fpn",),
+        "mask_decoder": ("sam", "guided"),  # the same but for what is done to its masks
+        "memory_encoder": ("conv",),
+        "memory_attention": ("rope",),
+    }
+    for part, types in known.items():
+        if getattr(spec, part)["type"] not in types:
             raise SpecError(f"transformers has no {part} {getattr(spec, part)['type']!r}, which {spec.name} uses")
     targets = {part: type(getattr(model, part)) for part in (*known, "memory_readout")} | {
         "memory_policy": RecentFrames
@@ -237,7 +244,7 @@ def _options(spec: ModelSpec, model: Sam2) -> dict[str, dict[str, Any]]:
         | given[part]
         for part, target in targets.items()
     }
-    if not options["mask_decoder"]["skips"]:
+    if not options["mask_decoder"].get("skips", True):
         raise SpecError(f"transformers has no mask decoder without skips, which {spec.name} uses")
     return options
 

@@ -61,10 +61,10 @@ class SamMaskDecoder(nn.Module):
             if skip is not None:
                 skip.to(dtype)
 
-    def project_skips(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
         """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without skips.
 
-        Depends on the image alone, so the model does it once per image.
+        Depends on the image alone, so the model does it once per image. This decoder needs no `pixels`.
         """
         if self.skip_stride4 is None or self.skip_stride8 is None:
             return ()
@@ -91,11 +91,7 @@ class SamMaskDecoder(nn.Module):
         mask_tokens = tokens[:, 2 : 2 + self.MASKS]
 
         maps = image.transpose(1, 2).unflatten(2, (height, width))
-        widen, norm, activation, widen_again, activation_again = self.upscale
-        x = widen(maps)
-        x = activation(norm(x + skips[1] if skips else x))
-        x = widen_again(x)
-        x = activation_again(x + skips[0] if skips else x)
+        x = self.enlarge(maps, skips)
         filters = torch.stack([mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.mask_mlps)], dim=1)
         masks = (filters @ x.flatten(2)).unflatten(2, x.shape[-2:])
 
@@ -105,6 +101,14 @@ class SamMaskDecoder(nn.Module):
             tokens=mask_tokens,
             presence=self.presence_head(tokens[:, 0]),
         )
+
+    def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """A map (B, C, H, W) at stride 16 to one (B, C / 8, 4 H, 4 W) at stride 4, which the mask tokens' filters read."""
+        widen, norm, activation, widen_again, activation_again = self.upscale
+        x = widen(maps)
+        x = activation(norm(x + skips[1] if skips else x))
+        x = widen_again(x)
+        return activation_again(x + skips[0] if skips else x)
 
     def decode_wanted(
         self,

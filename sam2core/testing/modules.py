@@ -340,14 +340,14 @@ def _mask_decoder(part: Any, given: Mapping[str, Any], size: tuple[int, int]) ->
         torch.randn(1, dim, h, w),
         torch.randn(BATCH, 3, dim),
         torch.randn(1, dim, 1, 1),
-        _maps((dim,) * 3, STRIDES, size),
+        (*_maps((dim,) * 3, STRIDES, size), torch.randn(BATCH, 3, *size)),
     )
     return Trial(inputs, _decode, lambda part, output, batch: _decoder_shapes(output, batch, dim, h, w))
 
 
 def _decode(part: Any, inputs: Any, counts: Tensor | None = None) -> Any:
-    embedding, position, sparse, dense, maps = inputs
-    skips = part.project_skips(list(maps))
+    embedding, position, sparse, dense, (*maps, pixels) = inputs
+    skips = part.project_skips(maps, pixels)
     if not isinstance(skips, tuple):
         raise Found(f"project_skips gives a {type(skips).__name__}, not a tuple")
     if counts is None:
@@ -423,7 +423,7 @@ def _shared_image(examination: Examination, part: nn.Module, trial: Trial) -> No
     def image(change: Callable[[Tensor], Tensor]) -> Any:
         first, *rest = trial.inputs
         if examination.kind == "mask_decoder":
-            rest[-1] = changed(rest[-1], change)  # the maps behind its skips
+            rest[-1] = changed(rest[-1], change)  # the maps and pixels behind its skips
         return (change(first), *rest)
 
     with examination.rule("a shared image", "features of one row serve every object: B rows come out, as if repeated"):

@@ -35,9 +35,7 @@ def affinity(
     places = ((torch.cat(points, 1) + 0.5) / size * 2 - 1)[:, :, None]
 
     maps = F.layer_norm(embedding.permute(0, 2, 3, 1), embedding.shape[1:2]).permute(0, 3, 1, 2)
-    widen, norm, activation, widen_again, activation_again = decoder.upscale
-    fine = activation(norm(widen(maps) + features.skips[1]))
-    fine = activation_again(widen_again(fine) + features.skips[0])
+    fine = decoder.enlarge(maps, features.skips)
     target = soft_target(masks, (fine.shape[-2], fine.shape[-1])).repeat(1, CLICKS, 1, 1)
 
     alike = _alike(fine, places)

@@ -67,7 +67,7 @@ def test_no_prompt_token_at_all():
 def test_without_skips():
     made = decoder(skips=False)
     embedding, position, sparse, dense, _ = inputs(2)
-    assert made.project_skips([embedding, embedding]) == ()
+    assert made.project_skips([embedding, embedding], embedding) == ()
     assert made(embedding, position, sparse, dense, ()).masks.shape == (2, 4, 16, 24)
     assert not any("skip" in name for name in made.state_dict())
 
@@ -76,7 +76,7 @@ def test_every_parameter_gets_a_gradient():
     made = decoder().train()
     embedding, position, sparse, dense, _ = inputs(2)
     maps = [torch.randn(2, 16, 16, 24), torch.randn(2, 16, 8, 12)]
-    out = made(embedding, position, sparse, dense, made.project_skips(maps))
+    out = made(embedding, position, sparse, dense, made.project_skips(maps, torch.zeros(0)))
     (out.masks.square().mean() + out.iou.sum() + out.presence.sum()).backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
 

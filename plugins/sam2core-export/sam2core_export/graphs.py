@@ -65,12 +65,13 @@ class ImageEncoder(Graph):
         self.outputs = [Port("embedding", "float32", (1, dim, height, width))]
         with torch.device("meta"):
             maps = [torch.empty(1, dim, height * by, width * by) for by in (4, 2, 1)]
-        skips = _on_meta(model.mask_decoder, maps)
+            pixels = torch.empty(1, 3, *model.image_size)
+        skips = _on_meta(model.mask_decoder, maps, pixels)
         self.outputs += [Port(f"skip_stride{4 * 2**index}", "float32", tuple(skip)) for index, skip in enumerate(skips)]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = self.neck(self.backbone(pixels))
-        return (maps[-1], *self.decoder.project_skips(maps))
+        return (maps[-1], *self.decoder.project_skips(maps, pixels))
 
 
 class MaskDecoder(Graph):
@@ -226,11 +227,12 @@ def _dim(model: Sam2) -> int:
     return model.memory_readout.dim
 
 
-def _on_meta(decoder: nn.Module, maps: Sequence[Tensor]) -> list[torch.Size]:
+def _on_meta(decoder: nn.Module, maps: Sequence[Tensor], pixels: Tensor) -> list[torch.Size]:
     """The shapes of what a decoder keeps of an image, without computing it."""
     state = {name: tensor.to("meta") for name, tensor in decoder.state_dict().items()}
     project = _Skips(decoder)
-    found = torch.func.functional_call(project, {f"decoder.{name}": tensor for name, tensor in state.items()}, (maps,))
+    renamed = {f"decoder.{name}": tensor for name, tensor in state.items()}
+    found = torch.func.functional_call(project, renamed, (maps, pixels))
     return [skip.shape for skip in found]
 
 
@@ -239,5 +241,5 @@ class _Skips(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return self.decoder.project_skips(maps)  # type: ignore[operator]
+    def forward(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+        return self.decoder.project_skips(maps, pixels)  # type: ignore[operator]

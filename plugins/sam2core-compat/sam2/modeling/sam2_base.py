@@ -215,7 +215,7 @@ class SAM2Base(nn.Module):
         out = self.image_encoder(img_batch)
         if self.use_high_res_features_in_sam:
             maps = out["backbone_fpn"]
-            maps[:2] = self.core.mask_decoder.project_skips(maps)
+            maps[:2] = self.core.mask_decoder.project_skips(maps, img_batch)
         return out
 
     def _prepare_backbone_features(self, backbone_out: dict[str, Any]):

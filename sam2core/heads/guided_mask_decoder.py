@@ -1,0 +1,130 @@
+"""SAM's mask decoder with masks that follow the edges of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam2core.heads.mask_decoder import SamMaskDecoder
+from sam2core.types import DecoderOutput, WantedMasks
+
+LIMIT = 8.0
+GUIDE = 12  # channels
+
+
+class GuidedMaskDecoder(SamMaskDecoder):
+    """SAM's mask decoder, its masks guided by the picture: in each small window they are a linear function of colour.
+
+    A mask then ends where the picture has an edge nearby, which small models do not find by themselves. `radius` is
+    that of the windows in mask pixels, at least 1; `epsilon`, above 0, is the variance of the normalised picture below
+    which a window counts as plain and is only smoothed. It has no weights: those of the decoder it extends fit.
+    Logits are clamped to plus or minus 8 first, so that no single pixel outweighs its window.
+    Source: He, Sun and Tang 2010, "Guided Image Filtering", with a picture of three channels (section 3.5).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        radius: int = 3,
+        epsilon: float = 2e-3,
+        heads: int = 8,
+        hidden: int = 2048,
+        stability: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(dim, heads=heads, hidden=hidden, stability=stability)
+        if radius < 1 or epsilon <= 0:
+            raise ValueError(f"radius must be at least 1 and epsilon above 0, not {radius} and {epsilon}")
+        self.radius = radius
+        self.epsilon = epsilon
+
+    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+        """As `SamMaskDecoder`, and behind the channels of the map at stride 4 those of the guide."""
+        finest, finer = super().project_skips(maps, pixels)
+        return torch.cat([finest, self._guide(pixels)], dim=1), finer
+
+    def _guide(self, pixels: Tensor) -> Tensor:
+        """What the filter needs of pictures (B, 3, 4 h, 4 w): colours, their means, inverse covariances (B, 12, h, w)."""
+        colour = F.avg_pool2d(pixels.float(), 4)
+        mean = self._mean(colour)
+        r, g, b = colour.unbind(1)
+        squares = self._mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
+        r, g, b = mean.unbind(1)
+        rr, rg, rb, gg, gb, bb = (squares - torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1)).unbind(1)
+        rr, gg, bb = rr + self.epsilon, gg + self.epsilon, bb + self.epsilon
+        adjugate = torch.stack(
+            [
+                gg * bb - gb * gb,
+                rb * gb - rg * bb,
+                rg * gb - rb * gg,
+                rr * bb - rb * rb,
+                rg * rb - rr * gb,
+                rr * gg - rg * rg,
+            ],
+            dim=1,
+        )
+        determinant = rr * adjugate[:, 0] + rg * adjugate[:, 1] + rb * adjugate[:, 2]
+        return torch.cat([colour, mean, adjugate / determinant.unsqueeze(1)], dim=1)
+
+    def forward(
+        self,
+        embedding: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        skips: tuple[Tensor, ...],
+        counts: Tensor | None = None,
+    ) -> DecoderOutput:
+        """As `SamMaskDecoder`, the masks guided."""
+        output = super().forward(embedding, position, sparse, dense, skips, counts)
+        return replace(output, masks=self._follow(output.masks, _parted(skips)[1]))
+
+    def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """As `SamMaskDecoder`."""
+        own, _ = _parted(skips)
+        return super().enlarge(maps, tuple(skip.to(maps.dtype) for skip in own))
+
+    def decode_wanted(
+        self,
+        embedding: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        skips: tuple[Tensor, ...],
+        wanted: Callable[[Tensor], Tensor],
+        *,
+        rows: int,
+    ) -> WantedMasks:
+        """As `SamMaskDecoder`, the masks guided."""
+        own, guide = _parted(skips)
+        found = super().decode_wanted(embedding, position, sparse, own, wanted, rows=rows)
+        return replace(found, logits=self._follow(found.logits.unsqueeze(1), guide).squeeze(1))
+
+    def _follow(self, logits: Tensor, guide: Tensor) -> Tensor:
+        """Logits (B, M, h, w) as what the picture allows them to be; the guide is (1 or B, 12, h, w)."""
+        dtype, logits = logits.dtype, logits.float().clamp(-LIMIT, LIMIT)
+        colour, mean, inverse = (part.unsqueeze(1) for part in guide.float().split([3, 3, 6], dim=1))
+        level = self._mean(logits)
+        covariance = self._mean(logits.unsqueeze(2) * colour) - level.unsqueeze(2) * mean
+        r, g, b = covariance.unbind(2)
+        rr, rg, rb, gg, gb, bb = inverse.unbind(2)
+        slope = torch.stack([rr * r + rg * g + rb * b, rg * r + gg * g + gb * b, rb * r + gb * g + bb * b], dim=2)
+        offset = level - (slope * mean).sum(2)
+        return ((self._mean(slope) * colour).sum(2) + self._mean(offset)).to(dtype)
+
+    def _mean(self, maps: Tensor) -> Tensor:
+        """The mean over each pixel's window, of maps (..., h, w); what lies outside the picture does not count."""
+        flat, width = maps.flatten(0, -3).unsqueeze(1), 2 * self.radius + 1
+        across = F.avg_pool2d(flat, (1, width), 1, (0, self.radius), count_include_pad=False)
+        down = F.avg_pool2d(across, (width, 1), 1, (self.radius, 0), count_include_pad=False)
+        return down.view(maps.shape)
+
+
+def _parted(skips: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The skips of `SamMaskDecoder`, and the guide."""
+    finest, finer = skips
+    return (finest[:, :-GUIDE], finer), finest[:, -GUIDE:]
+
