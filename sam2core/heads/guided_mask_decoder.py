@@ -48,7 +48,7 @@ class GuidedMaskDecoder(SamMaskDecoder):
         return torch.cat([finest, self._guide(pixels)], dim=1), finer
 
     def _guide(self, pixels: Tensor) -> Tensor:
-        """What the filter needs of pictures (B, 3, 4 h, 4 w): colours, their means, inverse covariances (B, 12, h, w)."""
+        """What the filter needs of pictures (B, 3, 4 h, 4 w): colours, means, inverse covariances (B, 12, h, w)."""
         colour = F.avg_pool2d(pixels.float(), 4)
         mean = self._mean(colour)
         r, g, b = colour.unbind(1)
@@ -127,4 +127,3 @@ def _parted(skips: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
     """The skips of `SamMaskDecoder`, and the guide."""
     finest, finer = skips
     return (finest[:, :-GUIDE], finer), finest[:, -GUIDE:]
-

@@ -103,7 +103,7 @@ class SamMaskDecoder(nn.Module):
         )
 
     def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
-        """A map (B, C, H, W) at stride 16 to one (B, C / 8, 4 H, 4 W) at stride 4, which the mask tokens' filters read."""
+        """A map (B, C, H, W) at stride 16 to that at stride 4, (B, C / 8, 4 H, 4 W), which mask tokens filter."""
         widen, norm, activation, widen_again, activation_again = self.upscale
         x = widen(maps)
         x = activation(norm(x + skips[1] if skips else x))

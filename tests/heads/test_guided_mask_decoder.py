@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 import numpy as np
 import pytest
 import torch
@@ -38,12 +40,12 @@ def by_definition(picture: np.ndarray, logits: np.ndarray, radius: int, epsilon:
     height, width = logits.shape
     slope, offset = np.zeros((3, height, width)), np.zeros((height, width))
 
-    def window(y: int, x: int) -> tuple[slice, slice]:
-        return slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
+    def window(y: int, x: int) -> tuple[slice | EllipsisType, ...]:
+        return ..., slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
 
     for y in range(height):
         for x in range(width):
-            colours = picture[:, *window(y, x)].reshape(3, -1)
+            colours = picture[window(y, x)].reshape(3, -1)
             values = logits[window(y, x)].ravel()
             centred = colours - colours.mean(1, keepdims=True)
             covariance = centred @ centred.T / values.size + epsilon * np.eye(3)
@@ -52,7 +54,7 @@ def by_definition(picture: np.ndarray, logits: np.ndarray, radius: int, epsilon:
     found = np.zeros_like(logits)
     for y in range(height):
         for x in range(width):
-            mean = slope[:, *window(y, x)].reshape(3, -1).mean(1)
+            mean = slope[window(y, x)].reshape(3, -1).mean(1)
             found[y, x] = mean @ picture[:, y, x] + offset[window(y, x)].mean()
     return found
 
