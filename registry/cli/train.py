@@ -149,7 +149,7 @@ def run(
     check_sources(recipe)
     if not changed:
         check_recipe(output, recipe)
-    check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe)
+    check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe, shard=shard)
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)

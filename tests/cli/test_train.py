@@ -185,6 +185,13 @@ def test_what_is_wrong_with_a_recipe_is_told_before_pictures_are_decoded(data, o
     assert not (data / "run").exists()
 
 
+@pytest.mark.parametrize("override", ["optim.name=muon", "stages.0.look=true"])
+def test_what_shards_cannot_do_is_told_before_pictures_are_decoded(data, override):
+    with pytest.raises(ValueError, match="which shards have not"):
+        call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--shard", override)
+    assert not (data / "run").exists()
+
+
 def test_recipes_that_are_none(data):
     result = call("--data", data)
     assert result.exit_code == 2 and "Missing option '--recipe'" in result.stderr
