@@ -107,9 +107,10 @@ def test_a_model_transformers_cannot_hold_is_not_written(run, meta, tmp_path):
 
 def test_what_other_packages_do_not_know_is_said(run, meta, tmp_path):
     nano = registry.spec("sam2core_nano")
-    assert nano.prompt_encoder["draw"] and nano.carry_mask
+    assert nano.prompt_encoder["draw"] and nano.carry_mask and nano.mask_decoder["type"] == "guided"
     done = run("convert", weights.locate(nano), tmp_path / "n.pt", "-m", "sam2core_nano")
-    assert "draws prompts into the hint and carries masks from frame to frame; other packages do not" in done.err
+    said = "draws prompts into the hint, carries masks from frame to frame and guides masks by the picture; other"
+    assert said in done.err
     assert "other packages" not in run("convert", meta, tmp_path / "t.safetensors").err
 
 
