@@ -19,9 +19,9 @@ SIZE = 64
 FRAMES = np.random.default_rng(0).integers(0, 256, (16, 48, 80, 3), dtype=np.uint8)
 
 
-def shaken():
+def shaken(**overrides):
     torch.manual_seed(0)
-    model = registry.build("test_tiny", weights=False, image_size=SIZE)
+    model = registry.build("test_tiny", weights=False, image_size=SIZE, **overrides)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,6 +94,25 @@ def test_images_are_prompted_as_by_the_model(model, tool):
     both = [one.encode(list(FRAMES[:3])).predict(prompts) for one in (tool, eager)]
     for mine, theirs in zip(*both):
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+def test_masks_are_guided_by_the_picture_there_too(format, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    model = shaken(mask_decoder={"type": "guided", "heads": 2, "hidden": 32})
+    export(model, tmp_path, format=format)
+    mine, theirs = (
+        one.encode(FRAMES[0]).predict(points=[[30, 20]], several=True)
+        for one in (predictor(tmp_path, threads=1), ImagePredictor(model))
+    )
+    torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+    session_mine, session_theirs = (VideoPredictor(one).open(FRAMES[:4]) for one in (load(tmp_path), model))
+    for session in (session_mine, session_theirs):
+        session.prompt(0, "a", points=[[30, 20]])
+    for one, other in zip(session_mine.propagate(), session_theirs.propagate()):
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-2, atol=1e-2)
 
 
 def test_the_description_names_every_input_and_no_graph_holds_complex_numbers(folder):
