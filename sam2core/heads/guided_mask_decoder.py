@@ -51,10 +51,7 @@ class GuidedMaskDecoder(SamMaskDecoder):
         """What the filter needs of pictures (B, 3, 4 h, 4 w): colours, means, inverse covariances (B, 12, h, w)."""
         colour = F.avg_pool2d(pixels.float(), 4)
         mean = self._mean(colour)
-        r, g, b = colour.unbind(1)
-        squares = self._mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
-        r, g, b = mean.unbind(1)
-        rr, rg, rb, gg, gb, bb = (squares - torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1)).unbind(1)
+        rr, rg, rb, gg, gb, bb = (self._mean(_products(colour)) - _products(mean)).unbind(1)
         rr, gg, bb = rr + self.epsilon, gg + self.epsilon, bb + self.epsilon
         adjugate = torch.stack(
             [
@@ -128,6 +125,12 @@ class GuidedMaskDecoder(SamMaskDecoder):
             for shift in range(2, 2 * self.radius + 1):
                 maps += padded.narrow(dim, shift, size)
         return maps
+
+
+def _products(colours: Tensor) -> Tensor:
+    """Each channel of (B, 3, h, w) times each: rr, rg, rb, gg, gb, bb (B, 6, h, w)."""
+    r, g, b = colours.unbind(1)
+    return torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1)
 
 
 def _parted(skips: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
