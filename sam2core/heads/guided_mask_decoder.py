@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sam2core.heads.mask_decoder import SamMaskDecoder
-from sam2core.types import DecoderOutput, WantedMasks
 
 LIMIT = 8.0
 GUIDE = 12  # channels
@@ -67,38 +65,14 @@ class GuidedMaskDecoder(SamMaskDecoder):
         determinant = rr * adjugate[:, 0] + rg * adjugate[:, 1] + rb * adjugate[:, 2]
         return torch.cat([colour, mean, adjugate / determinant.unsqueeze(1)], dim=1)
 
-    def forward(
-        self,
-        embedding: Tensor,
-        position: Tensor,
-        sparse: Tensor,
-        dense: Tensor,
-        skips: tuple[Tensor, ...],
-        counts: Tensor | None = None,
-    ) -> DecoderOutput:
-        """As `SamMaskDecoder`, the masks guided."""
-        output = super().forward(embedding, position, sparse, dense, skips, counts)
-        return replace(output, masks=self._follow(output.masks, _parted(skips)[1]))
+    def own_skips(self, skips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """All channels but the guide's."""
+        finest, finer = skips
+        return finest[:, :-GUIDE].to(finer.dtype), finer
 
-    def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
-        """As `SamMaskDecoder`."""
-        own, _ = _parted(skips)
-        return super().enlarge(maps, tuple(skip.to(maps.dtype) for skip in own))
-
-    def decode_wanted(
-        self,
-        embedding: Tensor,
-        position: Tensor,
-        sparse: Tensor,
-        skips: tuple[Tensor, ...],
-        wanted: Callable[[Tensor], Tensor],
-        *,
-        rows: int,
-    ) -> WantedMasks:
-        """As `SamMaskDecoder`, the masks guided."""
-        own, guide = _parted(skips)
-        found = super().decode_wanted(embedding, position, sparse, own, wanted, rows=rows)
-        return replace(found, logits=self._follow(found.logits.unsqueeze(1), guide).squeeze(1))
+    def finish(self, masks: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """The masks, guided."""
+        return self._follow(masks, skips[0][:, -GUIDE:])
 
     def _follow(self, logits: Tensor, guide: Tensor) -> Tensor:
         """Logits (B, M, h, w) as what the picture allows them to be; the guide is (1 or B, 12, h, w)."""
@@ -131,9 +105,3 @@ def _products(colours: Tensor) -> Tensor:
     """Each channel of (B, 3, h, w) times each: rr, rg, rb, gg, gb, bb (B, 6, h, w)."""
     r, g, b = colours.unbind(1)
     return torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1)
-
-
-def _parted(skips: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The skips of `SamMaskDecoder`, and the guide."""
-    finest, finer = skips
-    return (finest[:, :-GUIDE], finer), finest[:, -GUIDE:]

@@ -96,7 +96,7 @@ class SamMaskDecoder(nn.Module):
         masks = (filters @ x.flatten(2)).unflatten(2, x.shape[-2:])
 
         return DecoderOutput(
-            masks=masks,
+            masks=self.finish(masks, skips),
             iou=F.sigmoid(self.iou_head(tokens[:, 1])),
             tokens=mask_tokens,
             presence=self.presence_head(tokens[:, 0]),
@@ -104,11 +104,20 @@ class SamMaskDecoder(nn.Module):
 
     def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
         """A map (B, C, H, W) at stride 16 to that at stride 4, (B, C / 8, 4 H, 4 W), which mask tokens filter."""
+        skips = self.own_skips(skips)
         widen, norm, activation, widen_again, activation_again = self.upscale
         x = widen(maps)
         x = activation(norm(x + skips[1] if skips else x))
         x = widen_again(x)
         return activation_again(x + skips[0] if skips else x)
+
+    def own_skips(self, skips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Those channels of the skips that join the upscaled map: all, unless an extending decoder adds some."""
+        return skips
+
+    def finish(self, masks: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, M, h, w) as they leave the decoder: as drawn, unless an extending decoder changes them."""
+        return masks
 
     def decode_wanted(
         self,
@@ -129,7 +138,7 @@ class SamMaskDecoder(nn.Module):
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         image_at = position.flatten(2).transpose(1, 2).contiguous()
         shared = self.transformer.share(image, image_at)
-        draw = _Drawing(self, skips, (embedding.shape[-2], embedding.shape[-1]))
+        draw = _Drawing(self, self.own_skips(skips), (embedding.shape[-2], embedding.shape[-1]))
         all_tokens, _ = self._tokens(sparse, None)
         kept, logits, iou = [], [], []
         for start in range(0, sparse.shape[0], rows):
@@ -140,7 +149,8 @@ class SamMaskDecoder(nn.Module):
             iou.append(scores[places[:, 0], places[:, 1]])
             logits.append(draw(maps, tokens[:, 2 : 2 + self.MASKS], places))
         places = torch.cat(kept)
-        return WantedMasks(row=places[:, 0], mask=places[:, 1], logits=torch.cat(logits), iou=torch.cat(iou))
+        masks = self.finish(torch.cat(logits).unsqueeze(1), skips).squeeze(1)
+        return WantedMasks(row=places[:, 0], mask=places[:, 1], logits=masks, iou=torch.cat(iou))
 
     def _tokens(self, sparse: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The decoder's own tokens before the prompt's, and which of them all count."""
