@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sam2core.ops import layers
 from sam2core.testing.fixtures import installed, isolated_registry  # noqa: F401
 
 # Before anything discovers: what else is installed here must not change a test.
@@ -47,3 +48,10 @@ def _seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
+def both_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs twice: with `torch.mm` and with oneDNN's products in fp32, however small they are."""
+    monkeypatch.setattr(layers, "WIDE", request.param)
+    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)

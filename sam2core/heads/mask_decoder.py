@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sam2core.heads.select import Stability
 from sam2core.heads.two_way import TwoWayTransformer
-from sam2core.ops.layers import LayerNorm2d, Mlp
+from sam2core.ops.layers import LayerNorm2d, Mlp, product
 from sam2core.types import DecoderOutput, WantedMasks
 
 
@@ -188,9 +188,9 @@ class _Drawing:
         assert isinstance(norm, LayerNorm2d)
         drawn = []
         for row, masks in _by_row(places):
-            x = (maps[row] @ self.first).add_(self.bias).view(4 * height * width, -1)
-            x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-            x = F.gelu((x @ self.second).add_(self.bias_again)).view(16 * height * width, -1)
+            x = product(maps[row], self.first).add_(self.bias).view(4 * height * width, -1)
+            x = _gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+            x = _gelu_(product(x, self.second).add_(self.bias_again)).view(16 * height * width, -1)
             filters = torch.cat([decoder.mask_mlps[mask](tokens[row : row + 1, mask]) for mask in masks])
             drawn.append(filters @ x.T)
         if not drawn:
@@ -200,8 +200,13 @@ class _Drawing:
 
 
 def _as_matrix(layer: nn.ConvTranspose2d) -> Tensor:
-    """A transposed convolution of kernel and stride 2 as a matrix (C, 4 C') to the four pixels of a cell."""
-    return layer.weight.permute(0, 2, 3, 1).flatten(1)
+    """A transposed convolution of kernel and stride 2 as the matrix (4 C', C) of a linear layer to a cell's pixels."""
+    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    """GELU in place: what is drawn stays in cache."""
+    return torch.ops.aten.gelu_(x)
 
 
 def _repeated(bias: Tensor | None) -> Tensor:

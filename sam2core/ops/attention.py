@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2core.ops.layers import predicts_on_cpu
+from sam2core.ops import layers
+from sam2core.ops.layers import predicts_on_cpu, product
 from sam2core.ops.operator import Operator
 
 # Scores are made a block at a time: what matrix products still run fast on and caches hold.
-BLOCK = (1024, 2048)  # queries, keys
-# In half precision, softmax in one call over whole rows is the better deal: as many queries as fit a large cache, but
-# enough of them for a product.
+BLOCK = (512 if layers.WIDE else 1024, 2048)  # queries, keys
+# Where products are fast, softmax in one call over whole rows is the better deal: as many queries as fit a large cache,
+# but enough of them for a product. In fp32 only where so many fit.
 BLOCK_BYTES, BLOCK_ROWS = 8 * 2**20, 512
 # Below this many scores a head, SDPA's single call is the better deal.
 BLOCK_SCORES = 2**22
@@ -44,10 +45,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def _products_are_fast(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether plain products beat SDPA for tokens that attend to each other: in a CPU's bfloat16 without tiles."""
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.is_grad_enabled():
+    """Whether plain products beat SDPA for tokens that attend to each other.
+
+    In a CPU's bfloat16 without tiles, and in fp32 where SDPA's own products are slow (`layers.WIDE`): long ones there.
+    """
+    if query.device.type != "cpu" or torch.is_grad_enabled() or not query.shape == key.shape == value.shape:
         return False
-    return not _sdpa_is_fast(query.dtype) and query.shape == key.shape == value.shape
+    if query.dtype == torch.float32:
+        return layers.WIDE and predicts_on_cpu(query) and _is_long(query, key)
+    return query.dtype == torch.bfloat16 and not _sdpa_is_fast(query.dtype)
 
 
 def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -109,7 +115,8 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
     ``average_tokens.register_kernel(device, dtype)``; all long attention then takes it, save in training.
     """
     means = _means_like(query, key, tokens, readable)
-    mean = _mean if query.dtype == torch.float32 else _mean_of_rows
+    whole = query.dtype != torch.float32 or layers.WIDE and key.shape[2] * BLOCK_ROWS * 4 <= BLOCK_BYTES
+    mean = _mean_of_rows if whole else _mean
     scaled = query * query.shape[3] ** -0.5
     for row in range(means.shape[0]):
         for head in range(means.shape[1]):
@@ -155,22 +162,21 @@ def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     Scores of a block of keys are folded into running sums, rescaled when the largest score grows (Milakov and
     Gimelshein 2018, "Online normalizer calculation for softmax").
     """
-    queries, keys = min(BLOCK[0], query.shape[0]), min(BLOCK[1], key.shape[0])
-    buffer = query.new_empty(queries * keys)
+    queries, keys = BLOCK
     means = query.new_empty(query.shape[0], tokens.shape[1])
     for start in range(0, query.shape[0], queries):
-        q = query[start : start + queries]
+        q = query[start : start + queries].contiguous()
         top = q.new_full((q.shape[0], 1), -torch.inf)
         total = q.new_zeros(q.shape[0], 1)
         mean = means[start : start + queries].zero_()
         for first in range(0, key.shape[0], keys):
             k = key[first : first + keys]
-            weights = torch.mm(q, k.T, out=buffer[: q.shape[0] * k.shape[0]].view(q.shape[0], -1))
+            weights = product(q, k)
             higher = torch.maximum(top, weights.amax(dim=1, keepdim=True))
             weights.sub_(higher).exp_()
             shrink = top.sub_(higher).exp_()
             total.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
-            mean.mul_(shrink).addmm_(weights, tokens[first : first + keys])
+            mean.mul_(shrink).add_(product(weights, tokens[first : first + keys].T))
             top = higher
         mean.div_(total)
     return means
@@ -179,12 +185,10 @@ def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
 def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     """`_mean`, whole rows of scores at a time."""
     block = max(BLOCK_ROWS, BLOCK_BYTES // (key.shape[0] * query.element_size()))
-    scores = query.new_empty(min(block, query.shape[0]), key.shape[0])
     means = query.new_empty(query.shape[0], tokens.shape[1])
     for start in range(0, query.shape[0], block):
-        part = query[start : start + block]
-        score = torch.mm(part, key.T, out=scores[: part.shape[0]])
-        torch.mm(torch.softmax(score, dim=-1, out=score), tokens, out=means[start : start + block])
+        score = product(query[start : start + block].contiguous(), key)
+        means[start : start + block] = product(torch.softmax(score, dim=-1, out=score), tokens.T)
     return means
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sam2core.ops.attention import Attention, merge_heads, split_heads
+from sam2core.ops.layers import products
 
 
 def folds(attention: Attention, few: Tensor, many: Tensor) -> bool:
@@ -30,8 +31,8 @@ def gather(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> T
     heads = attention.heads
     q = split_heads(attention.q_proj(query), heads)
     q = q @ attention.k_proj.weight.unflatten(0, (heads, -1)) * q.shape[-1] ** -0.5  # (B, heads, T, C)
-    weights = (q.flatten(1, 2) @ key.transpose(1, 2)).softmax(dim=-1)
-    means = (weights @ value).unflatten(1, (heads, -1))
+    weights = products(q.flatten(1, 2), key).softmax(dim=-1)
+    means = products(weights, value.transpose(1, 2)).unflatten(1, (heads, -1))
     read = means @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (B, heads, T, d)
     return attention.out_proj(merge_heads(read) + attention.v_proj.bias)
 
@@ -60,11 +61,11 @@ def scatter(
     else:
         folded = (k @ attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
         offset = k @ attention.q_proj.bias.view(heads, -1, 1)  # (B, heads, T, 1)
-        scores = torch.baddbmm(offset.flatten(1, 2), folded, query.transpose(1, 2)).unflatten(1, (heads, few))
+        scores = products(folded, query, offset.flatten(1, 2)).unflatten(1, (heads, few))
     if counts is not None:
         scores = scores.masked_fill(~counts.transpose(2, 3), -torch.inf)
     weights = scores.softmax(dim=2).flatten(1, 2)  # (B, heads T, N)
     v = split_heads(attention.v_proj(value), heads)
     spread = v @ attention.out_proj.weight.T.unflatten(0, (heads, -1))  # (B, heads, T, C)
     spread[:, 0] += attention.out_proj.bias  # a head's weights sum to one
-    return torch.baddbmm(image.expand(batch, -1, -1), weights.transpose(1, 2), spread.flatten(1, 2))
+    return products(weights.transpose(1, 2), spread.flatten(1, 2).transpose(1, 2), image.expand(batch, -1, -1))

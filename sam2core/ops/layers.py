@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,25 @@ FUSED = (
 ACTIVATIONS = {None: ("none", ""), F.relu: ("relu", ""), F.gelu: ("gelu", "none")}
 # Multiplications below which the call itself costs more than it saves.
 FUSED_PRODUCTS = 2**22
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def _wide(cpuinfo: str) -> bool:
+    """Whether oneDNN's vectors are twice as wide as those of MKL, which `torch.mm` takes in fp32: on AMD from Zen 5 on.
+
+    MKL leaves AVX-512 alone on another maker's processors; before Zen 5 (family 26) that made no difference.
+    """
+    pairs = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
+    told = {name.strip(): value.strip() for name, _, value in pairs}
+    family = told.get("cpu family", "")
+    if told.get("vendor_id") != "AuthenticAMD" or not family.isdecimal() or int(family) < 26:
+        return False
+    return "avx512f" in told.get("flags", "").split()
+
+
+WIDE = CPUINFO.is_file() and _wide(CPUINFO.read_text(encoding="utf-8"))
 
 
 def predicts_on_cpu(x: Tensor) -> bool:
@@ -66,17 +86,49 @@ def linear(layer: nn.Module, x: Tensor, activation: Callable[[Tensor], Tensor] |
     Layers that are not plain `nn.Linear`, or that somebody watches with a hook, are called as they are.
     """
     fused = None
-    if predicts_on_cpu(x) and type(layer) is nn.Linear and activation in ACTIVATIONS:
-        weight = layer.weight
-        plain = not (layer._forward_hooks or layer._forward_pre_hooks) and not torch.is_autocast_enabled("cpu")
-        large = x.numel() * layer.out_features >= FUSED_PRODUCTS
-        if plain and large and type(x) is Tensor and x.dtype == weight.dtype and x.is_contiguous():
-            fused = _fused(x.dtype)
+    if type(layer) is nn.Linear and activation in ACTIVATIONS:
+        if not (layer._forward_hooks or layer._forward_pre_hooks):
+            fused = _fused_for(x, layer.weight)
     if fused is None:
         y = layer(x)
         return y if activation is None else activation(y)
     name, algorithm = ACTIVATIONS[activation]
     return fused(x, layer.weight, layer.bias, name, [], algorithm)
+
+
+def _fused_for(x: Tensor, weight: Tensor) -> Callable[..., Tensor] | None:
+    """The operator `FUSED`, if it can make `x` times this weight and pays."""
+    if not predicts_on_cpu(x) or type(x) is not Tensor or x.dtype != weight.dtype or not x.is_contiguous():
+        return None
+    if x.numel() * weight.shape[0] < FUSED_PRODUCTS or torch.is_autocast_enabled("cpu"):
+        return None
+    return _fused(x.dtype)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Tokens (..., C) times the transpose of a matrix (C', C), (..., C'), by the faster of torch's libraries for it."""
+    fused = _fused_for(x, weight) if WIDE else None
+    if fused is None:
+        return F.linear(x, weight)
+    if not weight.T.is_contiguous():  # of strides between, oneDNN makes reference loops
+        weight = weight.contiguous()
+    return fused(x, weight, None, "none", [], "")
+
+
+def products(x: Tensor, weights: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Rows of tokens (B, N, C) times the transposes of matrices (B, C', C): (B, N, C'), added to `onto` if given.
+
+    `onto` broadcasts to the answer. As `product`, one row after the other.
+    """
+    if not (WIDE and predicts_on_cpu(x)):
+        turned = weights.transpose(1, 2)
+        return torch.bmm(x, turned) if onto is None else torch.baddbmm(onto, x, turned)
+    made = x.new_empty(*x.shape[:2], weights.shape[1])
+    rows = [None] * len(x) if onto is None else onto.expand(len(x), -1, -1)
+    for row, tokens, weight, base in zip(made, x, weights, rows):
+        answer = product(tokens.contiguous(), weight)
+        row.copy_(answer) if base is None else torch.add(base, answer, out=row)
+    return made
 
 
 class Mlp(nn.Module):

@@ -92,6 +92,7 @@ def test_half_precision_needs_no_autocast_and_stays_close(dtype):
     assert (found.masks.float() - exact.masks).abs().max() / exact.masks.abs().max() < 0.05
 
 
+@pytest.mark.usefixtures("both_products")
 @torch.no_grad()
 def test_only_wanted_masks_are_drawn_and_equal_the_others():
     model = SamMaskDecoder(32, heads=4, hidden=48).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sam2core.ops import attention
+from sam2core.ops import attention, layers
 from sam2core.ops.attention import Attention, attend, attend_projected, merge_heads, split_heads
 
 
@@ -72,6 +72,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("queries", "memories"), [(3, 3), (1, 3), (3, 1)])
+@pytest.mark.usefixtures("both_products")
 @torch.no_grad()
 def test_averaging_tokens_before_projecting_them_changes_nothing(monkeypatch, heads, bias, queries, memories):
     project = torch.nn.Linear(6, 16, bias=bias)
@@ -145,6 +146,7 @@ def test_numbers_as_a_mask_are_added_to_the_scores(gradients):
 @torch.inference_mode()
 def test_windows_as_plain_products_stay_close_to_sdpa(monkeypatch):
     monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: False)
+    monkeypatch.setattr(layers, "WIDE", False)
     tokens = torch.randn(6, 49, 3, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     query, key, value = (each.transpose(1, 2) for each in tokens.unbind(2))
     assert attention._products_are_fast(query, key, value)
@@ -155,3 +157,19 @@ def test_windows_as_plain_products_stay_close_to_sdpa(monkeypatch):
     assert (attend(query, key, value).float() - expected).abs().max() < 0.02
     assert not attention._products_are_fast(query, key[:, :, :-1], value[:, :, :-1])
     assert not attention._products_are_fast(*(each.float() for each in (query, key, value)))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**23], ids=["running sums", "whole rows"])
+@torch.inference_mode()
+def test_long_attention_in_fp32_where_products_are_fast_equals_sdpa(monkeypatch, block_bytes):
+    monkeypatch.setattr(layers, "WIDE", True)
+    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(attention, "BLOCK", (16, 20))
+    monkeypatch.setattr(attention, "BLOCK_BYTES", block_bytes)
+    tokens = torch.randn(2, 50, 3, 2, 8, generator=torch.Generator().manual_seed(0))
+    query, key, value = (each.transpose(1, 2) for each in tokens.unbind(2))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert not attention._products_are_fast(query, key, value)
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    assert attention._products_are_fast(query, key, value)
+    torch.testing.assert_close(attend(query, key, value), expected, rtol=1e-5, atol=1e-6)

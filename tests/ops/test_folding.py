@@ -7,6 +7,8 @@ from sam2core.heads.two_way import TwoWayTransformer
 from sam2core.ops import folding
 from sam2core.ops.attention import Attention
 
+pytestmark = pytest.mark.usefixtures("both_products")
+
 
 def layer(heads=4, dim=32, inner=16):
     attention = Attention(dim, heads=heads, inner=inner)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sam2core.ops import layers
-from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, linear, tokenwise
+from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, linear, product, products, tokenwise
 
 
 def test_layer_norm_2d_normalises_channels_with_a_small_epsilon():
@@ -82,6 +82,39 @@ def test_a_linear_layer_in_one_go_is_the_layer_and_its_activation(monkeypatch, a
         torch.testing.assert_close(linear(layer, x, activation), expected.detach(), rtol=1e-5, atol=1e-6)
         strided = x.transpose(1, 2)
         torch.testing.assert_close(linear(layer, strided, activation), expected.detach().transpose(1, 2))
+
+
+@pytest.mark.usefixtures("both_products")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_tokens_and_transposed_matrices(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, weights, onto = (torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 9, 6), (3, 10, 6), (9, 10)))
+    expected = x.float() @ weights.float().transpose(1, 2)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+    assert product(x.requires_grad_(), weights[0]).requires_grad
+    with torch.inference_mode():
+        x = x.detach()
+        apart = torch.stack([weights, weights], dim=3)[..., 0]  # of strides between
+        for given in (weights, weights.mT.contiguous().mT, apart):
+            torch.testing.assert_close(product(x, given[0]).float(), x.float() @ weights[0].float().T, **close)
+            torch.testing.assert_close(products(x, given).float(), expected, **close)
+            torch.testing.assert_close(products(x, given, onto).float(), expected + onto.float(), **close)
+            torch.testing.assert_close(products(x.mT.contiguous().mT, given).float(), expected, **close)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "wide"),
+    [
+        ("AuthenticAMD", "26", "fpu avx2 avx512f", True),
+        ("AuthenticAMD", "25", "fpu avx2 avx512f", False),
+        ("AuthenticAMD", "26", "fpu avx2", False),
+        ("GenuineIntel", "26", "fpu avx2 avx512f", False),
+    ],
+)
+def test_the_processors_whose_products_go_to_onednn(vendor, family, flags, wide):
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\nbugs\t\t:\n"
+    assert layers._wide(f"{one}\n{one}") is wide
+    assert not layers._wide("") and not layers._wide("Hardware: another one\n")
 
 
 @torch.inference_mode()
