@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.image import processor_name, timed  # noqa: E402
-from benchmarks.video import peak, told  # noqa: E402
+from benchmarks.video import told  # noqa: E402
+from registry.cli.bench import peak  # noqa: E402
 from sam2core.model import Sam2  # noqa: E402
 from sam2core.types import ImageFeatures, Prompt  # noqa: E402
 from tests.parity import oracle  # noqa: E402
@@ -112,7 +113,7 @@ def measure(size: str, names: list[str], rounds: int) -> dict[str, Any]:
     peaks: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     for number in range(rounds):
         for dtype, values in peaks.items():
-            values.append(peak(getattr(torch, dtype)))
+            values.append(peak(torch.device("cpu"), getattr(torch, dtype)))
         for name in names[number % len(names) :] + names[: number % len(names)]:
             spent, _ = timed(found[name])
             row[name]["seconds"].append(spent["wall"])

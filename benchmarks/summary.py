@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = ("sam2", "transformers", "onnxruntime")
 MACHINES = {
     "Intel Xeon with AMX": {"image": "image_t", "encoder": "encoder", "video": "video_t", "automask": "automask_t"},
-    "AMD EPYC": {"image": "image_epyc", "encoder": "encoder_epyc", "video": "video_epyc", "automask": "automask_epyc"},
+    "AMD EPYC, Zen 4": {kind: f"{kind}_epyc" for kind in ("image", "encoder", "video", "automask")},
+    "AMD EPYC, Zen 5": {kind: f"{kind}_zen5" for kind in ("image", "encoder", "video", "automask")},
 }
 IMAGE = {
     "first_answer": "process start to first mask",
@@ -112,20 +113,32 @@ def collect() -> dict[str, list[Found]]:
     return found
 
 
-def table(found: dict[str, list[Found]], what: str) -> str:
+def labels_of(found: dict[str, list[Found]], what: str, peers: Sequence[str]) -> list[str]:
+    """The rows of a table: each where the machine that has it has it."""
+    labels: list[str] = []
+    for rows in found.values():
+        place = 0
+        for kind, label, peer, _ in rows:
+            if kind == what and peer in peers:
+                if label not in labels:
+                    labels.insert(place, label)
+                place = labels.index(label) + 1
+    return labels
+
+
+def table(found: dict[str, list[Found]], what: str, peers: Sequence[str]) -> str:
     """Rows by what was done, columns by machine and peer."""
     columns = [
         (machine, peer)
         for machine, rows in found.items()
-        for peer in PEERS
+        for peer in peers
         if any(row[0] == what and row[2] == peer for row in rows)
     ]
-    labels = list(dict.fromkeys(row[1] for rows in found.values() for row in rows if row[0] == what))
     lines = [
-        f"| {what} | " + " | ".join(f"{machine}: {peer}" for machine, peer in columns) + " |",
+        f"| {what} | " + " | ".join(f"{peer}, {machine}" for machine, peer in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for label in labels:
+    for label in labels_of(found, what, peers):
         cells = []
         for machine, peer in columns:
             times = [row[3] for row in found[machine] if row[:3] == (what, label, peer)]
@@ -141,9 +154,9 @@ def plot(found: dict[str, list[Found]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    labels = list(dict.fromkeys(row[1] for rows in found.values() for row in rows if row[0] == SPEED))
+    labels = labels_of(found, SPEED, PEERS)
     figure, panels = pyplot.subplots(
-        1, len(found), figsize=(11, 0.27 * len(labels) + 1.4), sharey=True, sharex=True, layout="constrained"
+        1, len(found), figsize=(13, 0.27 * len(labels) + 1.4), sharey=True, sharex=True, layout="constrained"
     )
     for axes, (machine, rows) in zip(panels, found.items()):
         for number, peer in enumerate(PEERS):
@@ -153,13 +166,13 @@ def plot(found: dict[str, list[Found]], path: Path) -> None:
                 axes.scatter(across, down, s=34, color=f"C{number}", label=f"beside {peer}", zorder=3)
         axes.axvline(1, color="0.3", linewidth=1)
         axes.grid(axis="both", color="0.9")
-        axes.set(xscale="log", title=f"two cores of an {machine}", xlabel="times as fast (right of 1: ours is faster)")
+        axes.set(xscale="log", title=f"{machine}, two cores", xlabel="times as fast (right of 1: ours is faster)")
         ticks = [0.7, 1, 1.5, 2, 3, 5, 8]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
-    panels[-1].legend(loc="center right", fontsize=8)
+    panels[1].legend(loc="center right", fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -173,9 +186,11 @@ def main() -> None:
         "threads. Above 1.00 this library is faster, or needs less. float32 where nothing else is said; in bfloat16 "
         "the others run under autocast. Read from the reports beside this file by `benchmarks/summary.py`.",
         "",
-        table(found, SPEED),
+        table(found, SPEED, PEERS[:1]),
         "",
-        table(found, MEMORY),
+        table(found, SPEED, PEERS[1:]),
+        "",
+        table(found, MEMORY, PEERS),
         "",
         "![The same as a plot](summary.png)",
         "",

@@ -37,8 +37,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.image import processor_name, timed, versions  # noqa: E402
+from benchmarks.image import processor_name, versions  # noqa: E402
 from registry.cli.bench import counter as new_counter  # noqa: E402
+from registry.cli.bench import peak  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
 from sam2core.ops.rope import turn_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
@@ -288,12 +289,6 @@ def models(size: str, image: int, names: list[str]) -> dict[str, Any]:
     return found
 
 
-def peak(dtype: torch.dtype) -> float:
-    """The best GFLOP/s of a 2048 x 2048 product, now."""
-    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / min(timed(lambda: a @ b)[0]["wall"] for _ in range(5)) / 1e9
-
-
 def told(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
@@ -328,7 +323,7 @@ class Cell:
     def round(self, number: int) -> dict[str, Any]:
         """One frame of each contender."""
         row: dict[str, Any] = {"objects": self.objects, "round": number}
-        row["peak"] = {name: peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
+        row["peak"] = {name: peak(torch.device("cpu"), getattr(torch, name)) for name in ("float32", "bfloat16")}
         names = list(self.walks)
         turn = number % len(names)
         masks = {}

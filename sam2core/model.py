@@ -286,7 +286,10 @@ class Sam2(nn.Module):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights."""
+        """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights.
+
+        And what changes masks without a weight of its own: the kind of mask decoder, and `carry_mask`.
+        """
         sample = torch.cat([p.detach().flatten()[:4] for p in self.parameters()]).cpu().double().abs()
         place = torch.arange(1, len(sample) + 1, dtype=torch.float64)
         return {
@@ -294,6 +297,7 @@ class Sam2(nn.Module):
             "dtype": str(self.dtype).removeprefix("torch."),
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
             "weights": f"{(sample * place).sum().item():.9g}",
+            "mask_decoder": type(self.mask_decoder).__name__,
             "carry_mask": self.carry_mask,
         }
 

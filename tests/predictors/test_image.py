@@ -343,6 +343,11 @@ def test_handles_are_saved_and_loaded(predictor, tmp_path):
     with pytest.raises(ValueError, match="another model"):
         other.load(tmp_path / "one.safetensors")
     other.model.load_state_dict(predictor.model.state_dict())
+    other.load(tmp_path / "one.safetensors")
+    guided = registry.build("test_tiny", weights=False, mask_decoder={"type": "guided", "heads": 4, "hidden": 64})
+    guided.load_state_dict(predictor.model.state_dict())  # the same weights, other skips and other masks
+    with pytest.raises(ValueError, match="another model.*SamMaskDecoder.*GuidedMaskDecoder"):
+        ImagePredictor(guided).load(tmp_path / "one.safetensors")
     with torch.no_grad():
         next(other.model.backbone.parameters())[0] += 1.0
     with pytest.raises(ValueError, match="another model"):
