@@ -100,9 +100,9 @@ class Sam2(nn.Module):
     def lower(self, dtype: torch.dtype) -> Sam2:
         """To half precision where the time goes; the same model.
 
-        Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. A part says with a method
-        ``lower(dtype)`` what of it stays fp32; one without is cast whole, and if that is the mask decoder, the other
-        heads too. ``model.to(dtype)`` casts everything.
+        Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. So is what all of them are made
+        from, the first layer and the neck. A part says with a method ``lower(dtype)`` what of it stays fp32; one
+        without is cast whole, and if that is the mask decoder, the other heads too. ``model.to(dtype)`` casts everything.
         """
         full = hasattr(self.mask_decoder, "lower")
         for name, part in self.named_children():
@@ -119,14 +119,19 @@ class Sam2(nn.Module):
         """
         if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % 32 or pixels.shape[3] % 32:
             raise ValueError(f"pixels must be (B, 3, H, W) with H and W multiples of 32, not {tuple(pixels.shape)}")
-        maps = self.neck(self.backbone(pixels.to(self.dtype)))
+        found = self.backbone(pixels.to(self._type_of(self.backbone)))
+        maps = self.neck([each.to(self._type_of(self.neck)) for each in found])
         embedding = maps[-1]
         grid = (embedding.shape[-2], embedding.shape[-1])
         return ImageFeatures(
             embedding=embedding,
             position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
-            skips=self.mask_decoder.project_skips(maps, pixels),
+            skips=self.mask_decoder.project_skips([each.to(self.head_dtype) for each in maps], pixels),
         )
+
+    def _type_of(self, part: nn.Module) -> torch.dtype:
+        """The type that a part takes its input in: that of its first weight."""
+        return next((weight.dtype for weight in part.parameters()), self.dtype)
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
         """The embedding (B, C, H, W) that masks are read from: the image as seen with this past, or with none.
@@ -137,10 +142,11 @@ class Sam2(nn.Module):
             return features.embedding + self.memory_readout.no_memory.view(1, -1, 1, 1)
         self._needs_memory()
         blocks = self.memory_readout(recall)
+        embedding, position = features.embedding.to(self.dtype), features.position.to(self.dtype)
         if self.fixed is None:
-            return self.memory_attention(features.embedding, features.position, blocks)
+            return self.memory_attention(embedding, position, blocks)
         blocks, readable = self.fixed.fill_past(blocks)
-        return self.memory_attention(features.embedding, features.position, blocks, readable)
+        return self.memory_attention(embedding, position, blocks, readable)
 
     def following(self, recalls: Sequence[Recall]) -> Prompt:
         """The prompt of plain tracking for objects with these pasts: nothing, or what `carry_mask` carries on.
@@ -278,7 +284,7 @@ class Sam2(nn.Module):
         mask = (logits > 0).float() if hard else logits.sigmoid()
         return FrameMemory(
             frame=frame,
-            blocks=self.memory_encoder(features.embedding, mask, answer.presence),
+            blocks=self.memory_encoder(features.embedding.to(self.dtype), mask, answer.presence),
             pointer=answer.pointer,
             logits=answer.logits,
             presence=answer.presence,

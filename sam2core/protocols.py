@@ -54,7 +54,7 @@ class MaskDecoder(Protocol):
     """When the single mask is unstable in evaluation, the best of the other three is given; None: never."""
 
     def project_skips(self, maps: Sequence[Tensor], pixels: Tensor, /) -> tuple[Tensor, ...]:
-        """The neck's maps, and the pixels (B, 3, 16 H, 16 W) under them, to what `skips` gets; () for no skips.
+        """The neck's maps in the heads' type, and the pixels (B, 3, 16 H, 16 W), to what `skips` gets; () for no skips.
 
         It is called once per image: what a decoder reads beside the embedding is kept with it.
         """

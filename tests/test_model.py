@@ -137,7 +137,7 @@ def test_half_precision_runs_every_verb_without_autocast(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_lowered_models_keep_sums_norms_and_heads_in_fp32(dtype):
+def test_lowered_models_keep_ends_sums_norms_and_heads_in_fp32(dtype):
     frames = [pixels(seed=seed) for seed in range(4)]
     exact = track(tiny(), frames, click())
     lowered, cast = randomised().lower(dtype), randomised().to(dtype)
@@ -145,7 +145,10 @@ def test_lowered_models_keep_sums_norms_and_heads_in_fp32(dtype):
     assert {p.dtype for p in lowered.mask_decoder.transformer.parameters()} == {torch.float32}
     assert {p.dtype for p in lowered.backbone.blocks[0].norm1.parameters()} == {torch.float32}
     assert {p.dtype for p in lowered.backbone.blocks[0].mlp.parameters()} == {dtype}
-    assert lowered.backbone(frames[0].to(dtype))[-1].dtype == dtype
+    for part in (lowered.backbone.patch_embed, lowered.neck):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+    features = lowered.encode(frames[0])
+    assert {features.embedding.dtype, *(skip.dtype for skip in features.skips)} == {torch.float32}
     off = [
         sum(oracle.error(answer.logits.float(), right.logits) for answer, right in zip(answers, exact))
         for answers in (track(lowered, frames, click()), track(cast, frames, click()))

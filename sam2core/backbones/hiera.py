@@ -191,8 +191,8 @@ class Hiera(nn.Module):
         return (background + tiled).unsqueeze(0).to(self.pos_embed.dtype)
 
     def lower(self, dtype: torch.dtype) -> None:
-        """To half precision, but for the norms, the position and the sum that the blocks add to."""
-        lower_products(self, dtype)
+        """To half precision, but for the first layer, the norms, the position and the sum that the blocks add to."""
+        lower_products(self.blocks, dtype)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed(image)
@@ -201,7 +201,7 @@ class Hiera(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self._last:
-                maps.append(x.permute(0, 3, 1, 2).to(image.dtype))
+                maps.append(x.permute(0, 3, 1, 2))
         return maps
 
 

@@ -56,10 +56,7 @@ class SamMaskDecoder(nn.Module):
         self.presence_head = Mlp(dim, dim, 1, layers=3)
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Only what works on a whole image goes to half precision: masks and scores are made in fp32."""
-        for skip in (self.skip_stride4, self.skip_stride8):
-            if skip is not None:
-                skip.to(dtype)
+        """Stays as it is: masks and scores are made in fp32."""
 
     def project_skips(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
         """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without skips.
