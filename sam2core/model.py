@@ -102,7 +102,8 @@ class Sam2(nn.Module):
 
         Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. So is what all of them are made
         from, the first layer and the neck. A part says with a method ``lower(dtype)`` what of it stays fp32; one
-        without is cast whole, and if that is the mask decoder, the other heads too. ``model.to(dtype)`` casts everything.
+        without is cast whole, and if that is the mask decoder, the other heads too.
+        ``model.to(dtype)`` casts everything.
         """
         full = hasattr(self.mask_decoder, "lower")
         for name, part in self.named_children():
@@ -128,10 +129,6 @@ class Sam2(nn.Module):
             position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
             skips=self.mask_decoder.project_skips([each.to(self.head_dtype) for each in maps], pixels),
         )
-
-    def _type_of(self, part: nn.Module) -> torch.dtype:
-        """The type that a part takes its input in: that of its first weight."""
-        return next((weight.dtype for weight in part.parameters()), self.dtype)
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
         """The embedding (B, C, H, W) that masks are read from: the image as seen with this past, or with none.
@@ -306,6 +303,10 @@ class Sam2(nn.Module):
             "mask_decoder": type(self.mask_decoder).__name__,
             "carry_mask": self.carry_mask,
         }
+
+    def _type_of(self, part: nn.Module) -> torch.dtype:
+        """The type that a part takes its input in: that of its first weight."""
+        return next((weight.dtype for weight in part.parameters()), self.dtype)
 
     def _needs_memory(self) -> None:
         if self.image_only:

@@ -49,11 +49,13 @@ def _products_are_fast(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
     In a CPU's bfloat16 without tiles, and in fp32 where SDPA's own products are slow (`layers.WIDE`): long ones there.
     """
-    if query.device.type != "cpu" or torch.is_grad_enabled() or not query.shape == key.shape == value.shape:
+    if query.device.type != "cpu" or torch.is_grad_enabled():
         return False
-    if query.dtype == torch.float32:
-        return layers.WIDE and predicts_on_cpu(query) and _is_long(query, key)
-    return query.dtype == torch.bfloat16 and not _sdpa_is_fast(query.dtype)
+    if query.dtype == torch.float32:  # asked before shapes are, which exported graphs leave open
+        fast = _takes_onednn(query) and predicts_on_cpu(query) and _is_long(query, key)
+    else:
+        fast = query.dtype == torch.bfloat16 and not _sdpa_is_fast(query.dtype)
+    return fast and query.shape == key.shape == value.shape
 
 
 def _attend_windows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
     ``average_tokens.register_kernel(device, dtype)``; all long attention then takes it, save in training.
     """
     means = _means_like(query, key, tokens, readable)
-    whole = query.dtype != torch.float32 or layers.WIDE and key.shape[2] * BLOCK_ROWS * 4 <= BLOCK_BYTES
+    whole = query.dtype != torch.float32 or _takes_onednn(query) and key.shape[2] * BLOCK_ROWS * 4 <= BLOCK_BYTES
     mean = _mean_of_rows if whole else _mean
     scaled = query * query.shape[3] ** -0.5
     for row in range(means.shape[0]):
@@ -162,21 +164,26 @@ def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     Scores of a block of keys are folded into running sums, rescaled when the largest score grows (Milakov and
     Gimelshein 2018, "Online normalizer calculation for softmax").
     """
-    queries, keys = BLOCK
+    queries, keys = min(BLOCK[0], query.shape[0]), min(BLOCK[1], key.shape[0])
+    buffer = query.new_empty(queries * keys)
     means = query.new_empty(query.shape[0], tokens.shape[1])
     for start in range(0, query.shape[0], queries):
-        q = query[start : start + queries].contiguous()
+        q = query[start : start + queries]
         top = q.new_full((q.shape[0], 1), -torch.inf)
         total = q.new_zeros(q.shape[0], 1)
         mean = means[start : start + queries].zero_()
         for first in range(0, key.shape[0], keys):
             k = key[first : first + keys]
-            weights = product(q, k)
+            weights = _scores(q, k, buffer)
             higher = torch.maximum(top, weights.amax(dim=1, keepdim=True))
             weights.sub_(higher).exp_()
             shrink = top.sub_(higher).exp_()
             total.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
-            mean.mul_(shrink).add_(product(weights, tokens[first : first + keys].T))
+            mean.mul_(shrink)
+            if _takes_onednn(query):
+                mean.add_(product(weights, tokens[first : first + keys].T))
+            else:
+                mean.addmm_(weights, tokens[first : first + keys])
             top = higher
         mean.div_(total)
     return means
@@ -185,11 +192,28 @@ def _mean(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
 def _mean_of_rows(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
     """`_mean`, whole rows of scores at a time."""
     block = max(BLOCK_ROWS, BLOCK_BYTES // (key.shape[0] * query.element_size()))
+    buffer = query.new_empty(min(block, query.shape[0]) * key.shape[0])
     means = query.new_empty(query.shape[0], tokens.shape[1])
     for start in range(0, query.shape[0], block):
-        score = product(query[start : start + block].contiguous(), key)
-        means[start : start + block] = product(torch.softmax(score, dim=-1, out=score), tokens.T)
+        weights = _scores(query[start : start + block], key, buffer)
+        torch.softmax(weights, dim=-1, out=weights)
+        if _takes_onednn(query):
+            means[start : start + block] = product(weights, tokens.T)
+        else:
+            torch.mm(weights, tokens, out=means[start : start + block])
     return means
+
+
+def _takes_onednn(query: Tensor) -> bool:
+    """Whether products of these are faster by oneDNN, which writes to no buffer of the caller's."""
+    return layers.WIDE and query.dtype == torch.float32
+
+
+def _scores(query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
+    """Queries (N, d) times keys (M, d), (N, M): in the buffer, if `torch.mm` makes them."""
+    if _takes_onednn(query):
+        return product(query.contiguous(), key)
+    return torch.mm(query, key.T, out=buffer[: query.shape[0] * key.shape[0]].view(query.shape[0], -1))
 
 
 def _averages_first(query: Tensor, key: Tensor, project: nn.Linear, mask: Tensor | None = None) -> bool:

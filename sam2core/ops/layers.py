@@ -19,8 +19,6 @@ FUSED = (
 ACTIVATIONS = {None: ("none", ""), F.relu: ("relu", ""), F.gelu: ("gelu", "none")}
 # Multiplications below which the call itself costs more than it saves.
 FUSED_PRODUCTS = 2**22
-
-
 CPUINFO = Path("/proc/cpuinfo")
 
 
