@@ -6,7 +6,7 @@ Runs go down the columns, start with the (possibly empty) run of zeros, and are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,21 +72,27 @@ def runs_within(mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]
 
     Only the part is looked at, so a small object in a large picture costs what it covers.
     """
-    part = np.asarray(mask) != 0
-    x, y = corner
+    return runs_of_parts([(mask, corner)], size)
+
+
+def runs_of_parts(parts: Iterable[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int]) -> np.ndarray:
+    """`runs_within` of several parts with their corners, from left to right, that share no column."""
     height, width = size
-    padded = np.zeros(
-        (part.shape[1], part.shape[0] + 2), dtype=bool
-    )  # columns, so that every run of ones has both ends
-    padded[:, 1:-1] = part.T
-    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    edges = (column + x) * height + row + y
+    edges = np.concatenate([_edges(np.asarray(mask) != 0, corner, height) for mask, corner in parts])
     # a run down to the last row goes on at the top of the next column
     joined = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([joined, joined + 1]))
     if edges.size and edges[-1] == height * width:
         edges = edges[:-1]
     return np.diff(edges, prepend=0, append=height * width)
+
+
+def _edges(part: np.ndarray, corner: tuple[int, int], height: int) -> np.ndarray:
+    """Where, down the columns of a picture of that height, runs of ones begin and end, in turns."""
+    padded = np.zeros((part.shape[1], part.shape[0] + 2), dtype=bool)  # columns, so that every run has both ends
+    padded[:, 1:-1] = part.T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    return (column + corner[0]) * height + row + corner[1]
 
 
 def fill(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,8 @@ from sam2core.predictors.crops import Crop
 
 AGREEMENT = 0.5
 """The IoU, where two tiles overlap, from which their masks are one object."""
+STRIP = 2**24
+"""Pixels of an object that are looked at in one go when it is put together: one may be as large as the picture."""
 
 Segment = Callable[[np.ndarray], Sequence[AutoMask]]
 Progress = Callable[[int, int], None]
@@ -109,20 +111,27 @@ class _Object:
         """The object in the picture of `size`; estimates are those of its largest piece."""
         x0, y0 = (min(piece.box[side] for piece in self.pieces) for side in (0, 1))
         x1, y1 = (max(piece.box[side] for piece in self.pieces) for side in (2, 3))
-        together = np.zeros((y1 - y0 + 1, x1 - x0 + 1), dtype=bool)
-        for piece in self.pieces:
-            left, top, right, bottom = piece.box
-            together[top - y0 : bottom - y0 + 1, left - x0 : right - x0 + 1] |= piece.inside
+        step = max(1, STRIP // (y1 - y0 + 1))
+        zones = ((left, y0, min(left + step, x1 + 1), y1 + 1) for left in range(x0, x1 + 1, step))
         largest = max(self.pieces, key=lambda piece: piece.area)
         return AutoMask(
             size=size,
-            runs=rle.runs_within(together, (x0, y0), size),
+            runs=rle.runs_of_parts(((self._within(zone), zone[:2]) for zone in zones), size),
             box=(x0, y0, x1, y1),
             iou=largest.iou,
             stability=largest.stability,
             point=largest.point,
             crop=largest.crop,
         )
+
+    def _within(self, zone: Crop) -> np.ndarray:
+        """The object's pixels in a zone, as far as that goes."""
+        together = np.zeros((zone[3] - zone[1], zone[2] - zone[0]), dtype=bool)
+        for piece in self.pieces:
+            if part := piece.part(zone):
+                inside, (x0, y0, x1, y1) = part
+                together[y0 - zone[1] : y1 - zone[1], x0 - zone[0] : x1 - zone[0]] |= inside
+        return together
 
 
 @dataclass(eq=False)

@@ -295,6 +295,8 @@ def test_runs_of_a_part_are_those_of_the_whole():
             whole = np.zeros((height, width), bool)
             whole[y : y + h, x : x + w] = part
             assert rle.runs_within(part, (x, y), (height, width)).tolist() == rle.runs(whole).tolist()
+            parts = [(part[:, :1], (x, y)), (part[:, 1:], (x + 1, y))]
+            assert rle.runs_of_parts(parts, (height, width)).tolist() == rle.runs(whole).tolist()
 
 
 @pytest.mark.parametrize("size", [(50, 70), (37, 11), (9, 12), (24, 48)])

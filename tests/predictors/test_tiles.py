@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from sam2core.ops import rle
+from sam2core.predictors import tiles
 from sam2core.predictors.automask import AutoMask, MaskGenerator
 from sam2core.predictors.rasters import open_raster
 from sam2core.predictors.tiles import stream_tiles, tile_grid
@@ -53,8 +54,10 @@ def scene():
     return picture
 
 
+@pytest.mark.parametrize("strip", [1, 2000, 2**24], ids=["a column", "some columns", "all of it"])
 @pytest.mark.parametrize(("tile", "overlap"), [(100, 12), (128, 32), (64, 8), (400, 50)])
-def test_every_object_is_found_once_and_whole(tile, overlap):
+def test_every_object_is_found_once_and_whole(monkeypatch, tile, overlap, strip):
+    monkeypatch.setattr(tiles, "STRIP", strip)
     picture = scene()
     found = list(stream_tiles(perfect, picture, tile=tile, overlap=overlap))
     expected = {value: picture == value for value in range(1, 8)}
@@ -73,11 +76,11 @@ def test_masks_come_before_the_last_row_is_read():
         read.append(tile.shape)
         return perfect(tile)
 
-    tiles = sum(len(row) for row in tile_grid(picture.shape, 100, 12))
+    count = sum(len(row) for row in tile_grid(picture.shape, 100, 12))
     stream = stream_tiles(segment, picture, tile=100, overlap=12)
     first = next(stream)
-    assert first.area == 100 and len(read) < tiles
-    assert len(list(stream)) == 6 and len(read) == tiles
+    assert first.area == 100 and len(read) < count
+    assert len(list(stream)) == 6 and len(read) == count
 
 
 def test_a_scrap_at_a_cut_that_the_next_tile_does_not_confirm_is_dropped():
