@@ -90,24 +90,31 @@ def segment(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> str:
-    beyond = [value - result["built_mib"] for value in result["memory_mib"]]
-    tenth = len(beyond) // 10
+    memory = result["memory_mib"]
     pixels = 3 * result["side"] ** 2 / 2**20
     cells = [
         f"{result['seconds']:.0f}",
         f"{result['masks']:,}",
-        f"{result['peak_mib'] - result['built_mib']:.0f}",
-        f"{beyond[tenth]:.0f}",
-        f"{beyond[-1]:.0f}",
         f"{result['built_mib']:.0f}",
+        f"{memory[len(memory) // 10]:.0f}",
+        f"{memory[-1]:.0f}",
+        f"{result['peak_mib']:.0f}",
+        f"{result['peak_mib'] - result['built_mib']:.0f}",
     ]
-    heads = ["seconds", "masks", "peak beyond the model, MiB", "after a tenth of the tiles", "at the end"]
-    heads += ["the program with its model"]
+    heads = [
+        "seconds",
+        "masks",
+        "with the model, MiB",
+        "after a tenth of the tiles",
+        "at the end",
+        "peak",
+        "beyond the model",
+    ]
     lines = [
         f"# A raster of {result['side']:,} x {result['side']:,} pixels",
         "",
         f"{result['processor']}, {result['threads']} threads; `sam2core_nano`, {result['points']}² clicks on each of "
-        f"{len(beyond)} tiles of {result['tile']} pixels; a TIFF of {result['file_mib']:.0f} MiB, {pixels:.0f} MiB of "
+        f"{len(memory)} tiles of {result['tile']} pixels; a TIFF of {result['file_mib']:.0f} MiB, {pixels:.0f} MiB of "
         "pixels (`benchmarks/raster.py`). Memory is the process's resident set.",
         "",
         f"| {' | '.join(heads)} |",
@@ -127,10 +134,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot([value - result["built_mib"] for value in result["memory_mib"]], linewidth=1)
-    axes.axhline(3 * result["side"] ** 2 / 2**20, color="0.5", linestyle="--", label="the raster's pixels")
-    axes.set(xlabel="tiles done", ylabel="MiB beyond the model", ylim=(0, None))
-    axes.legend()
+    pixels = 3 * result["side"] ** 2 / 2**20
+    axes.plot(result["memory_mib"], linewidth=1, label="resident")
+    axes.axhline(result["built_mib"], color="0.5", linewidth=1, label="with the model, before the first tile")
+    axes.axhline(result["built_mib"] + pixels, color="0.5", linestyle="--", label="with the raster's pixels")
+    axes.set(xlabel="tiles done", ylabel="MiB", ylim=(0, None))
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
