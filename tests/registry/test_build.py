@@ -157,8 +157,9 @@ def test_types_by_name_and_by_value(name: str) -> None:
     for dtype in (name, getattr(torch, name)):
         model = registry.build("test_tiny", weights=False, dtype=dtype)
         assert model.dtype is getattr(torch, name) and model.head_dtype is torch.float32
-        products = [m for m in model.backbone.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+        products = [m for m in model.backbone.blocks.modules() if isinstance(m, torch.nn.Linear)]
         assert {module.weight.dtype for module in products} == {getattr(torch, name)}
+        assert {p.dtype for p in model.memory_attention.parameters()} == {getattr(torch, name)}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -167,7 +168,7 @@ def test_half_precision_needs_no_autocast(dtype: str) -> None:
     with torch.no_grad():
         features = model.encode(torch.randn(1, 3, 64, 64))
         answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), several=True)
-    assert features.embedding.dtype == getattr(torch, dtype)
+    assert model.dtype == getattr(torch, dtype) and features.embedding.dtype == torch.float32
     assert answer.logits.dtype == torch.float32 and answer.logits.isfinite().all()
 
 
