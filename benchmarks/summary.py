@@ -114,7 +114,7 @@ def collect() -> dict[str, list[Found]]:
 
 
 def labels_of(found: dict[str, list[Found]], what: str, peers: Sequence[str]) -> list[str]:
-    """The rows of a table: each where the machine that has it has it."""
+    """The rows of a table; what only a later machine has comes after the row it follows there."""
     labels: list[str] = []
     for rows in found.values():
         place = 0

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from sam2core.ops import layers
 from sam2core.testing.fixtures import installed, isolated_registry  # noqa: F401
 
 # Before anything discovers: what else is installed here must not change a test.
@@ -53,5 +52,7 @@ def _seed() -> None:
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
 def both_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs twice: with `torch.mm` and with oneDNN's products in fp32, however small they are."""
+    from sam2core.ops import layers
+
     monkeypatch.setattr(layers, "WIDE", request.param)
     monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp, linear, lower_products, predicts_on_cpu, tokenwise
+from sam2core.ops.layers import DropPath, Mlp, linear, predicts_on_cpu, tokenwise
 from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
 
@@ -192,7 +192,9 @@ class Hiera(nn.Module):
 
     def lower(self, dtype: torch.dtype) -> None:
         """To half precision, but for the first layer, the norms, the position and the sum that the blocks add to."""
-        lower_products(self.blocks, dtype)
+        for part in self.blocks.modules():
+            if isinstance(part, nn.Linear):
+                part.to(dtype)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -35,7 +36,15 @@ def _wide(cpuinfo: str) -> bool:
     return "avx512f" in told.get("flags", "").split()
 
 
-WIDE = CPUINFO.is_file() and _wide(CPUINFO.read_text(encoding="utf-8"))
+def _first_processor() -> str:
+    """What Linux tells of the first processor, "" elsewhere; of hundreds of them, the others would take their time."""
+    if not CPUINFO.is_file():
+        return ""
+    with CPUINFO.open(encoding="utf-8") as lines:
+        return "".join(takewhile(str.strip, lines))
+
+
+WIDE = _wide(_first_processor())
 
 
 def predicts_on_cpu(x: Tensor) -> bool:
@@ -61,13 +70,6 @@ def tokenwise(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
     return out.view(*x.shape[:-1], -1)
 
 
-def lower_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Linear layers and convolutions to half precision; norms, codes of position and the sums they enter stay fp32."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            part.to(dtype)
-
-
 @cache
 def _fused(dtype: torch.dtype) -> Callable[..., Tensor] | None:
     """The operator `FUSED`, if this torch has it as it is written here, for a type that it is fast in."""
@@ -83,10 +85,8 @@ def linear(layer: nn.Module, x: Tensor, activation: Callable[[Tensor], Tensor] |
 
     Layers that are not plain `nn.Linear`, or that somebody watches with a hook, are called as they are.
     """
-    fused = None
-    if type(layer) is nn.Linear and activation in ACTIVATIONS:
-        if not (layer._forward_hooks or layer._forward_pre_hooks):
-            fused = _fused_for(x, layer.weight)
+    plain = type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+    fused = _fused_for(x, layer.weight) if plain and activation in ACTIVATIONS else None
     if fused is None:
         y = layer(x)
         return y if activation is None else activation(y)
