@@ -190,11 +190,19 @@ def regions_of(
 
 
 def folder_samples(
-    root: str | Path, *, last: int | None = None, background: bool = True, seed: int = 0, most: int = 10
+    root: str | Path,
+    *,
+    last: int | None = None,
+    background: bool = True,
+    seed: int = 0,
+    most: int = 10,
+    smallest: float = 0.005,
+    largest: float = 0.6,
 ) -> Iterator[Sample]:
     """Samples of a folder with `images/NAME.*` and `labels/NAME.png` or `labels/NAME_ANNOTATOR.png`.
 
-    Of several annotators one is drawn at random per image. last: only the last so many names in sorted order.
+    Of several annotators one is drawn at random per image. last: only the last so many names in sorted order. Regions
+    are asked for whose area is within the given shares of the picture.
     Raises ValueError for a folder of another shape, and for an image without labels.
     """
     root = Path(root)
@@ -214,7 +222,9 @@ def folder_samples(
         labels, image = read_ids(chosen), read_picture(path)
         if labels.shape != image.shape[:2]:
             raise DataError(f"{chosen} is {labels.shape}, its image {path} is {image.shape[:2]}")
-        masks = regions_of(labels, background=background, most=most, generator=generator)
+        masks = regions_of(
+            labels, smallest=smallest, largest=largest, most=most, background=background, generator=generator
+        )
         if len(masks):
             yield Sample(image, masks, path.name)
 

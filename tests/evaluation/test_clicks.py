@@ -115,6 +115,8 @@ def test_folders_with_several_annotators(tmp_path):
     samples = list(folder_samples(tmp_path, background=False))
     assert [sample.name for sample in samples] == ["0.png", "1.png", "2.png"]
     assert [sample.name for sample in folder_samples(tmp_path, last=1)] == ["2.png"]
+    assert not list(folder_samples(tmp_path, background=False, smallest=0.3))
+    assert not list(folder_samples(tmp_path, background=False, smallest=0.0, largest=0.05))
     again = list(folder_samples(tmp_path, background=False))
     assert all((a.masks == b.masks).all() for a, b in zip(samples, again))
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "labels" / "0.png")

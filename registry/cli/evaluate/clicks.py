@@ -24,6 +24,14 @@ GOALS = (0.8, 0.9)
 @click.option("--clicks", type=click.IntRange(1, 20), default=1, show_default=True, help="Clicks per object.")
 @click.option("--last", type=click.IntRange(min=1), help="Only the last so many pictures in sorted order.")
 @click.option("--objects", type=click.IntRange(min=1), default=10, show_default=True, help="Objects a picture at most.")
+@click.option(
+    "--smallest",
+    type=click.FloatRange(0, 0.6),
+    default=0.005,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the picture below which a region is not asked for.",
+)
 @click.option("--foreground", is_flag=True, help="Label 0 is background and never asked for.")
 @click.option("--seed", default=0, show_default=True, help="Draws the annotator and the regions.")
 @click.option("--split", default="val", show_default=True, help="Of a data set in COCO's panoptic layout.")
@@ -43,6 +51,7 @@ def clicks(
     clicks: int,
     last: int | None,
     objects: int,
+    smallest: float,
     foreground: bool,
     seed: int,
     split: str,
@@ -54,21 +63,25 @@ def clicks(
     """Click on the objects of ROOT/images as ROOT/labels has them, and print the mean IoU after each click.
 
     Labels are PNGs of region ids, NAME.png or NAME_ANNOTATOR.png, of which one is drawn; a folder in
-    COCO's panoptic layout is read too. Regions of 0.5 to 60 % of the picture are asked for. The first
-    click is the middle of the region, each further one the middle of the largest error of the method's
-    own answer. In brackets: the 95 % interval over pictures. NoC: the clicks it took on average to an
-    IoU of 0.80 or 0.90, those that never got there counted as all of them.
+    COCO's panoptic layout is read too. Regions of 0.5 (see --smallest) to 60 % of the picture are asked
+    for. The first click is the middle of the region, each further one the middle of the largest error of
+    the method's own answer. In brackets: the 95 % interval over pictures. NoC: the clicks it took on
+    average to an IoU of 0.80 or 0.90, those that never got there counted as all of them.
     """
     import registry
     from sam2core.evaluation import baselines as simple
     from sam2core.evaluation.clicks import PredictorSegmenter, click_through, coco_samples, folder_samples
 
     if (root / "panoptic_segmentation").is_dir():
-        samples = list(coco_samples(root, split=split, seed=seed, most=objects))[-(last or 0) :]
+        samples = list(coco_samples(root, split=split, seed=seed, most=objects, smallest=smallest))[-(last or 0) :]
     else:
-        samples = list(folder_samples(root, last=last, background=not foreground, seed=seed, most=objects))
+        samples = list(
+            folder_samples(root, last=last, background=not foreground, seed=seed, most=objects, smallest=smallest)
+        )
     if not samples:
-        raise ValueError(f"{root} holds no region of a usable size")
+        raise ValueError(
+            f"{root} holds no region of {100 * smallest:g} to 60 % of its picture; --smallest takes smaller ones"
+        )
     name = options["model"] or DEFAULT_MODEL
     predictor = registry.predictor(name, "image", *pairs(options["overrides"]), **build_arguments(options))
     methods: dict[str, Any] = {str(name): PredictorSegmenter(predictor)}
