@@ -58,10 +58,10 @@ def islands(logits: Tensor, area: int, threshold: float = 0.0) -> Tensor:
     return small_regions(logits > threshold, area)
 
 
-def holding(mask: Tensor, places: Tensor, counts: Tensor) -> Tensor:
-    """Only the regions of boolean masks (B, M, H, W) that hold one of their row's `places`; a mask none hits stays.
+def holding(mask: Tensor, places: Tensor, meant: Tensor) -> Tensor:
+    """Only the regions of boolean masks (B, M, H, W) that hold one of their row's `places`; maybe none.
 
-    `places` (B, P, 2) are x, y pixels, `counts` (B, P) says which of them are meant.
+    `places` (B, P, 2) are x, y pixels, `meant` (B, P) says which of them count.
     """
     labels, _ = connected_components(mask)
     height, width = mask.shape[-2:]
@@ -69,9 +69,8 @@ def holding(mask: Tensor, places: Tensor, counts: Tensor) -> Tensor:
     y = places[..., 1].long().clamp(0, height - 1)
     flat = labels.flatten(2)
     hit = flat.gather(2, (y * width + x).unsqueeze(1).expand(-1, mask.shape[1], -1))  # (B, M, P)
-    hit = torch.where(counts.unsqueeze(1), hit, 0)
-    kept = ((flat.unsqueeze(-1) == hit.unsqueeze(2)) & (hit > 0).unsqueeze(2)).any(dim=-1).view(mask.shape)
-    return torch.where((hit > 0).any(dim=2)[..., None, None], kept, mask)
+    hit = torch.where(meant.unsqueeze(1), hit, 0)
+    return ((flat.unsqueeze(-1) == hit.unsqueeze(2)) & (hit > 0).unsqueeze(2)).any(dim=-1).view(mask.shape)
 
 
 def largest(mask: Tensor) -> Tensor:

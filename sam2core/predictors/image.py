@@ -17,7 +17,6 @@ from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
-from sam2core.ops import regions
 from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.transforms import (
     ImageLike,
@@ -73,7 +72,7 @@ class ImagePredictor:
     `encode` runs the image encoder and returns a handle; the handle answers any number of prompts. Nothing is kept on
     the predictor, so any number of threads can share one. Options: `mask_threshold` on the logits (0.0 is even odds);
     `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels; `keep_largest` keeps one region;
-    `keep_clicked` keeps the regions that hold a positive click, where there is one.
+    `keep_clicked` keeps the regions that hold a positive click, however small, where there is one.
     Source: upstream ``SAM2ImagePredictor``, without its hidden state.
     """
 
@@ -262,9 +261,7 @@ class ImagePredictor:
             logits, iou = self._by_rule(output, request)
         else:
             logits, iou, _ = candidates(output, several=request.several, stability=stability)
-        clean = self.postprocess(logits.float())
-        if self.keep_clicked:
-            clean = self._clicked(clean, request)
+        clean = self.postprocess(logits.float(), self._clicks(logits, request) if self.keep_clicked else None)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
                 masks=mask_ops.resize(clean, size) > self.mask_threshold,
@@ -272,18 +269,11 @@ class ImagePredictor:
                 logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
             )
 
-    def _clicked(self, logits: Tensor, request: _Request) -> Tensor:
-        """The logits (B, M, h, w) without the regions that no positive click lies in."""
-        scale = logits.new_tensor(
-            [logits.shape[-1] / self.model.image_size[1], logits.shape[-2] / self.model.image_size[0]]
-        )
-        inside = logits > self.mask_threshold
-        places, positive = (
-            request.points.to(logits.device) * scale,
-            (request.labels == Label.POSITIVE).to(logits.device),
-        )
-        rest = inside & ~regions.holding(inside, places, positive)
-        return torch.where(rest, self.mask_threshold - self.postprocess.margin, logits)
+    def _clicks(self, logits: Tensor, request: _Request) -> tuple[Tensor, Tensor]:
+        """The points on the pixels of masks (B, M, h, w), and which of them are positive clicks."""
+        (height, width), seen = logits.shape[-2:], self.model.image_size
+        scale = torch.tensor([width / seen[1], height / seen[0]], device=logits.device)
+        return request.points.to(logits.device) * scale, (request.labels == Label.POSITIVE).to(logits.device)
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
         """One mask per object by the model's own rule: the best of three for a lone click, else the single mask."""

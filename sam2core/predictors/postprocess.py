@@ -30,15 +30,34 @@ class Postprocess:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is an area in low-resolution pixels, 0 or more, not {getattr(self, name)}")
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Logits (..., h, w) to cleaned logits of the same shape."""
+    def __call__(self, logits: Tensor, clicks: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Logits (..., h, w) to cleaned logits of the same shape.
+
+        With `clicks` logits are (B, M, h, w), and a mask that was clicked keeps the clicked regions alone, however
+        small; one that no click lies in (it was asked for by a box, say) loses its islands unless it is made of nothing
+        else. They are x, y in low-resolution pixels (B, P, 2), and which of them are meant (B, P).
+        """
         clean = logits
         inside, outside = self.threshold + self.margin, self.threshold - self.margin
         if self.fill_holes:
             clean = torch.where(regions.holes(logits, self.fill_holes, self.threshold), inside, clean)
-        if self.drop_islands:
+        if clicks is not None:
+            clean = torch.where(self._unclicked(logits, clean > self.threshold, *clicks), outside, clean)
+        elif self.drop_islands:
             clean = torch.where(regions.islands(logits, self.drop_islands, self.threshold), outside, clean)
         if self.keep_largest:
             rest = (clean > self.threshold) & ~regions.largest(clean > self.threshold)
             clean = torch.where(rest, outside, clean)
         return clean
+
+    def _unclicked(self, logits: Tensor, mask: Tensor, places: Tensor, meant: Tensor) -> Tensor:
+        """What to drop from masks (B, M, h, w) made of the logits."""
+        held = regions.holding(mask, places, meant)
+        rest = mask & ~held
+        if self.drop_islands:
+            small = regions.islands(logits, self.drop_islands, self.threshold)
+            something = (mask & ~small).any(dim=(-2, -1), keepdim=True)
+            rest = torch.where(held.any(dim=(-2, -1), keepdim=True), rest, small & something)
+        else:
+            rest &= held.any(dim=(-2, -1), keepdim=True)
+        return rest

@@ -82,5 +82,21 @@ def test_only_the_regions_that_were_clicked():
     assert not kept[1, 0, 5, 5] and kept[1, 0, 20, 19]
     assert not kept[1, 1].any()
     nobody = regions.holding(both, places, torch.tensor([[False, True], [False, False]]))  # a click on no region
-    assert torch.equal(nobody, both)
-    assert torch.equal(regions.holding(both, places[:, :0], torch.zeros(2, 0, dtype=torch.bool)), both)
+    assert not nobody.any()
+    assert not regions.holding(both, places[:, :0], torch.zeros(2, 0, dtype=torch.bool)).any()
+
+
+def test_what_is_clicked_is_no_island():
+    logits, chain = drawing(), Postprocess(fill_holes=1, drop_islands=3)
+    meant = torch.tensor([[True]])
+    island = chain(logits, (torch.tensor([[[19.0, 20.0]]]), meant)) > 0
+    assert island.sum() == 3 and island[0, 0, 20, 18:21].all()
+    square = chain(logits, (torch.tensor([[[10.4, 10.9]]]), meant)) > 0  # in the hole that is filled
+    assert square.sum() == 144 - 4 and square[0, 0, 10, 10]
+    missed = (torch.tensor([[[0.0, 0.0]]]), meant)
+    assert torch.equal(chain(logits, missed), chain(logits))
+    for clicks in (missed, (torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.bool))):
+        assert torch.equal(Postprocess()(logits, clicks), logits)
+    logits[..., 4:16, 4:16] = -2.0  # a mask that is nothing but the island
+    assert not (chain(logits) > 0).any()
+    assert torch.equal(chain(logits, missed), logits)
