@@ -14,14 +14,14 @@ from sam2core.evaluation.clicks import first_click, folder_samples
 from sam2core.predictors.render import overlay
 
 SIDE, SHOWN, HELD_OUT = 240, 6, 40
+SMALLEST = 0.001  # share of the picture; what is smaller would not be seen at this size
 LEAST = 3  # objects that a picture must have to be shown
 
 
 def main() -> None:
     nuclei, weights = sys.argv[1:3]
-    samples = [
-        sample for sample in folder_samples(nuclei, last=HELD_OUT, background=False) if len(sample.masks) >= LEAST
-    ]
+    held_out = folder_samples(nuclei, last=HELD_OUT, background=False, smallest=SMALLEST)
+    samples = [sample for sample in held_out if len(sample.masks) >= LEAST]
     chosen = [samples[number] for number in np.linspace(0, len(samples) - 1, SHOWN).astype(int)]
     predictors = [registry.predictor("sam2core_nano"), registry.predictor(weights)]
     sheet = Image.new("RGB", (SHOWN * SIDE, 3 * SIDE))
