@@ -135,16 +135,19 @@ class Video(Reader):
         return False
 
     def _seek(self, key: int, packets: Packets) -> None:
-        """Put the decoder before a key frame; where the demuxer landed is checked, as its times are not those shown."""
+        """Put the decoder before a key frame; where the demuxer landed is checked, as its times are not those shown.
+
+        Nor need they be those it told when it read the file from its start: the key frame must have its size, too.
+        """
         for landmark in packets.landmarks(key):
             try:
                 self._container.seek(landmark, stream=self._stream)
                 arrived = self._container.demux(self._stream)
-                first = next((packet for packet in arrived if packets.order(packet.pts) is not None), None)
+                first = next((packet for packet in arrived if packets.reaches(packet, key)), None)
             except pyav().FFmpegError:  # a file that cannot be sought in
                 break
-            if first is not None and packets.before(first.pts, key):
-                self._pictures = _decoded(itertools.chain([first], arrived), self._stream, packets.time(key))
+            if first is not None and packets.is_packet(first, key):
+                self._pictures = _decoded(itertools.chain([first], arrived), self._stream)
                 return
         self._start(packets.time(key))
 
@@ -173,7 +176,7 @@ class Packets:
     def __init__(self, path: Path, first: int | None) -> None:
         container, stream = open_video(str(path), repr(str(path)))
         times: list[int | None] = []
-        keys, unseen = [], []
+        keys, unseen, sizes = [], [], []
         begun: int | None = None  # the latest time at which decoding began: whatever comes later is shown later
         self.cut: str | None = None
         with container:
@@ -189,6 +192,7 @@ class Packets:
                         unseen.append(len(times))
                     begun = begun if packet.dts is None else packet.dts
                     times.append(packet.pts)
+                    sizes.append(packet.size)
             except pyav().FFmpegError as error:
                 self.cut = f"the file cannot be read on: {error.strerror}"
             declared, end = stream.frames, _end(container, stream)
@@ -201,6 +205,7 @@ class Packets:
         self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first picture cannot be decoded
         self._sorted = np.argsort(self._order_times)
         self._keys = np.array(keys, dtype=np.int64)
+        self._sizes = np.array(sizes, dtype=np.int64)
         if self.cut is not None and len(self.times) > 1:
             shortest = int(np.diff(self.times).min())
             if 0 < declared <= len(shown) or (end is not None and self.times[-1] + 2 * shortest > end):
@@ -225,10 +230,14 @@ class Packets:
         at = _place(self._order_times, time, self._sorted)
         return None if at is None else int(self._sorted[at])
 
-    def before(self, time: int, key: int) -> bool:
-        """Whether the packet with a time is that key frame, or lies before it in the file."""
-        order = self.order(time)
-        return order is not None and order <= key
+    def reaches(self, packet: Any, key: int) -> bool:
+        """Whether a packet that was read lies no further before that one in the file."""
+        order = self.order(packet.pts)
+        return order is not None and order >= key
+
+    def is_packet(self, packet: Any, number: int) -> bool:
+        """Whether a packet that was read is that one, by its time and its size."""
+        return bool(self.order(packet.pts) == number and packet.size == self._sizes[number])
 
     def time(self, packet: int) -> int:
         return int(self._order_times[packet])

@@ -94,6 +94,7 @@ VIDEOS: dict[str, tuple[str, str, dict[str, str]]] = {
     "vp8": ("a.webm", "libvpx", {"deadline": "good", "cpu-used": "4", "auto-alt-ref": "1", "lag-in-frames": "16"}),
     "mpeg4": ("a.avi", "mpeg4", {"bf": "2", "qscale": "3"}),
     "mpeg2": ("a.mpg", "mpeg2video", {"bf": "2", "qscale": "3"}),
+    "mpeg2, other times after a seek": ("a.mpg", "mpeg2video", {"bf": "2", "qscale": "3", "threads": "1"}),
     "jpeg": ("a.mov", "mjpeg", {}),
     "gif": ("a.gif", "gif", {}),
 }
