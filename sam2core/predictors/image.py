@@ -17,7 +17,7 @@ from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
-from sam2core.predictors.postprocess import Postprocess
+from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
     ImageLike,
     check_given,
@@ -261,19 +261,16 @@ class ImagePredictor:
             logits, iou = self._by_rule(output, request)
         else:
             logits, iou, _ = candidates(output, several=request.several, stability=stability)
-        clean = self.postprocess(logits.float(), self._clicks(logits, request) if self.keep_clicked else None)
+        clicks = None
+        if self.keep_clicked:
+            clicks = clicks_on(logits, request.points, request.labels, image_size=self.model.image_size)
+        clean = self.postprocess(logits.float(), clicks)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
                 masks=mask_ops.resize(clean, size) > self.mask_threshold,
                 iou=iou.to(torch.float32, copy=True),
                 logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
             )
-
-    def _clicks(self, logits: Tensor, request: _Request) -> tuple[Tensor, Tensor]:
-        """The points on the pixels of masks (B, M, h, w), and which of them are positive clicks."""
-        (height, width), seen = logits.shape[-2:], self.model.image_size
-        scale = torch.tensor([width / seen[1], height / seen[0]], device=logits.device)
-        return request.points.to(logits.device) * scale, (request.labels == Label.POSITIVE).to(logits.device)
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
         """One mask per object by the model's own rule: the best of three for a lone click, else the single mask."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam2core.ops import regions
+from sam2core.types import Label
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,9 @@ class Postprocess:
         else:
             rest &= held.any(dim=(-2, -1), keepdim=True)
         return rest
+
+
+def clicks_on(logits: Tensor, points: Tensor, labels: Tensor, *, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The `clicks` of `Postprocess`: points (B, P, 2) of an image (H, W) on pixels of the logits, and the positive."""
+    scale = torch.tensor([logits.shape[-1] / image_size[1], logits.shape[-2] / image_size[0]], device=logits.device)
+    return points.to(logits.device) * scale, (labels == Label.POSITIVE).to(logits.device)

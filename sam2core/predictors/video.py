@@ -17,6 +17,7 @@ from sam2core.memory.readout import layout
 from sam2core.model import Sam2
 from sam2core.ops import regions
 from sam2core.predictors.frames import open_source
+from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.session import ObjectTrack, VideoSession
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
 
@@ -31,7 +32,8 @@ class VideoPredictor:
 
     `open` gives a session, which holds everything that changes; any number of sessions share one predictor.
 
-    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `hard_prompt_masks` memorizes prompted
+    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
+    a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
     frames with thresholded masks; `exclusive` gives every pixel to one object in the results; `keep_corrections` makes
     a corrected frame an anchor (upstream's default loses corrections on tracked frames); `forget_around_prompts` clears
     an object's trail near a prompt; `memory_dtype` is the type memories are stored in; `objects_per_call` caps how many
@@ -45,6 +47,7 @@ class VideoPredictor:
         model: Sam2,
         *,
         fill_holes: int = 8,
+        keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
         exclusive: bool = False,
         keep_corrections: bool = True,
@@ -63,6 +66,7 @@ class VideoPredictor:
             raise ValueError(f"fill_holes is an area in low-resolution pixels, 0 or more, not {fill_holes}")
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
         self.fill_holes = fill_holes
+        self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
         self.exclusive = exclusive
         self.keep_corrections = keep_corrections
@@ -113,6 +117,7 @@ class VideoPredictor:
         """The options that change what is computed: with the same, one predictor can go on with another's session."""
         return {
             "fill_holes": self.fill_holes,
+            "keep_clicked": self.keep_clicked,
             "hard_prompt_masks": self.hard_prompt_masks,
             "exclusive": self.exclusive,
             "keep_corrections": self.keep_corrections,
@@ -143,7 +148,11 @@ class VideoPredictor:
         model = self.model
         several = model.multimask.several(prompt.points.shape[1], tracking=recall is not None)
         candidates = model.segment(features, model.condition(features, recall), prompt, several=several)
-        return self._filled(candidates.take(self.policy.choose(candidates, state)))
+        answer = self._filled(candidates.take(self.policy.choose(candidates, state)))
+        if not self.keep_clicked or recall is not None:  # a correction names what was missed, not the whole
+            return answer
+        clicks = clicks_on(answer.logits, prompt.points, prompt.labels, image_size=model.image_size)
+        return replace(answer, logits=Postprocess()(answer.logits, clicks))
 
     def adopt(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
         """The answer to one object's mask (H, W) at model size: the mask itself."""

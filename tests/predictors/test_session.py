@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import registry
+from sam2core.ops.regions import connected_components
 from sam2core.predictors.session import Passes
 from sam2core.predictors.video import VideoPredictor
 
@@ -459,6 +460,37 @@ def test_results_carry_everything_at_the_videos_size(predictor, frames):
     assert ((result.iou >= 0) & (result.iou <= 1)).all() and (result.presence > -1024).all()
     late = session.prompt(3, "late", [[4, 4]])
     assert late.presence.tolist()[:2] == [-1024.0, -1024.0] and not late.masks["a"].any()
+
+
+def regions_of(logits: torch.Tensor) -> int:
+    labels, _ = connected_components(logits[None] > 0)
+    return labels[labels > 0].unique().numel()
+
+
+def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
+    model = shaken_model()
+    plain, clean = (VideoPredictor(model, keep_clicked=keep, fill_holes=0).open(frames) for keep in (False, True))
+    places = [(x, y) for x in range(2, 80, 5) for y in range(1, 48, 3)]  # a click on a pixel of the mask that it makes
+    for click in places:
+        before, after = (session.prompt(0, 1, points=[click]).logits[0] for session in (plain, clean))
+        at = (click[1] * 16 // 48, click[0] * 16 // 80)
+        if before[at] > 0 and regions_of(before) > 1:
+            break
+    else:
+        pytest.fail("no click lies in the mask that it makes")
+    kept = after > 0
+    assert kept[at] and not (kept & (before <= 0)).any() and regions_of(after) == 1 < regions_of(before)
+    assert torch.equal(after[kept], before[kept])
+    # a correction says what was missed, and the rest of the tracked mask stays
+    for session in (plain, clean):
+        list(session.propagate(stop=4))
+    for click in places:
+        logits = clean.prompt(2, 1, points=[click]).logits[0]
+        if logits[click[1] * 16 // 48, click[0] * 16 // 80] > 0 and regions_of(logits) > 1:
+            break
+    else:
+        pytest.fail("the regions without a click are gone")
+    assert VideoPredictor(model).options != VideoPredictor(model, keep_clicked=True).options
 
 
 def test_exclusive_gives_every_pixel_to_one_object(frames):

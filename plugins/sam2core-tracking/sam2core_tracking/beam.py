@@ -141,6 +141,7 @@ class BeamPredictor(VideoPredictor):
         beams: int = 3,
         certain: float = 2.0,
         fill_holes: int = 8,
+        keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
         exclusive: bool = False,
         keep_corrections: bool = True,
@@ -156,6 +157,7 @@ class BeamPredictor(VideoPredictor):
         super().__init__(
             model,
             fill_holes=fill_holes,
+            keep_clicked=keep_clicked,
             hard_prompt_masks=hard_prompt_masks,
             exclusive=exclusive,
             keep_corrections=keep_corrections,
