@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2core.heads.guided_mask_decoder import LIMIT, GuidedMaskDecoder
+from sam2core.heads.guided_mask_decoder import GuidedMaskDecoder
 from sam2core.heads.mask_decoder import SamMaskDecoder
+from sam2core.ops.guided import LIMIT, upsample, window_mean
+from sam2core.predictors.postprocess import sharpen
 from sam2core.testing import tiny_model
 
 
@@ -68,7 +70,7 @@ def test_it_is_the_guided_filter(radius, epsilon):
     rows = given(1, 2)
     raw = plain(*rows, plain.project_skips(maps, pixels)).masks * 5
     guide = guided.project_skips(maps, pixels)[0][:, -12:]
-    found = guided._follow(raw, guide)
+    found = guided.finish(raw, (guide,))
     picture = F.avg_pool2d(pixels, 4)[0].double().numpy()
     for row in range(2):
         for mask in range(4):
@@ -93,10 +95,10 @@ def test_a_plain_picture_is_smoothed_alone_and_an_even_mask_stays():
     maps = [torch.randn(1, 32, 24, 16), torch.randn(1, 32, 12, 8)]
     even, noise = torch.full((1, 4, 24, 16), 3.0), torch.randn(1, 1, 24, 16)
     colourful = guided.project_skips(maps, torch.randn(1, 3, 96, 64))[0][:, -12:]
-    torch.testing.assert_close(guided._follow(even, colourful), even, atol=1e-3, rtol=0)
+    torch.testing.assert_close(guided.finish(even, (colourful,)), even, atol=1e-3, rtol=0)
     grey = guided.project_skips(maps, torch.full((1, 3, 96, 64), 0.7))[0][:, -12:]
-    twice = guided._mean(guided._mean(noise))
-    torch.testing.assert_close(guided._follow(noise, grey), twice, atol=1e-3, rtol=0)
+    twice = window_mean(window_mean(noise, guided.radius), guided.radius)
+    torch.testing.assert_close(guided.finish(noise, (grey,)), twice, atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
@@ -114,7 +116,7 @@ def test_a_ragged_mask_ends_at_the_edge_of_the_picture():
     def wrong(logits: torch.Tensor) -> int:
         return int(((logits[0, 0] > 0) != square).sum())
 
-    found = guided._follow(ragged, guided.project_skips(maps, pixels)[0][:, -12:])
+    found = guided.finish(ragged, guided.project_skips(maps, pixels))
     assert wrong(ragged) > 100 and wrong(found) < 10
 
 
@@ -163,3 +165,36 @@ def test_options_are_checked():
         GuidedMaskDecoder(32, radius=0)
     with pytest.raises(ValueError, match="not 3 and 0"):
         GuidedMaskDecoder(32, epsilon=0)
+
+
+def test_upsampling_to_the_same_size_is_the_filter():
+    torch.manual_seed(0)
+    picture, logits = torch.randn(3, 9, 13), (torch.randn(2, 2, 9, 13) * 3).clamp(-LIMIT, LIMIT)
+    found = upsample(logits, picture, radius=2, epsilon=0.1)
+    for row in range(2):
+        for mask in range(2):
+            expected = by_definition(picture.double().numpy(), logits[row, mask].double().numpy(), 2, 0.1)
+            np.testing.assert_allclose(found[row, mask].numpy(), expected, atol=1e-4)
+
+
+def test_sharpening_finds_the_edges_of_the_picture():
+    y, x = np.mgrid[:256, :192]
+    disc = (y - 120.3) ** 2 + (x - 90.7) ** 2 < 50**2
+    disc |= abs(y - 120.3 - 0.7 * (x - 90.7)) < 3  # and a thin thing across the whole picture
+    picture = np.where(disc[..., None], np.uint8([200, 80, 60]), np.uint8([70, 90, 130]))
+    rough = F.interpolate(torch.from_numpy(disc)[None, None].float(), (32, 24), mode="bilinear", antialias=True)
+    logits = (rough - 0.5) * 10
+
+    def agreement(mask: torch.Tensor) -> float:
+        mask = mask[0, 0].numpy() > 0
+        return (mask & disc).sum() / (mask | disc).sum()
+
+    plain = agreement(F.interpolate(logits, disc.shape, mode="bilinear"))
+    sharp = sharpen(logits, picture)
+    assert sharp.shape == (1, 1, 256, 192) and sharp.dtype == torch.float32
+    assert plain < 0.93 < 0.97 < agreement(sharp)
+    with pytest.raises(ValueError, match="B, M, h, w"):
+        sharpen(logits[0], picture)
+    for wrong in ({"radius": 0}, {"epsilon": 0.0}):
+        with pytest.raises(ValueError, match="radius must be at least 1 and epsilon above 0"):
+            sharpen(logits, picture, **wrong)
