@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam2core.heads.mask_decoder import SamMaskDecoder
-from sam2core.ops.guided import GUIDE, fit, guide_of
+from sam2core.ops.guided import GUIDE, check_filter, fit, guide_of
 
 
 class GuidedMaskDecoder(SamMaskDecoder):
@@ -33,8 +33,7 @@ class GuidedMaskDecoder(SamMaskDecoder):
         stability: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(dim, heads=heads, hidden=hidden, stability=stability)
-        if radius < 1 or epsilon <= 0:
-            raise ValueError(f"radius must be at least 1 and epsilon above 0, not {radius} and {epsilon}")
+        check_filter(radius, epsilon)
         self.radius = radius
         self.epsilon = epsilon
 

@@ -10,6 +10,12 @@ GUIDE = 12  # channels
 LIMIT = 8.0
 
 
+def check_filter(radius: int, epsilon: float) -> None:
+    """Raise ValueError for a radius below 1 and for an epsilon that is not above 0."""
+    if radius < 1 or epsilon <= 0:
+        raise ValueError(f"radius must be at least 1 and epsilon above 0, not {radius} and {epsilon}")
+
+
 def guide_of(colour: Tensor, *, radius: int, epsilon: float) -> Tensor:
     """What the filter needs of pictures (B, 3, h, w), normalised: colours, means, inverse covariances (B, 12, h, w).
 

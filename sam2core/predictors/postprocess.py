@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sam2core.ops import guided, regions
 from sam2core.ops.pixels import normalise
-from sam2core.predictors.transforms import ImageLike, read_image
+from sam2core.predictors.transforms import ImageLike, read_image, to_model_points
 from sam2core.types import Label
 
 
@@ -56,20 +56,18 @@ class Postprocess:
     def _unclicked(self, logits: Tensor, mask: Tensor, places: Tensor, meant: Tensor) -> Tensor:
         """What to drop from masks (B, M, h, w) made of the logits."""
         held = regions.holding(mask, places, meant)
-        rest = mask & ~held
+        small = torch.zeros_like(mask)
         if self.drop_islands:
             small = regions.islands(logits, self.drop_islands, self.threshold)
-            something = (mask & ~small).any(dim=(-2, -1), keepdim=True)
-            rest = torch.where(held.any(dim=(-2, -1), keepdim=True), rest, small & something)
-        else:
-            rest &= held.any(dim=(-2, -1), keepdim=True)
-        return rest
+        clicked, lasting = (part.any(dim=(-2, -1), keepdim=True) for part in (held, mask & ~small))
+        return torch.where(clicked, mask & ~held, small & lasting)
 
 
 def clicks_on(logits: Tensor, points: Tensor, labels: Tensor, *, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The `clicks` of `Postprocess`: points (B, P, 2) of an image (H, W) on pixels of the logits, and the positive."""
-    scale = torch.tensor([logits.shape[-1] / image_size[1], logits.shape[-2] / image_size[0]], device=logits.device)
-    return points.to(logits.device) * scale, (labels == Label.POSITIVE).to(logits.device)
+    height, width = logits.shape[-2:]
+    places = to_model_points(points.to(logits.device), image_size, (height, width))
+    return places, (labels == Label.POSITIVE).to(logits.device)
 
 
 def sharpen(logits: Tensor, picture: ImageLike, *, radius: int = 2, epsilon: float = 2e-3) -> Tensor:
@@ -83,7 +81,6 @@ def sharpen(logits: Tensor, picture: ImageLike, *, radius: int = 2, epsilon: flo
     """
     if logits.ndim != 4:
         raise ValueError(f"logits are (B, M, h, w), not {tuple(logits.shape)}")
-    if radius < 1 or epsilon <= 0:
-        raise ValueError(f"radius must be at least 1 and epsilon above 0, not {radius} and {epsilon}")
+    guided.check_filter(radius, epsilon)
     colours = normalise(read_image(picture).to(logits.device).float()[None])[0]
     return guided.upsample(logits, colours, radius=radius, epsilon=epsilon)

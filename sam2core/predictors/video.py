@@ -15,7 +15,6 @@ from sam2core.compile import compile_model
 from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import layout
 from sam2core.model import Sam2
-from sam2core.ops import regions
 from sam2core.predictors.frames import open_source
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.session import ObjectTrack, VideoSession
@@ -62,10 +61,8 @@ class VideoPredictor:
             raise ValueError(f"memory_dtype is one of {', '.join(MEMORY_DTYPES)}, not {memory_dtype!r}")
         if objects_per_call is not None and objects_per_call < 1:
             raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
-        if fill_holes < 0:
-            raise ValueError(f"fill_holes is an area in low-resolution pixels, 0 or more, not {fill_holes}")
+        self.postprocess = Postprocess(fill_holes=fill_holes, margin=FILLED)
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
-        self.fill_holes = fill_holes
         self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
         self.exclusive = exclusive
@@ -116,7 +113,7 @@ class VideoPredictor:
     def options(self) -> dict[str, Any]:
         """The options that change what is computed: with the same, one predictor can go on with another's session."""
         return {
-            "fill_holes": self.fill_holes,
+            "fill_holes": self.postprocess.fill_holes,
             "keep_clicked": self.keep_clicked,
             "hard_prompt_masks": self.hard_prompt_masks,
             "exclusive": self.exclusive,
@@ -217,9 +214,7 @@ class VideoPredictor:
                 track.bank.put(one, shelf)
 
     def _filled(self, answer: MaskPrediction) -> MaskPrediction:
-        if not self.fill_holes:
-            return answer
-        return replace(answer, logits=torch.where(regions.holes(answer.logits, self.fill_holes), FILLED, answer.logits))
+        return replace(answer, logits=self.postprocess(answer.logits))
 
     def _split(self, memory: FrameMemory, logits: Sequence[Tensor]) -> list[FrameMemory]:
         """One memory per object, each with storage of its own, tokens in the storage type."""

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from sam2core.heads.guided_mask_decoder import GuidedMaskDecoder
 from sam2core.heads.mask_decoder import SamMaskDecoder
 from sam2core.ops.guided import LIMIT, upsample, window_mean
-from sam2core.predictors.postprocess import sharpen
 from sam2core.testing import tiny_model
 
 
@@ -175,26 +174,3 @@ def test_upsampling_to_the_same_size_is_the_filter():
         for mask in range(2):
             expected = by_definition(picture.double().numpy(), logits[row, mask].double().numpy(), 2, 0.1)
             np.testing.assert_allclose(found[row, mask].numpy(), expected, atol=1e-4)
-
-
-def test_sharpening_finds_the_edges_of_the_picture():
-    y, x = np.mgrid[:256, :192]
-    disc = (y - 120.3) ** 2 + (x - 90.7) ** 2 < 50**2
-    disc |= abs(y - 120.3 - 0.7 * (x - 90.7)) < 3  # and a thin thing across the whole picture
-    picture = np.where(disc[..., None], np.uint8([200, 80, 60]), np.uint8([70, 90, 130]))
-    rough = F.interpolate(torch.from_numpy(disc)[None, None].float(), (32, 24), mode="bilinear", antialias=True)
-    logits = (rough - 0.5) * 10
-
-    def agreement(mask: torch.Tensor) -> float:
-        mask = mask[0, 0].numpy() > 0
-        return (mask & disc).sum() / (mask | disc).sum()
-
-    plain = agreement(F.interpolate(logits, disc.shape, mode="bilinear"))
-    sharp = sharpen(logits, picture)
-    assert sharp.shape == (1, 1, 256, 192) and sharp.dtype == torch.float32
-    assert plain < 0.93 < 0.97 < agreement(sharp)
-    with pytest.raises(ValueError, match="B, M, h, w"):
-        sharpen(logits[0], picture)
-    for wrong in ({"radius": 0}, {"epsilon": 0.0}):
-        with pytest.raises(ValueError, match="radius must be at least 1 and epsilon above 0"):
-            sharpen(logits, picture, **wrong)
