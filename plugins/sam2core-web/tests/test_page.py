@@ -354,6 +354,15 @@ def test_a_picture_is_saved_in_every_format(page: Page) -> None:
     assert [iou(alpha, mask) for alpha, mask in zip(alphas, masks.values())] == [1, 1]
 
 
+SLOW_STATE = r"""
+const asked = window.fetch;
+window.fetch = async (where, options) => {
+  if (/sessions\/[^/]+$/.test(where)) await new Promise((done) => setTimeout(done, 300));
+  return asked(where, options);
+};
+"""  # how a run has ended is told a little later than it ends
+
+
 def test_a_clip_is_tracked_stopped_refined_gone_on_with_and_saved(page: Page, predictors: tuple[Any, Any]) -> None:
     page.open()
     page.driver.find_element(By.CSS_SELECTOR, "#samples [data-name='chair.mp4']").click()
@@ -375,6 +384,7 @@ def test_a_clip_is_tracked_stopped_refined_gone_on_with_and_saved(page: Page, pr
     at = page.run("return s.frame;")
     page.click(FLOOR, negative=True)  # what is said here is of the latest frame
     assert page.prompts(1, at)["labels"] == [0]
+    page.run(SLOW_STATE)
     page.press("resume")
     page.settle()
     assert page.presence(1) == list(range(40)) and page.run("return [s.frame, s.resumable];") == [39, False]

@@ -40,15 +40,15 @@ async function run(body) {
     });
     await shown;
   } catch (error) { if (page.session === s) toast(error.message, true); } finally {
-    s.tracking = false;
     if (page.session === s) {
       $("progress").hidden = true;
       try {
         adopt(s, await call("GET", `sessions/${s.id}`));
         if (last !== null) await show(last);
       } catch (error) { toast(error.message, true); }
-      render();
     }
+    s.tracking = false; // only now: until the server has said how it ended, nothing can be gone on with
+    if (page.session === s) render();
   }
 }
 
