@@ -124,7 +124,7 @@ class Job:
         if going_on:
             session = self.predictor.load(self.saved, self.source)
         else:
-            session = self.predictor.open(self.source, keep=self.settings["keep"])
+            session = self.predictor.open(self.source, keep=self.settings["keep"], crop=self.settings["crop"])
             for one in self.prompts.values():
                 try:
                     session.prompt(self._index(one.frame), one.object, **one.keywords(self.source.size))
@@ -186,7 +186,7 @@ class Job:
 
     def live(self, *, force: bool) -> None:
         """Follow a camera or a stream until it ends or somebody stops it."""
-        session = self.predictor.open()
+        session = self.predictor.open(crop=self.settings["crop"])
         waiting: dict[int, dict[Hashable, Mapping[str, Any]]] = {}
         for one in self.prompts.values():
             waiting.setdefault(self._index(one.frame), {})[one.object] = one.keywords(self.source.size)

@@ -204,15 +204,13 @@ def split(result: FrameResult, objects: list[str]) -> tuple[np.ndarray, np.ndarr
     import numpy as np
     import torch
 
-    from sam2core.ops.masks import resize
-
     height, width = result.size
     masks = np.zeros((len(result.objects), height, width), dtype=bool)
     best = torch.full((height, width), -float("inf"), device=result.logits.device)
     owner = torch.full((height, width), -1, dtype=torch.int16, device=result.logits.device)
     step = max(1, CHUNK // (height * width))
     for start in range(0, len(masks), step):
-        logits = resize(result.logits[start : start + step, None], result.size)[:, 0]
+        logits = result.enlarged(start, start + step)
         masks[start : start + step] = (logits > result.threshold).cpu().numpy()
         top, at = logits.max(dim=0)
         stronger = top > best

@@ -45,6 +45,9 @@ class Kinds(click.ParamType):
 @click.option("--start", type=click.IntRange(min=0), default=0, help="The first frame to see.  [default: 0]")
 @click.option("--stop", type=click.IntRange(min=1), help="The first frame not to see.  [default: the end]")
 @click.option("--stride", type=click.IntRange(min=1), default=1, help="See every N-th frame.  [default: 1]")
+@click.option(
+    "--crop", type=Box(), help="The part of the frames to look at: a small object is seen larger.  [default: all]"
+)
 @click.option("--direction", type=click.Choice(["forward", "backward", "both"]), default="forward", show_default=True,
               help="From the first prompted frame on; from the last one back; or both from the first.")  # fmt: skip
 @click.option("--keep", type=click.Choice(["horizon", "all"]), default="horizon", show_default=True,
@@ -68,6 +71,7 @@ def command(
     start: int,
     stop: int | None,
     stride: int,
+    crop: tuple[float, ...] | None,
     direction: str,
     keep: str,
     exclusive: bool,
@@ -147,6 +151,7 @@ def command(
         "start": start,
         "stop": stop,
         "stride": stride,
+        "crop": crop and list(crop),
         "direction": direction,
         "keep": keep,
         "exclusive": exclusive,

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
 from sam2core.ops import masks as mask_ops
+from sam2core.predictors.crops import Crop
 from sam2core.predictors.transforms import (
     check_given,
+    crop_mask,
     integer,
+    into_crop,
     read_boxes,
+    read_crop,
     read_image,
     read_mask,
     read_points,
@@ -56,14 +60,26 @@ class FrameResult:
     """The video's (H, W)."""
     exclusive: bool = False
     threshold: float = 0.0
+    crop: Crop | None = None
+    """The part of the frame that was looked at, to which `logits` belong; None: all of it."""
 
     @property
     def video_logits(self) -> Tensor:
-        """The logits (N, H, W) at the video's size; made when asked for."""
-        if not self.objects:
-            return self.logits.new_zeros(0, *self.size)
-        logits = mask_ops.resize(self.logits.unsqueeze(1), self.size).squeeze(1)
+        """The logits (N, H, W) at the video's size, NO_OBJECT outside the crop; made when asked for."""
+        logits = self.enlarged()
         return mask_ops.exclusive(logits) if self.exclusive else logits
+
+    def enlarged(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """The logits (K, H, W) of rows `start` to `stop` at the video's size, `exclusive` or not."""
+        rows = self.logits[start:stop]
+        if not len(rows):
+            return rows.new_zeros(0, *self.size)
+        if self.crop is None:
+            return mask_ops.resize(rows.unsqueeze(1), self.size).squeeze(1)
+        x0, y0, x1, y1 = self.crop
+        whole = rows.new_full((len(rows), *self.size), NO_OBJECT, dtype=torch.float32)
+        whole[:, y0:y1, x0:x1] = mask_ops.resize(rows.unsqueeze(1), (y1 - y0, x1 - x0)).squeeze(1)
+        return whole
 
     @property
     def masks(self) -> dict[Hashable, Tensor]:
@@ -183,12 +199,21 @@ class VideoSession:
 
     KEEP = ("horizon", "all")
 
-    def __init__(self, predictor: VideoPredictor, source: FrameSource | None, *, keep: str = "horizon") -> None:
+    def __init__(
+        self,
+        predictor: VideoPredictor,
+        source: FrameSource | None,
+        *,
+        keep: str = "horizon",
+        crop: Sequence[float] | None = None,
+    ) -> None:
         if keep not in self.KEEP:
             raise ValueError(f"keep is one of {', '.join(self.KEEP)}, not {keep!r}")
         self.predictor = predictor
         self.source = source
         self.keep = keep
+        self.crop: Any = crop if crop is None or source is None else read_crop(crop, source.size)
+        """The part x0, y0, x1, y1 of every frame that is looked at; None: all. A live session checks it at first."""
         self.tracks: dict[Hashable, ObjectTrack] = {}
         self.position: int | None = None
         """The frame that was processed last; None before the first."""
@@ -218,6 +243,12 @@ class VideoSession:
             self._size = self.source.size
         return self._size
 
+    @property
+    def _seen(self) -> Crop:
+        """What is looked at of each frame."""
+        height, width = self.size
+        return (0, 0, width, height) if self.crop is None else self.crop
+
     @torch.inference_mode(False)  # to be edited, and to be learned from
     @torch.no_grad()
     def result(self, frame: int) -> FrameResult:
@@ -244,6 +275,7 @@ class VideoSession:
             size=self.size,
             exclusive=self.predictor.exclusive,
             threshold=self.predictor.mask_threshold,
+            crop=self.crop,
         )
 
     # prompts
@@ -266,7 +298,7 @@ class VideoSession:
         1 on the object (default), 0 off it; `box` x0, y0, x1, y1; or `mask` (H, W), non-zero on the object. An earlier
         prompt of the object on this frame is replaced; with `add`, further points join it. An earlier answer on the
         frame goes to the decoder as a hint. The answer is memorized when propagation goes on. Raises ValueError, and
-        changes nothing, when the prompt makes no sense or the frame does not exist.
+        changes nothing, when the prompt makes no sense, lies outside the session's crop, or the frame does not exist.
         """
         frame, object = self._check_frame(frame), plain(object)
         before = self.tracks.get(object)
@@ -288,9 +320,10 @@ class VideoSession:
         if mask is not None:
             if points is not None or box is not None:
                 raise ValueError("a mask prompt stands alone: give points and box in another call, to correct it")
+            drawn = mask if self.crop is None else crop_mask(mask, self.crop, self.size)
             empty = torch.zeros(0, 2)
             return FramePrompt(
-                empty, torch.zeros(0, dtype=torch.int32), read_mask(mask, self.predictor.model.image_size)
+                empty, torch.zeros(0, dtype=torch.int32), read_mask(drawn, self.predictor.model.image_size)
             )
         parts = []
         earlier = track.prompts.get(frame) if track is not None and add else None
@@ -299,6 +332,7 @@ class VideoSession:
                 raise ValueError("a box comes before all points: it cannot be added to an earlier prompt")
             parts.append((earlier.points, earlier.labels))
         model_size = self.predictor.model.image_size
+        x0, y0, x1, y1 = self._seen
         for xy, marks in (
             *([read_boxes(box, self.size)] if box is not None else []),
             *([read_points(points, labels, self.size)] if points is not None else []),
@@ -306,7 +340,8 @@ class VideoSession:
             if xy.shape[0] != 1:
                 raise ValueError(f"a prompt is for one object; this one is for {xy.shape[0]}")
             told = marks[0] != Label.IGNORED
-            parts.append((to_model_points(xy[0][told], self.size, model_size), marks[0][told]))
+            places = into_crop(xy[0][told], marks[0][told], self._seen)
+            parts.append((to_model_points(places, (y1 - y0, x1 - x0), model_size), marks[0][told]))
         if not sum(len(marks) for _, marks in parts):
             raise ValueError("all points are labelled -1: there is no prompt")
         return FramePrompt(torch.cat([xy for xy, _ in parts]), torch.cat([marks for _, marks in parts]))
@@ -476,6 +511,8 @@ class VideoSession:
         size = (values.shape[1], values.shape[2])
         if self._size is not None and size != self._size:
             raise ValueError(f"all frames of a session have one size: {self._size}, this one {size}")
+        if self.crop is not None:
+            self.crop = read_crop(self.crop, size)
         before = (self._size, self.position, dict(self.tracks), list(self._undo), list(self._redo))
         features = self._features.copy()
         frame = 0 if self.position is None else self.position + 1
@@ -544,7 +581,8 @@ class VideoSession:
 
     def _encode(self, frame: int, values: Tensor) -> ImageFeatures:
         model = self.predictor.model
-        features = model.encode(to_model(values.to(model.device), model.image_size))
+        x0, y0, x1, y1 = self._seen
+        features = model.encode(to_model(values[:, y0:y1, x0:x1].to(model.device), model.image_size))
         self._features[frame] = features
         while len(self._features) > CACHED_FRAMES:
             oldest = next(iter(self._features))
@@ -607,7 +645,7 @@ class VideoSession:
 
     def fork(self) -> VideoSession:
         """An independent session at the same point, over the same frames; every tensor is shared."""
-        other = VideoSession(self.predictor, self.source, keep=self.keep)
+        other = VideoSession(self.predictor, self.source, keep=self.keep, crop=self.crop)
         other.tracks = {id: self._fork(track) for id, track in self.tracks.items()}
         other.position = self.position
         other._size = self._size

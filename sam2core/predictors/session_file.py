@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sam2core.predictors.video import VideoPredictor
 
 KEY = "sam2core.session"
-SCHEMA = 1
+SCHEMAS = (1, 2)
+"""Written is the first that holds all there is: the second has a crop."""
 
 
 class _Writer:
@@ -191,7 +192,8 @@ def write(session: VideoSession, path: Path) -> None:
             for frame, kept in session._features.items()
         }
     about = {
-        "schema": SCHEMA,
+        "schema": SCHEMAS[session.crop is not None],
+        **({} if session.crop is None else {"crop": session.crop}),
         "model": session.predictor.model.fingerprint(),
         "options": session.predictor.options,
         "keep": session.keep,
@@ -217,8 +219,9 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
             tensors = {int(name): file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error
-    if about["schema"] != SCHEMA:
-        raise ValueError(f"{str(path)!r} has session schema {about['schema']}; this version reads {SCHEMA}")
+    if about["schema"] not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise ValueError(f"{str(path)!r} has session schema {about['schema']}; this version reads {known}")
     for what, saved, mine in (
         ("by another model", about["model"], predictor.model.fingerprint()),
         ("with other options", about["options"], json.loads(json.dumps(predictor.options))),
@@ -240,7 +243,8 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
                 f"this source has {source.length} of {list(source.size)}"
             )
     reader = _Reader(tensors)
-    session = VideoSession(predictor, source, keep=about["keep"])
+    crop = tuple(about["crop"]) if "crop" in about else None
+    session = VideoSession(predictor, source, keep=about["keep"], crop=crop)
     session.position = about["position"]
     session._size = None if about["size"] is None else (about["size"][0], about["size"][1])
     tracks = [reader.track(track) for track in about["tracks"]]

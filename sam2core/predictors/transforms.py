@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sam2core.ops.pixels import normalise
+from sam2core.predictors.crops import Crop
 from sam2core.types import Label
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
@@ -212,6 +214,63 @@ def read_boxes(box: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
             raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {width}x{height} pixels")
     labels = torch.tensor([[int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)]], dtype=torch.int32)
     return corners.view(-1, 2, 2), labels.expand(corners.shape[0], -1)
+
+
+def read_crop(crop: Any, size: tuple[int, int]) -> Crop:
+    """A user's x0, y0, x1, y1 as the whole pixels that it touches of a picture of (H, W).
+
+    It may reach over the picture's edge. Raises ValueError when no pixel is left, and for anything but four numbers.
+    """
+    corners = _numbers(crop, "crop")
+    if corners.shape != (4,):
+        raise ValueError(f"a crop is x0, y0, x1, y1; not {crop!r}")
+    height, width = size
+    x0, y0 = (max(0, math.floor(value)) for value in corners[:2].tolist())
+    x1, y1 = (min(side, math.ceil(value)) for value, side in zip(corners[2:].tolist(), (width, height)))
+    if x1 <= x0 or y1 <= y0:
+        told = ", ".join(f"{value:g}" for value in corners.tolist())
+        raise ValueError(
+            f"crop ({told}) holds no pixel of {width}x{height}: it is x0, y0, x1, y1 with x0 < x1 and y0 < y1, "
+            "some of it in the picture"
+        )
+    return x0, y0, x1, y1
+
+
+def into_crop(xy: Tensor, marks: Tensor, crop: Crop) -> Tensor:
+    """Points (N, 2) of a picture, with their labels (N,), in pixels of its crop.
+
+    Raises ValueError for a click outside the crop and for a box that does not touch it.
+    """
+    x0, y0, x1, y1 = crop
+    clicks = (marks == Label.POSITIVE) | (marks == Label.NEGATIVE)
+    low, high = xy.new_tensor([x0, y0]), xy.new_tensor([x1, y1])
+    outside = clicks & ~((xy >= low) & (xy <= high)).all(dim=1)
+    where = f"outside the crop {crop}, which is all that is looked at"
+    if outside.any():
+        x, y = xy[outside][0].tolist()
+        raise ValueError(f"point ({x:g}, {y:g}) lies {where}")
+    corners = xy[~clicks]
+    if len(corners) and ((corners[0] >= high) | (corners[1] <= low)).any():
+        told = ", ".join(f"{value:g}" for value in corners.flatten().tolist())
+        raise ValueError(f"box ({told}) lies {where}")
+    return xy - low
+
+
+def crop_mask(mask: Any, crop: Crop, size: tuple[int, int]) -> Tensor:
+    """The crop of a mask drawn by a user on a picture of (H, W): boolean, on the CPU.
+
+    Raises ValueError when the mask is not of that size, or has pixels and none of them in the crop.
+    """
+    drawn = torch.as_tensor(mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)) != 0
+    if drawn.shape != torch.Size(size):
+        raise ValueError(
+            f"where a crop is looked at, a mask is as large as the picture, {size}, not {tuple(drawn.shape)}"
+        )
+    x0, y0, x1, y1 = crop
+    inside = drawn[y0:y1, x0:x1]
+    if drawn.any() and not inside.any():
+        raise ValueError(f"the mask lies outside the crop {crop}, which is all that is looked at")
+    return inside
 
 
 def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:

@@ -81,15 +81,18 @@ class VideoPredictor:
         start: int = 0,
         stop: int | None = None,
         stride: int = 1,
+        crop: Sequence[float] | None = None,
     ) -> VideoSession:
         """A session over a video, or a live one when there is no source.
 
         `source` is anything `open_source` takes: a video file, a folder of images, arrays, an iterator, a callable; of
         its frames `start` to `stop` are seen, every `stride`-th. `keep` is ``"horizon"`` (memory stays constant) or
-        ``"all"``. Raises ValueError when the source cannot be read.
+        ``"all"``. `crop` x0, y0, x1, y1 is the part of every frame that is looked at, in the video's pixels, as prompts
+        and masks still are: a small object is seen larger, and nothing is found outside. Raises ValueError when the
+        source cannot be read, and for a crop that holds none of the video.
         """
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
-        return VideoSession(self, frames, keep=keep)
+        return VideoSession(self, frames, keep=keep, crop=crop)
 
     def load(
         self,
@@ -100,7 +103,7 @@ class VideoPredictor:
         stop: int | None = None,
         stride: int = 1,
     ) -> VideoSession:
-        """A session saved before, to go on with over the same frames, which are given as to `open`.
+        """A session saved before, to go on with over the same frames, which are given as to `open`. It keeps its crop.
 
         Raises ValueError when it was saved by another model, with other options, or over other frames.
         """

@@ -249,6 +249,38 @@ def test_stopped_and_resumed_is_as_never_stopped(track, clip, tmp_path, interrup
     assert ends[0] == ends[1] and ends[0]["status"] == "complete"
 
 
+def test_a_crop_is_looked_at_alone(track, clip, tmp_path, interrupt):
+    """Masks are those of the cut pictures, in their place; a stopped run goes on with the same crop and no other."""
+    from sam2core.predictors.frames import open_source
+
+    x0, y0, x1, y1 = 6, 4, 50, 40
+    with open_source(clip) as source:
+        for index, frame in enumerate(source):
+            (tmp_path / "cut").mkdir(exist_ok=True)
+            Image.fromarray(np.asarray(frame)[y0:y1, x0:x1]).save(tmp_path / "cut" / f"shot{index}.png")
+    assert track(tmp_path / "cut", "-p", "0:8,12", "-o", tmp_path / "small", "--write", "masks").code == 0
+    words = (clip, "-p", "0:14,16", "-o", tmp_path / "out", "--write", "masks,overlay,palette,rle,cutouts")
+    interrupt(3)
+    assert track(*words, "--crop", "6,4,50,40").code == 130
+    interrupt(-1)
+    ended = track(*words, "--crop", "6,4,51,40", "--resume")
+    assert ended.code == 1 and "crop was [6.0, 4.0, 50.0, 40.0] and is now [6.0, 4.0, 51.0, 40.0]" in ended.err
+    ended = track(*words, "--crop", "6,4,50,40", "--resume")
+    assert ended.code == 0, ended.err
+    found = 0
+    for index in range(COUNT):
+        whole = np.asarray(Image.open(tmp_path / "out" / "masks" / "1" / f"shot{index}.png"))
+        part = np.asarray(Image.open(tmp_path / "small" / "masks" / "1" / f"shot{index}.png"))
+        np.testing.assert_array_equal(whole[y0:y1, x0:x1], part)
+        assert whole.shape == (HEIGHT, WIDTH) and whole.sum() == part.sum()
+        found += int((part > 0).sum())
+    assert found
+    ended = track(clip, "-p", "0:60,44", "--crop", "6,4,50,40", "-o", tmp_path / "no")
+    assert ended.code == 1 and "outside the crop (6, 4, 50, 40)" in ended.err
+    ended = track(clip, "-p", "0:14,16", "--crop", "50,40,6,4", "-o", tmp_path / "no")
+    assert ended.code == 2 and "the upper left corner comes first" in ended.err
+
+
 def test_random_weights_are_the_same_when_a_run_goes_on(run, clip, tmp_path, interrupt):
     words = ("track", clip, "-p", "0:14,16", "-m", "test_tiny", "--weights", "none", "--image-size", "64", "-o")
     interrupt(3)

@@ -13,6 +13,7 @@ import registry
 from sam2core.ops.regions import connected_components
 from sam2core.predictors.session import Passes
 from sam2core.predictors.video import VideoPredictor
+from sam2core.types import NO_OBJECT
 
 SIZE = (48, 80)
 LENGTH = 20
@@ -418,6 +419,109 @@ def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
     session.prompt(0, (1, 2), [[3, 3]])
     with pytest.raises(ValueError, match="strings or integers"):
         session.save(tmp_path / "t.safetensors")
+
+
+# crops
+
+
+CROP = (20, 6, 71, 45)
+
+
+def cropped(frames):
+    x0, y0, x1, y1 = CROP
+    return np.ascontiguousarray(frames[:, y0:y1, x0:x1])
+
+
+def test_a_crop_is_tracked_as_if_it_were_the_video(predictor, frames):
+    """Whatever the prompt; its logits are those of the cut frames, and its masks lie where they belong."""
+    mask = np.zeros(SIZE, bool)
+    mask[10:30, 25:50] = True
+    session, cut = predictor.open(frames, crop=CROP), predictor.open(cropped(frames))
+    for opened, (x, y), drawn in ((session, (0, 0), mask), (cut, (20, 6), cropped(mask[None])[0])):
+        opened.prompt(0, "a", [[30 - x, 20 - y]])
+        opened.prompt(0, "a", [[60 - x, 40 - y]], labels=[0], add=True)
+        opened.prompt(0, "b", box=[10 - x, 10 - y, 50 - x, 44 - y])  # over the crop's edge
+        opened.prompt(2, "c", mask=drawn)
+    for mine, theirs in zip(session.propagate(), cut.propagate(), strict=True):
+        assert same(mine, theirs)
+        assert mine.size == SIZE and mine.crop == CROP and theirs.crop is None
+        inside = mine.video_logits[:, 6:45, 20:71]
+        assert torch.equal(inside, theirs.video_logits)
+        outside = mine.video_logits.clone()
+        outside[:, 6:45, 20:71] = NO_OBJECT
+        assert (outside == NO_OBJECT).all()
+        assert {one: int(found.sum()) for one, found in mine.masks.items()} == {
+            one: int(found.sum()) for one, found in theirs.masks.items()
+        }
+        assert torch.equal(mine.enlarged(1, 2), mine.video_logits[1:2])
+
+
+def test_a_crop_of_everything_changes_nothing(predictor, frames):
+    whole = prompted(predictor, frames, crop=(-5, -0.5, 80.5, 99))
+    assert whole.crop == (0, 0, 80, 48)
+    plain = prompted(predictor, frames)
+    assert all_same(whole.propagate(), plain.propagate())
+
+
+def test_a_crop_covers_the_pixels_it_touches(predictor, frames):
+    assert predictor.open(frames, crop=[20.9, 6.2, 70.1, 44.5]).crop == CROP
+
+
+def test_a_crop_of_a_stream_equals_that_of_a_file(predictor, frames, tmp_path):
+    offline = predictor.open(frames, crop=CROP)
+    offline.prompt(0, "a", [[30, 20]])
+    offline = list(offline.propagate())
+    live = predictor.open(crop=CROP)
+    seen = [live.step(frames[0], {"a": {"points": [[30, 20]]}})]
+    live.fork().save(tmp_path / "s.safetensors")  # both keep it
+    again = predictor.load(tmp_path / "s.safetensors")
+    assert again.crop == CROP
+    seen += [again.step(frame) for frame in frames[1:]]
+    assert all_same(seen, offline) and seen[-1].crop == CROP
+
+
+def test_a_session_is_saved_with_its_crop(predictor, frames, tmp_path):
+    session = predictor.open(frames, crop=CROP)
+    session.prompt(0, "a", [[30, 20]])
+    whole = list(session.propagate())
+    for _ in (steps := session.propagate()):
+        break
+    steps.close()
+    session.save(tmp_path / "s.safetensors")
+    again = predictor.load(tmp_path / "s.safetensors", frames)
+    assert again.crop == CROP and all_same(again.propagate(1), whole[1:])
+
+
+def test_what_lies_outside_a_crop_is_refused(predictor, frames):
+    session = predictor.open(frames, crop=CROP)
+    session.prompt(0, "a", [[71, 45]])  # the far corner belongs to it
+    before = session.result(0)
+    mask = np.zeros(SIZE, bool)
+    mask[:5, :15] = True
+    for said, message in (
+        ({"points": [[30, 20], [19, 20]]}, r"point \(19, 20\) lies outside the crop \(20, 6, 71, 45\)"),
+        ({"points": [[30, 46]], "labels": [0]}, r"point \(30, 46\) lies outside the crop"),
+        ({"box": [0, 0, 20, 48]}, r"box \(0, 0, 20, 48\) lies outside the crop"),
+        ({"box": [30, 45, 60, 48]}, r"box \(30, 45, 60, 48\) lies outside the crop"),
+        ({"points": [[81, 20]]}, "outside the image of 80x48"),
+        ({"mask": mask}, "the mask lies outside the crop"),
+        ({"mask": mask[:-1]}, r"as large as the picture, \(48, 80\), not \(47, 80\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.prompt(0, "a", **said)
+        assert same(session.result(0), before)
+    for crop, message in (
+        ((80, 0, 99, 9), r"crop \(80, 0, 99, 9\) holds no pixel of 80x48"),
+        ((30, 20, 30, 40), "holds no pixel"),
+        ((40, 20, 30, 40), "x0 < x1"),
+        ((1, 2, 3), "x0, y0, x1, y1; not"),
+        (("a", 0, 1, 1), "crop must be numbers"),
+        ((0, 0, float("nan"), 9), "not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.open(frames, crop=crop)
+        with pytest.raises(ValueError, match=message):
+            predictor.open(crop=crop).step(frames[0])
 
 
 # ranges, progress, results
