@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import registry
+from sam2core.predictors.crops import Crop
 from sam2core.predictors.render import overlay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,8 @@ FAILS: list[tuple[str, dict[str, Any]]] = [
     ("coffee", {"box": (82, 20, 480, 395)}),
     ("truck", {"points": [(555, 787)]}),
 ]
-CLIP, CLICK, FRAMES = "chair.mp4", (0.157, 0.25), 6  # the click as shares of width and height
+CLIP, CLICK, FRAMES = "chair.mp4", (85, 90), 6
+SMALL, CROP = (199, 47), (120, 0, 320, 180)  # the chair's reflection, and what is looked at to follow it
 
 
 def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
@@ -78,16 +80,24 @@ def main() -> None:
             tiles.append(tile(picture, handle.predict(**said).masks[0, 0].numpy(), said, TILE))
         sheet(tiles, 4).save(ROOT / "docs" / "images" / f"{target}.jpg", quality=88)
 
-    session = registry.predictor("sam2core_nano", "video").open(SAMPLES / CLIP)
-    height, width = session.source.size
-    said = {"points": [(CLICK[0] * width, CLICK[1] * height)]}
-    session.prompt(0, 1, **said)
+    sheet(followed(CLICK, None, None), FRAMES).save(ROOT / "docs" / "images" / "nano_tracks.jpg", quality=88)
+    tiles = [tile for crop in (None, CROP) for tile in followed(SMALL, crop, CROP)]
+    sheet(tiles, FRAMES).save(ROOT / "docs" / "images" / "video_crop.jpg", quality=88)
+
+
+def followed(click: tuple[int, int], crop: Crop | None, shown: Crop | None) -> list[Image.Image]:
+    """Frames of the clip with the mask that follows from a click on the first, where the model looks at a `crop`."""
+    session = registry.predictor("sam2core_nano", "video").open(SAMPLES / CLIP, crop=crop)
+    session.prompt(0, 1, points=[click])
     found = {result.frame: np.asarray(result.masks[1]) for result in session.propagate()}
+    height, width = session.size
+    x0, y0, x1, y1 = shown or (0, 0, width, height)
     tiles = []
-    for frame in np.linspace(0, len(found) - 1, FRAMES).astype(int):
-        picture = Image.fromarray(session.source[int(frame)])
-        tiles.append(tile(picture, found[int(frame)], {} if frame else said, (230, 153)))
-    sheet(tiles, FRAMES).save(ROOT / "docs" / "images" / "nano_tracks.jpg", quality=88)
+    for frame in np.linspace(0, len(found) - 1, FRAMES).astype(int).tolist():
+        picture = Image.fromarray(session.source[frame][y0:y1, x0:x1])
+        said = {} if frame else {"points": [(click[0] - x0, click[1] - y0)]}
+        tiles.append(tile(picture, found[frame][y0:y1, x0:x1], said, (230, 153)))
+    return tiles
 
 
 if __name__ == "__main__":
