@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ from sam2core.evaluation.datasets import VideoFolder, video_folders  # noqa: E40
 from sam2core.evaluation.metrics import iou  # noqa: E402
 from sam2core.evaluation.scoring import Scores, score  # noqa: E402
 from sam2core.evaluation.vos import MaskFiles, Task, fingerprint, write_video  # noqa: E402
+from sam2core.predictors.crops import Crop  # noqa: E402
+from sam2core.predictors.session import VideoSession  # noqa: E402
+from sam2core.predictors.transforms import read_crop  # noqa: E402
+from sam2core.predictors.video import VideoPredictor  # noqa: E402
 from sam2core.training.pseudo import pseudo_video  # noqa: E402
 from sam2core.training.readers import READERS  # noqa: E402
 
@@ -194,6 +198,8 @@ def model_file(model: str) -> Path:
 
 
 MADE, MADE_FRAMES, MADE_SIZE = 24, 24, 400
+IN_VIEW: dict[str, tuple[int | None, ...]] = {"chair": (None, 3, 2), "made": (None,)}
+"""How much of the frames is looked at, in times the size of the object; None: all. It must stay at its place."""
 
 
 def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[VideoFolder]]]:
@@ -229,6 +235,21 @@ def made_clips(data: Path, folder: Path) -> None:
             files.write(f"{at:05}", {1: seen[0]}, frame.shape[:2])
 
 
+def around(video: VideoFolder, times: int | None) -> Crop:
+    """The crop so many times as large as the box of the true first mask, cut to the frame; None: the whole frame."""
+    width, height = Image.open(video.frames[0]).size
+    if times is None:
+        return 0, 0, width, height
+    (mask,) = video.masks.read(video.frames[0].stem).values()
+    x0, y0, x1, y1 = clicks.box_of(mask)
+    aside, along = (x1 - x0) * (times - 1) / 2, (y1 - y0) * (times - 1) / 2
+    return read_crop((x0 - aside, y0 - along, x1 + aside, y1 + along), (height, width))
+
+
+def in_view(method: str, times: int | None) -> str:
+    return method if times is None else f"{method}, {times} times the object in view"
+
+
 def clip_entry(
     store: Store,
     videos: tuple[str, list[VideoFolder]],
@@ -256,38 +277,60 @@ def clip_entry(
 def clip_baselines(store: Store, options: argparse.Namespace) -> None:
     """Copied and flowing masks: from the true first mask, and from what the still methods make of a click and a box."""
     walker, cut = METHODS["random walker"], METHODS["GrabCut"]
+    followers = (("first mask, copied", baselines.CopyFirstMask()), ("DIS flow", baselines.FlowWarp()))
     for videos in clip_sets(options):
-        for prompt in ("mask", "click", "box"):
+        for prompt, (name, method), times in product(("mask", "click", "box"), followers, IN_VIEW[videos[0]]):
             settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
-            for name, method in (("first mask, copied", baselines.CopyFirstMask()), ("DIS flow", baselines.FlowWarp())):
 
-                def make(video: VideoFolder, folder: Path, prompt: str = prompt, method: Any = method) -> int:
-                    frames = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
-                    first = dict(video.masks.read(video.frames[0].stem))
-                    for number, mask in first.items():
-                        if prompt == "click":
-                            first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
-                        if prompt == "box":
-                            first[number] = cut.box(frames[0], clicks.box_of(mask))
-                    files = MaskFiles(folder / video.name, None)
-                    for path, masks in zip(video.frames, method.follow(frames, first)):
-                        files.write(path.stem, masks, frames[0].shape[:2])
-                    return len(frames)
+            def make(
+                video: VideoFolder, folder: Path, prompt: str = prompt, method: Any = method, times: Any = times
+            ) -> int:
+                whole = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
+                x0, y0, x1, y1 = around(video, times)
+                frames = [frame[y0:y1, x0:x1] for frame in whole]
+                first = {number: mask[y0:y1, x0:x1] for number, mask in video.masks.read(video.frames[0].stem).items()}
+                for number, mask in first.items():
+                    if prompt == "click":
+                        first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
+                    if prompt == "box":
+                        first[number] = cut.box(frames[0], clicks.box_of(mask))
+                files = MaskFiles(folder / video.name, None)
+                for path, masks in zip(video.frames, method.follow(frames, first)):
+                    placed = {}
+                    for number, mask in masks.items():
+                        placed[number] = np.zeros(whole[0].shape[:2], dtype=bool)
+                        placed[number][y0:y1, x0:x1] = mask
+                    files.write(path.stem, placed, whole[0].shape[:2])
+                return len(frames)
 
-                clip_entry(store, videos, name, prompt, settings, make)
+            clip_entry(store, videos, in_view(name, times), prompt, settings, make)
+
+
+class Cropped:
+    """A video predictor whose sessions look at a crop."""
+
+    def __init__(self, tool: VideoPredictor, crop: Crop) -> None:
+        self.tool, self.crop = tool, crop
+
+    def open(self, source: Any) -> VideoSession:
+        return self.tool.open(source, crop=self.crop)
 
 
 def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None:
+    """The model on the clips; where the object stays at its place, also with a part of the frames to look at."""
     import registry
 
     tool = registry.predictor(options.model, "video", weights=options.weights)
     for videos in clip_sets(options):
-        for prompt in ("mask", "click", "box"):
+        for times in IN_VIEW[videos[0]]:
+            method = in_view(options.model, times)
+            for prompt in ("mask", "click", "box"):
 
-            def make(video: VideoFolder, folder: Path, prompt: str = prompt) -> int:
-                return write_video(tool, video, Task(prompt), folder).frames
+                def make(video: VideoFolder, folder: Path, prompt: str = prompt, times: int | None = times) -> int:
+                    seen: Any = tool if times is None else Cropped(tool, around(video, times))
+                    return write_video(seen, video, Task(prompt), folder).frames
 
-            clip_entry(store, videos, options.model, prompt, settings, make)
+                clip_entry(store, videos, method, prompt, settings, make)
 
 
 # tuning --------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,11 @@ def _replayed(name: str, methods: Mapping[str, Mapping[str, Found]], model: str)
 
 
 CLIPS = {
-    "chair": ("The clip `chair` of PUMaVOS", "60 frames, one object: the reflection of a chair that turns."),
+    "chair": (
+        "The clip `chair` of PUMaVOS",
+        "60 frames, one object: the reflection of a chair that turns. In view is the whole frame, or a crop so many "
+        "times as large as the box of the true first mask.",
+    ),
     "made": (
         "Made clips",
         "24 clips of 24 frames, one thing each: photographs of COCO's val half set in motion; half of the things are "
