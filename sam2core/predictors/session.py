@@ -511,12 +511,11 @@ class VideoSession:
         size = (values.shape[1], values.shape[2])
         if self._size is not None and size != self._size:
             raise ValueError(f"all frames of a session have one size: {self._size}, this one {size}")
-        if self.crop is not None:
-            self.crop = read_crop(self.crop, size)
-        before = (self._size, self.position, dict(self.tracks), list(self._undo), list(self._redo))
+        crop = None if self.crop is None else read_crop(self.crop, size)
+        before = (self._size, self.crop, self.position, dict(self.tracks), list(self._undo), list(self._redo))
         features = self._features.copy()
         frame = 0 if self.position is None else self.position + 1
-        self._size = size
+        self._size, self.crop = size, crop
         self.position = frame
         try:
             self._encode(frame, values)
@@ -525,7 +524,7 @@ class VideoSession:
             if self.tracks:
                 self._check_prompted()
         except BaseException:
-            self._size, self.position, self.tracks, self._undo, self._redo = before
+            self._size, self.crop, self.position, self.tracks, self._undo, self._redo = before
             self._features = features
             raise
         if not self.tracks:

@@ -480,6 +480,13 @@ def test_a_crop_of_a_stream_equals_that_of_a_file(predictor, frames, tmp_path):
     assert all_same(seen, offline) and seen[-1].crop == CROP
 
 
+def test_a_first_step_that_fails_leaves_the_crop_as_it_was_asked_for(predictor, frames):
+    live = predictor.open(crop=CROP)
+    with pytest.raises(ValueError, match="outside the crop"):
+        live.step(frames[0][:30, :50], {"a": {"points": [[1, 1]]}})
+    assert live.step(frames[0], {"a": {"points": [[60, 40]]}}).crop == CROP
+
+
 def test_a_session_is_saved_with_its_crop(predictor, frames, tmp_path):
     session = predictor.open(frames, crop=CROP)
     session.prompt(0, "a", [[30, 20]])
