@@ -283,7 +283,11 @@ def clip_baselines(store: Store, options: argparse.Namespace) -> None:
             settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
 
             def make(
-                video: VideoFolder, folder: Path, prompt: str = prompt, method: Any = method, times: Any = times
+                video: VideoFolder,
+                folder: Path,
+                prompt: str = prompt,
+                method: Any = method,
+                times: int | None = times,
             ) -> int:
                 whole = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
                 x0, y0, x1, y1 = around(video, times)
@@ -322,15 +326,13 @@ def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None
 
     tool = registry.predictor(options.model, "video", weights=options.weights)
     for videos in clip_sets(options):
-        for times in IN_VIEW[videos[0]]:
-            method = in_view(options.model, times)
-            for prompt in ("mask", "click", "box"):
+        for times, prompt in product(IN_VIEW[videos[0]], ("mask", "click", "box")):
 
-                def make(video: VideoFolder, folder: Path, prompt: str = prompt, times: int | None = times) -> int:
-                    seen: Any = tool if times is None else Cropped(tool, around(video, times))
-                    return write_video(seen, video, Task(prompt), folder).frames
+            def make(video: VideoFolder, folder: Path, prompt: str = prompt, times: int | None = times) -> int:
+                seen: Any = Cropped(tool, around(video, times))
+                return write_video(seen, video, Task(prompt), folder).frames
 
-                clip_entry(store, videos, method, prompt, settings, make)
+            clip_entry(store, videos, in_view(options.model, times), prompt, settings, make)
 
 
 # tuning --------------------------------------------------------------------------------------------------------------

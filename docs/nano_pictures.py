@@ -81,8 +81,9 @@ def main() -> None:
         sheet(tiles, 4).save(ROOT / "docs" / "images" / f"{target}.jpg", quality=88)
 
     sheet(followed(CLICK, None, None), FRAMES).save(ROOT / "docs" / "images" / "nano_tracks.jpg", quality=88)
-    tiles = [tile for crop in (None, CROP) for tile in followed(SMALL, crop, CROP)]
-    sheet(tiles, FRAMES).save(ROOT / "docs" / "images" / "video_crop.jpg", quality=88)
+    sheet([*followed(SMALL, None, CROP), *followed(SMALL, CROP, CROP)], FRAMES).save(
+        ROOT / "docs" / "images" / "video_crop.jpg", quality=88
+    )
 
 
 def followed(click: tuple[int, int], crop: Crop | None, shown: Crop | None) -> list[Image.Image]:

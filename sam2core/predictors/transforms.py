@@ -188,10 +188,7 @@ def read_points(points: Any, labels: Any, size: tuple[int, int]) -> tuple[Tensor
                 f"there must be one label per point: points are {tuple(xy.shape[:2])}, labels {tuple(marks.shape)}"
             )
     height, width = size
-    inside = (xy[..., 0] >= 0) & (xy[..., 0] <= width) & (xy[..., 1] >= 0) & (xy[..., 1] <= height)
-    if not (inside | (marks < 0)).all():
-        x, y = xy[~inside & (marks >= 0)][0].tolist()
-        raise ValueError(f"point ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")
+    _check_points(xy[marks >= 0], (0, 0, width, height), f"the image of {width}x{height} pixels")
     return xy, torch.where(marks < 0, int(Label.IGNORED), marks)
 
 
@@ -210,8 +207,7 @@ def read_boxes(box: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     for x0, y0, x1, y1 in corners.tolist():
         if x1 <= x0 or y1 <= y0:
             raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty: it needs x0 < x1 and y0 < y1")
-        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-            raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image of {width}x{height} pixels")
+    _check_boxes(corners, (0, 0, width, height), f"the image of {width}x{height} pixels")
     labels = torch.tensor([[int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)]], dtype=torch.int32)
     return corners.view(-1, 2, 2), labels.expand(corners.shape[0], -1)
 
@@ -241,19 +237,28 @@ def into_crop(xy: Tensor, marks: Tensor, crop: Crop) -> Tensor:
 
     Raises ValueError for a click outside the crop and for a box that does not touch it.
     """
-    x0, y0, x1, y1 = crop
+    where = f"the crop {crop}, which is all that is looked at"
     clicks = (marks == Label.POSITIVE) | (marks == Label.NEGATIVE)
-    low, high = xy.new_tensor([x0, y0]), xy.new_tensor([x1, y1])
-    outside = clicks & ~((xy >= low) & (xy <= high)).all(dim=1)
-    where = f"outside the crop {crop}, which is all that is looked at"
+    _check_points(xy[clicks], crop, where)
+    _check_boxes(xy[~clicks].view(-1, 4), crop, where)
+    return xy - xy.new_tensor(crop[:2])
+
+
+def _check_points(points: Tensor, area: Crop, where: str) -> None:
+    """Raise ValueError for one of the points (N, 2) outside an area; its edges belong to it."""
+    low, high = points.new_tensor(area).view(2, 2)
+    outside = ((points < low) | (points > high)).any(dim=1)
     if outside.any():
-        x, y = xy[outside][0].tolist()
-        raise ValueError(f"point ({x:g}, {y:g}) lies {where}")
-    corners = xy[~clicks]
-    if len(corners) and ((corners[0] >= high) | (corners[1] <= low)).any():
-        told = ", ".join(f"{value:g}" for value in corners.flatten().tolist())
-        raise ValueError(f"box ({told}) lies {where}")
-    return xy - low
+        x, y = points[outside][0].tolist()
+        raise ValueError(f"point ({x:g}, {y:g}) lies outside {where}")
+
+
+def _check_boxes(boxes: Tensor, area: Crop, where: str) -> None:
+    """Raise ValueError for one of the boxes (N, 4) that no part of an area lies in."""
+    left, top, right, bottom = area
+    for x0, y0, x1, y1 in boxes.tolist():
+        if x1 <= left or y1 <= top or x0 >= right or y0 >= bottom:
+            raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside {where}")
 
 
 def crop_mask(mask: Any, crop: Crop, size: tuple[int, int]) -> Tensor:
@@ -261,7 +266,7 @@ def crop_mask(mask: Any, crop: Crop, size: tuple[int, int]) -> Tensor:
 
     Raises ValueError when the mask is not of that size, or has pixels and none of them in the crop.
     """
-    drawn = torch.as_tensor(mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)) != 0
+    drawn = _drawn(mask)
     if drawn.shape != torch.Size(size):
         raise ValueError(
             f"where a crop is looked at, a mask is as large as the picture, {size}, not {tuple(drawn.shape)}"
@@ -298,14 +303,19 @@ def read_mask(mask: Any, size: tuple[int, int]) -> Tensor:
 
     Resized with antialiasing and cut at one half (upstream: ``add_new_mask``). Raises ValueError for other shapes.
     """
-    drawn = mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)
+    drawn = _drawn(mask)
     if drawn.ndim != 2 or 0 in drawn.shape:
         raise ValueError(f"a mask is (H, W), non-zero on the object, not {tuple(drawn.shape)}")
-    values = torch.as_tensor(drawn != 0).float()
+    values = drawn.float()
     if values.shape == torch.Size(size):
         return values
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
     return (resized[0, 0] >= 0.5).float()
+
+
+def _drawn(mask: Any) -> Tensor:
+    """Where a mask of any kind is not zero: boolean, on the CPU."""
+    return torch.as_tensor((mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)) != 0)
 
 
 def to_model_points(points: Tensor, size: tuple[int, int], model_size: tuple[int, int]) -> Tensor:

@@ -499,6 +499,15 @@ def test_a_session_is_saved_with_its_crop(predictor, frames, tmp_path):
     assert again.crop == CROP and all_same(again.propagate(1), whole[1:])
 
 
+def test_a_crop_takes_masks_of_any_type_and_strides(predictor, frames):
+    drawn = np.zeros(SIZE, np.uint16)
+    drawn[10:30, 25:50] = 300
+    session = predictor.open(frames, crop=CROP)
+    expected = session.prompt(0, "a", mask=drawn > 0)
+    for kind in (drawn, drawn[::-1, ::-1].copy()[::-1, ::-1], np.asfortranarray(drawn), torch.from_numpy(drawn > 0)):
+        assert torch.equal(session.prompt(0, "a", mask=kind).logits, expected.logits)
+
+
 def test_what_lies_outside_a_crop_is_refused(predictor, frames):
     session = predictor.open(frames, crop=CROP)
     session.prompt(0, "a", [[71, 45]])  # the far corner belongs to it
