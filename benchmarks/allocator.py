@@ -27,7 +27,7 @@ SIDES = ("kept", "default")
 def work(kept: bool, side: int, weights: Path, half: bool) -> None:
     """Answer the tasks that come on stdin, one a line, with seconds, page faults and peak memory."""
     if kept:
-        from registry.cli.allocator import keep_freed_memory
+        from sam2core.cli.allocator import keep_freed_memory
 
         print(keep_freed_memory(), file=sys.stderr)
     import torch

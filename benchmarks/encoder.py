@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from benchmarks.image import processor_name, timed  # noqa: E402
 from benchmarks.video import told  # noqa: E402
-from registry.cli.bench import peak  # noqa: E402
+from sam2core.cli.bench import peak  # noqa: E402
 from sam2core.model import Sam2  # noqa: E402
 from sam2core.types import ImageFeatures, Prompt  # noqa: E402
 from tests.parity import oracle  # noqa: E402

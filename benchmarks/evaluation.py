@@ -34,9 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.evaluation_report import report  # noqa: E402
+from sam2core.data.datasets import VideoFolder, video_folders  # noqa: E402
 from sam2core.evaluation import baselines, clicks  # noqa: E402
 from sam2core.evaluation.clicks import Click, Sample  # noqa: E402
-from sam2core.evaluation.datasets import VideoFolder, video_folders  # noqa: E402
 from sam2core.evaluation.metrics import iou  # noqa: E402
 from sam2core.evaluation.scoring import Scores, score  # noqa: E402
 from sam2core.evaluation.vos import MaskFiles, Task, fingerprint, write_video  # noqa: E402

@@ -243,7 +243,7 @@ def _sheet(options: argparse.Namespace, found: Any, shown: Sequence[tuple[float,
     """A row for each region: the photograph with the true mask, and the answer after three clicks."""
     import registry
     from benchmarks.evaluation import object_key, sets
-    from sam2core.predictors.render import overlay
+    from sam2core.media.render import overlay
 
     tool = clicks.PredictorSegmenter(registry.predictor(options.model, "image", weights=options.weights))
     wanted = {(name, image, key): score for score, name, image, key in shown}

@@ -38,8 +38,8 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.image import processor_name, versions  # noqa: E402
-from registry.cli.bench import counter as new_counter  # noqa: E402
-from registry.cli.bench import peak  # noqa: E402
+from sam2core.cli.bench import counter as new_counter  # noqa: E402
+from sam2core.cli.bench import peak  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
 from sam2core.ops.rope import turn_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import registry
+from sam2core.media.render import overlay
 from sam2core.predictors.crops import Crop
-from sam2core.predictors.render import overlay
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "registry" / "samples"

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 import registry
 from sam2core.evaluation.clicks import first_click, folder_samples
-from sam2core.predictors.render import overlay
+from sam2core.media.render import overlay
 
 SIDE, SHOWN, HELD_OUT = 240, 6, 40
 SMALLEST = 0.001  # share of the picture; what is smaller would not be seen at this size

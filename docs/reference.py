@@ -37,7 +37,7 @@ as `sam2core serve` and `sam2core export`.
 
 def commands() -> str:
     """The page of all verbs, as Markdown."""
-    from registry.cli import VERBS, main
+    from sam2core.cli import VERBS, main
 
     root = click.Context(main, info_name="sam2core")
     assert isinstance(main, click.Group)

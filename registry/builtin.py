@@ -24,7 +24,7 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("predictor", "image", "sam2core.predictors.image:ImagePredictor"),
     ("predictor", "video", "sam2core.predictors.video:VideoPredictor"),
     ("predictor", "automask", "sam2core.predictors.automask:MaskGenerator"),
-    ("engine", "local", "sam2core.evaluation.engines:LocalEngine"),
+    ("engine", "local", "sam2core.jobs.engines:LocalEngine"),
     ("layout", "native", "sam2core.checkpoints.layout:NATIVE"),
     ("layout", "facebook", "sam2core.checkpoints.facebook:FACEBOOK"),
     ("layout", "huggingface", "sam2core.checkpoints.huggingface:HUGGINGFACE"),

@@ -1,6 +1,6 @@
 """``python -m sam2core`` is the command ``sam2core``."""
 
-from registry.cli import main
+from sam2core.cli import main
 
 if __name__ == "__main__":
     main()

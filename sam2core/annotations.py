@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 _SCALARS: dict[str, tuple[type, ...]] = {
@@ -81,3 +82,8 @@ def _name(tree: ast.expr) -> str:
     if isinstance(tree, ast.Constant):  # `int | None`, `tuple[int, ...]`
         return "None" if tree.value is None else "Ellipsis" if tree.value is ... else ""
     return tree.id if isinstance(tree, ast.Name) else ""
+
+
+def integer(value: object) -> int | None:
+    """The value as Python's int, NumPy's integers too; None for anything else, True and False included."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None

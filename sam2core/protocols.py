@@ -155,7 +155,7 @@ class Predictor(Protocol):
 class Engine(Protocol):
     """Where a data set's videos are worked on. Constructor: ``workers`` (how many at once) and options.
 
-    `sam2core.evaluation.engines.LocalEngine` works in processes of this machine.
+    `sam2core.jobs.engines.LocalEngine` works in processes of this machine.
     """
 
     def map(self, prepare: Callable[[int], Callable[[Any], Any]], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:

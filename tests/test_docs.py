@@ -77,7 +77,7 @@ def commands(text: str) -> list[list[str]]:
 def test_the_commands_of_a_page_exist(path: Path) -> None:
     import click
 
-    from registry.cli import VERBS, main
+    from sam2core.cli import VERBS, main
 
     for words in commands(path.read_text(encoding="utf-8")):
         assert words[1] in VERBS, f"{words[1]!r} is no verb: {' '.join(words)}"

@@ -73,7 +73,7 @@ def test_nothing_else_is_in_the_wheel(wheel):
 
 def test_the_command_is_declared(wheel):
     (entries,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "sam2core = registry.cli:main" in wheel.read(entries).decode()
+    assert "sam2core = sam2core.cli:main" in wheel.read(entries).decode()
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     text = wheel.read(metadata).decode()
     assert "License-Expression: Apache-2.0" in text

@@ -67,7 +67,7 @@ def test_the_table_of_models_is_true():
 
 
 def test_every_verb_is_in_the_table():
-    from registry.cli import VERBS
+    from sam2core.cli import VERBS
 
     for verb in VERBS:
         assert f"`sam2core {verb}" in README, verb

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
+from sam2core.data.pictures import DataError, coco_pictures, read_ids, read_picture
 from sam2core.evaluation.metrics import iou
-from sam2core.ops.pictures import DataError, coco_pictures, read_ids, read_picture
 
 
 @dataclass(frozen=True)

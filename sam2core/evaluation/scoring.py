@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from sam2core.data.datasets import MaskFolder, mask_folders
+from sam2core.data.pictures import DataError, read_ids
 from sam2core.evaluation.contours import contour_score
-from sam2core.evaluation.datasets import MaskFolder, mask_folders
 from sam2core.evaluation.metrics import Course, Summary, course, iou, summarise, terciles
-from sam2core.ops.pictures import DataError, read_ids
 
 PROTOCOLS = ("davis", "davis2016", "sav")
 LISTED = 20

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sam2core.data.datasets import VideoFolder, video_folders
 from sam2core.evaluation.clicks import PredictorSegmenter, Sample, coco_samples, evaluate, folder_samples
-from sam2core.evaluation.datasets import VideoFolder, video_folders
 from sam2core.evaluation.metrics import summarise
 from sam2core.evaluation.scoring import score_video
 from sam2core.evaluation.vos import Task, write_video

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sam2core.data.datasets import VideoFolder, read_palette
+from sam2core.data.pictures import DataError, read_ids
 from sam2core.evaluation.clicks import box_of, first_click
-from sam2core.evaluation.datasets import VideoFolder, read_palette
+from sam2core.media.render import davis
 from sam2core.ops.masks import exclusive
-from sam2core.ops.pictures import DataError, read_ids
-from sam2core.predictors.render import davis
 
 if TYPE_CHECKING:
     from sam2core.model import Sam2

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from sam2core.heads.select import candidates
+from sam2core.media.images import ImageLike, read_image
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
 from sam2core.ops import regions, rle
 from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.postprocess import Postprocess
-from sam2core.predictors.transforms import ImageLike, read_image, to_model_points
+from sam2core.predictors.transforms import to_model_points
 from sam2core.types import HINT_LIMIT, ImageFeatures, Label, Prompt
 
 FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
@@ -214,7 +215,7 @@ class MaskGenerator:
 
         Options, crops too, apply to each tile; memory does not depend on the picture's size. `progress` counts tiles.
         """
-        from sam2core.predictors.rasters import open_raster
+        from sam2core.media.rasters import open_raster
         from sam2core.predictors.tiles import stream_tiles
 
         return stream_tiles(self.generate, open_raster(source), tile=tile, overlap=overlap, progress=progress)

@@ -15,19 +15,11 @@ from torch import Tensor
 
 from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
+from sam2core.media.images import ImageLike, read_image
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.postprocess import Postprocess, clicks_on
-from sam2core.predictors.transforms import (
-    ImageLike,
-    check_given,
-    read_boxes,
-    read_hint,
-    read_image,
-    read_points,
-    to_model,
-    to_model_points,
-)
+from sam2core.predictors.transforms import check_given, read_boxes, read_hint, read_points, to_model, to_model_points
 from sam2core.types import HINT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
 
 PROMPT_KEYS = ("points", "labels", "box", "mask", "several")

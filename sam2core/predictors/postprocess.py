@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam2core.media.images import ImageLike, read_image
 from sam2core.ops import guided, regions
 from sam2core.ops.pixels import normalise
-from sam2core.predictors.transforms import ImageLike, read_image, to_model_points
+from sam2core.predictors.transforms import to_model_points
 from sam2core.types import Label
 
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sam2core.annotations import integer
+from sam2core.media.images import read_image
 from sam2core.memory.bank import MemoryBank
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.crops import Crop
 from sam2core.predictors.transforms import (
     check_given,
     crop_mask,
-    integer,
     into_crop,
     read_boxes,
     read_crop,
-    read_image,
     read_mask,
     read_points,
     to_model,
@@ -31,7 +31,7 @@ from sam2core.predictors.transforms import (
 from sam2core.types import HINT_LIMIT, NO_OBJECT, FrameMemory, ImageFeatures, Label, MaskPrediction, Prompt, Shelf
 
 if TYPE_CHECKING:
-    from sam2core.predictors.frames import FrameSource
+    from sam2core.media.frames import FrameSource
     from sam2core.predictors.video import VideoPredictor
 
 UNDO_STEPS = 64

@@ -18,7 +18,7 @@ from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pendin
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Shelf, TokenBlock
 
 if TYPE_CHECKING:
-    from sam2core.predictors.frames import FrameSource
+    from sam2core.media.frames import FrameSource
     from sam2core.predictors.video import VideoPredictor
 
 KEY = "sam2core.session"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 
+from sam2core.media.rasters import Window
 from sam2core.ops import rle
 from sam2core.predictors.automask import AutoMask
 from sam2core.predictors.crops import Crop
@@ -19,14 +19,6 @@ STRIP = 2**24
 
 Segment = Callable[[np.ndarray], Sequence[AutoMask]]
 Progress = Callable[[int, int], None]
-
-
-class Window(Protocol):
-    """A picture that can be read in part: an array, a memory map, a zarr array, a `raster`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, index: Any) -> Any: ...
 
 
 def tile_grid(size: tuple[int, int], tile: int, overlap: int) -> list[list[Crop]]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sam2core.compile import compile_model
+from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import layout
 from sam2core.model import Sam2
-from sam2core.predictors.frames import open_source
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.session import ObjectTrack, VideoSession
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from sam2core.ops.pictures import DataError, PanopticPicture, coco_pictures, read_ids, read_picture
+from sam2core.data.pictures import DataError, PanopticPicture, coco_pictures, read_ids, read_picture
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sam2core.data.folders import IMAGE_FOLDERS, MASK_FOLDERS, video_places
+from sam2core.data.pictures import DataError, read_ids, read_json, read_picture
 from sam2core.ops import rle
-from sam2core.ops.folders import IMAGE_FOLDERS, MASK_FOLDERS, video_places
-from sam2core.ops.pictures import DataError, read_ids, read_json, read_picture
 from sam2core.training.clips import IMAGE_SUFFIXES
 
 SAV_STEP = 4  # SA-V's videos run at 24 frames a second, its masks at 6

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sam2core.ops.pictures import DataError
+from sam2core.data.pictures import DataError
 from sam2core.training.clips import LabelledImage, label_pairs, read_pair
 from sam2core.training.footage import FOOTAGE, Footage
 from sam2core.training.readers import JOBS, READERS

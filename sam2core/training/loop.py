@@ -29,7 +29,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from sam2core.checkpoints import files
-from sam2core.ops.pictures import DataError
+from sam2core.data.pictures import DataError
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate

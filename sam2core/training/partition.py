@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from sam2core.ops.pictures import DataError, read_picture
+from sam2core.data.pictures import DataError, read_picture
 from sam2core.training.clips import IMAGE_SUFFIXES, LabelledImage, cut_out_jobs
 
 BINS = 10  # of each channel's histogram

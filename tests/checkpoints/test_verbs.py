@@ -19,7 +19,7 @@ from sam2core.checkpoints.facebook import FACEBOOK
 @pytest.fixture
 def run(capsys):
     """Call `sam2core` with words; returns code, out and err."""
-    from registry.cli import main
+    from sam2core.cli import main
 
     def call(*words):
         capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """The program as it starts: no plugin was asked for its verbs yet."""
-    from registry.cli import main
+    from sam2core.cli import main
 
     monkeypatch.setattr(main, "commands", {})
     monkeypatch.setattr(main, "_joined", False)
@@ -20,7 +20,7 @@ def _fresh(monkeypatch):
 @pytest.fixture
 def run(capsys):
     """Call `sam2core` with words; returns code, out and err."""
-    from registry.cli import main
+    from sam2core.cli import main
 
     def call(*words: object) -> SimpleNamespace:
         capsys.readouterr()

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from registry.cli.allocator import keep_freed_memory
+from sam2core.cli.allocator import keep_freed_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 BUFFERS = """
@@ -38,9 +38,9 @@ def faults(before: str) -> int:
 
 @pytest.mark.skipif(not GLIBC, reason="the settings are glibc's")
 def test_a_large_buffer_is_faulted_in_once_after_the_setting_and_importing_sets_nothing():
-    used = faults("from registry.cli.allocator import keep_freed_memory; assert 'keeps' in keep_freed_memory()")
+    used = faults("from sam2core.cli.allocator import keep_freed_memory; assert 'keeps' in keep_freed_memory()")
     assert used < 100
-    assert faults("import sam2core, registry, registry.cli") > used + 20  # few where pages are huge
+    assert faults("import sam2core, registry, sam2core.cli") > used + 20  # few where pages are huge
 
 
 @pytest.mark.parametrize(

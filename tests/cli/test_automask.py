@@ -132,7 +132,7 @@ def test_tiles(run, folder, tmp_path):
 
 def test_a_video(run, tmp_path):
     pytest.importorskip("av", reason="videos are an extra")
-    from sam2core.predictors.render import VideoWriter
+    from sam2core.media.render import VideoWriter
 
     with VideoWriter(tmp_path / "clip.mp4", (40, 60)) as film:
         for index in range(3):

@@ -44,7 +44,7 @@ def test_every_stage_is_measured(run, tmp_path):
 
 
 def test_attention_that_averages_first_is_counted(monkeypatch):
-    from registry.cli.bench import counter
+    from sam2core.cli.bench import counter
     from sam2core.ops import attention
 
     query, key, tokens = torch.randn(2, 1, 9, 8), torch.randn(2, 1, 10, 8), torch.randn(2, 10, 4)
@@ -56,7 +56,7 @@ def test_attention_that_averages_first_is_counted(monkeypatch):
 
 
 def test_linear_layers_in_one_go_are_counted(monkeypatch):
-    from registry.cli.bench import counter
+    from sam2core.cli.bench import counter
     from sam2core.ops import layers
 
     monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
@@ -67,7 +67,7 @@ def test_linear_layers_in_one_go_are_counted(monkeypatch):
 
 
 def test_a_cpus_attention_is_counted():
-    from registry.cli.bench import counter
+    from sam2core.cli.bench import counter
 
     query, key, value = (torch.randn(2, 3, tokens, 8) for tokens in (5, 7, 7))
     with torch.no_grad(), counter() as found:
@@ -103,7 +103,7 @@ def test_wrong_words(run, words, said):
 
 
 def test_what_cannot_be_written_is_said_before_the_measuring(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("registry.cli.bench.measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("sam2core.cli.bench.measure", lambda *_: pytest.fail("measured"))
     monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
     for option in ("--json", "--plot"):
         ended = run("bench", option, tmp_path / "none" / "file")
@@ -115,8 +115,8 @@ def test_what_cannot_be_written_is_said_before_the_measuring(run, tmp_path, monk
 
 def test_a_file_that_fails_costs_no_measurement(run, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
-    monkeypatch.setattr("registry.cli.bench.measure", lambda *_: {"rows": []})
-    monkeypatch.setattr("registry.cli.bench.show", lambda _: "the table")
+    monkeypatch.setattr("sam2core.cli.bench.measure", lambda *_: {"rows": []})
+    monkeypatch.setattr("sam2core.cli.bench.show", lambda _: "the table")
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     ended = run("bench", "--json", file)
     assert ended.code == 1 and ended.out == "the table\n" and "disk full" in ended.err

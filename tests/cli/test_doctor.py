@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 
-from registry.cli import doctor
+from sam2core.cli import doctor
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_failed_plugin_is_a_problem(examine, installed):
 
 
 def test_missing_weights_are_a_problem(examine, monkeypatch):
-    monkeypatch.setattr("registry.cli.models.whereabouts", lambda spec: ("missing", None))
+    monkeypatch.setattr("sam2core.cli.models.whereabouts", lambda spec: ("missing", None))
     _, problems = examine()
     assert "the weights of sam2core_nano" in problems
 

@@ -8,8 +8,8 @@ import sys
 import click
 import pytest
 
-from registry import cli
 from registry.errors import DuplicateName
+from sam2core import cli
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from registry.errors import DuplicateName
 )
 def test_torch_is_not_imported(words):
     code = (
-        "import sys\nfrom registry.cli import main\n"
+        "import sys\nfrom sam2core.cli import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit as ended: code = ended.code\n"
         "assert not code, code\n"
         "heavy = {'torch', 'torchvision', 'scipy', 'transformers', 'av'} & set(sys.modules)\n"

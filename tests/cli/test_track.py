@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from registry.cli.job import gone, legs
-from registry.cli.output import KINDS, split
-from registry.cli.prompts import Prompts, written
+from sam2core.cli.job import gone, legs
+from sam2core.cli.output import KINDS, split
+from sam2core.cli.prompts import Prompts, written
+from sam2core.media import frames as frames_module
 from sam2core.ops import rle
-from sam2core.predictors import frames as frames_module
 from sam2core.predictors import session_file
 from sam2core.predictors.session import FrameResult, VideoSession
 
@@ -251,7 +251,7 @@ def test_stopped_and_resumed_is_as_never_stopped(track, clip, tmp_path, interrup
 
 def test_a_crop_is_looked_at_alone(track, clip, tmp_path, interrupt):
     """Masks are those of the cut pictures, in their place; a stopped run goes on with the same crop and no other."""
-    from sam2core.predictors.frames import open_source
+    from sam2core.media.frames import open_source
 
     x0, y0, x1, y1 = 6, 4, 50, 40
     with open_source(clip) as source:
@@ -304,7 +304,7 @@ def test_a_second_interruption_stops_at_once(track, clip, tmp_path, interrupt, m
 
 def test_a_killed_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
     """What SIGKILL leaves: a document with .part, more frames in it than the session knows, a line that breaks off."""
-    monkeypatch.setattr("registry.cli.job.CHECKPOINT", 0.0)
+    monkeypatch.setattr("sam2core.cli.job.CHECKPOINT", 0.0)
     saved = []
 
     def save(self, path, keep=VideoSession.save):
@@ -449,7 +449,7 @@ def test_a_frame_of_another_size_ends_the_run_and_keeps_what_came_before(track, 
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("registry.cli.job.CHECKPOINT", 0.0)
+    monkeypatch.setattr("sam2core.cli.job.CHECKPOINT", 0.0)
     out, tries = tmp_path / "out", []
 
     def save(*words, write=session_file.save_file, **more):
@@ -587,7 +587,7 @@ def test_masks_at_the_videos_size_a_few_at_a_time(monkeypatch):
     logits = torch.randn(5, 12, 16)
     result = FrameResult(0, tuple("abcde"), logits, torch.ones(5), torch.ones(5), (HEIGHT, WIDTH))
     masks, numbers = split(result, list("edcba"))
-    monkeypatch.setattr("registry.cli.output.CHUNK", HEIGHT * WIDTH * 2)
+    monkeypatch.setattr("sam2core.cli.output.CHUNK", HEIGHT * WIDTH * 2)
     again = split(result, list("edcba"))
     np.testing.assert_array_equal(masks, again[0])
     np.testing.assert_array_equal(numbers, again[1])

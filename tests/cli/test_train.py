@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import registry
-from registry.cli.train import RECIPES, command, open_source, read_recipe
 from sam2core.checkpoints import files
-from sam2core.ops.pictures import DataError
+from sam2core.cli.train import RECIPES, command, open_source, read_recipe
+from sam2core.data.pictures import DataError
 from sam2core.training.recipe import Recipe, RecipeError
 
 RECIPE = """

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.data.pictures import DataError
 from sam2core.evaluation.scoring import IncompleteError, Scores, score
-from sam2core.ops.pictures import DataError
 from tests.evaluation import made
 
 OFFICIAL = json.loads(Path(__file__).with_name("official_scores.json").read_text())

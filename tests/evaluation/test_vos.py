@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import registry
-from sam2core.evaluation.datasets import listed, mask_folders, video_folders
-from sam2core.evaluation.engines import LocalEngine
+from sam2core.data.datasets import listed, mask_folders, video_folders
+from sam2core.data.pictures import DataError
 from sam2core.evaluation.vos import (
     Manifest,
     MaskFiles,
@@ -26,7 +26,7 @@ from sam2core.evaluation.vos import (
     track_video,
     write_video,
 )
-from sam2core.ops.pictures import DataError
+from sam2core.jobs.engines import LocalEngine
 from sam2core.predictors.session import FrameResult
 
 SIZE = (48, 64)

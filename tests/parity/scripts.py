@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sam2core.media.images import read_image
 from sam2core.memory.policy import RecentFrames
-from sam2core.predictors.transforms import read_image, to_model
+from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import NO_OBJECT
 

@@ -67,8 +67,8 @@ def transformers_config(name, *, image_only=False):
     transformers = pytest.importorskip("transformers", reason="transformers is the reference")
     import dataclasses
 
-    from registry.cli import convert
     from sam2core.checkpoints import huggingface
+    from sam2core.cli import convert
 
     spec = registry.spec(name)
     model = empty(name)
@@ -176,7 +176,7 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["huggingface", "huggingface-image"])
 def test_transformers_loads_the_written_folder_and_gives_the_same_masks(layout, tiny, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is the reference")
-    from registry.cli import main
+    from sam2core.cli import main
 
     folder = tmp_path / "folder"
     with pytest.raises(SystemExit) as ended:
@@ -230,7 +230,7 @@ def test_transformers_loads_the_written_folder_and_gives_the_same_masks(layout, 
 def test_what_transformers_saves_is_read(tiny, tmp_path):
     """Its own file, written by `save_pretrained`, becomes the same model here."""
     transformers = pytest.importorskip("transformers", reason="transformers is the reference")
-    from registry.cli import main
+    from sam2core.cli import main
 
     with pytest.raises(SystemExit):
         main(["convert", str(tiny), str(tmp_path / "a"), "--to", "huggingface"])
@@ -249,7 +249,7 @@ def test_what_transformers_saves_is_read(tiny, tmp_path):
 
 def test_the_processor_config_is_read(tiny, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is the reference")
-    from registry.cli import main
+    from sam2core.cli import main
 
     for layout, kind in (("huggingface", "Sam2VideoProcessor"), ("huggingface-image", "Sam2Processor")):
         with pytest.raises(SystemExit):

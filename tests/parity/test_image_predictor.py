@@ -184,6 +184,7 @@ def test_transformers_from_pixels_to_masks():
 
 
 def _pixels(image, side):
-    from sam2core.predictors.transforms import read_image, to_model
+    from sam2core.media.images import read_image
+    from sam2core.predictors.transforms import to_model
 
     return to_model(read_image(image), (side, side))

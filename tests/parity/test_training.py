@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import registry
-from registry.cli.convert import command as convert
-from registry.cli.train import command as train
-from registry.cli.train import read_recipe
 from sam2core.checkpoints.facebook import FACEBOOK
+from sam2core.cli.convert import command as convert
+from sam2core.cli.train import command as train
+from sam2core.cli.train import read_recipe
 from sam2core.training.optim import learning_rate, parameter_groups
 from sam2core.training.recipe import Recipe
 from tests.parity import oracle, scripts

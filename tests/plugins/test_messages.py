@@ -18,7 +18,7 @@ REGISTER = HEAD + "def register_components(register):\n    register({!r}, {!r}, 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Call `sam2core`; the exit code and everything it printed, with blanks and line ends alike."""
-    from registry.cli import main
+    from sam2core.cli import main
 
     def call(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(main, "commands", {})

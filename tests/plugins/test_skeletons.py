@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from registry.cli.skeleton import write
 from registry.kinds import KINDS
+from sam2core.cli.skeleton import write
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_program_lists_what_it_wrote(tmp_path: Path, capsys: Any) -> None:
-    from registry.cli import main
+    from sam2core.cli import main
 
     with pytest.raises(SystemExit) as ended:
         main(["plugins", "new", "acme-motion", "--kind", "memory_policy", "--into", str(tmp_path)])

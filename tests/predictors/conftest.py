@@ -1,36 +1,3 @@
-"""Videos of every kind, made once; and no thread of a frame source outlives its test."""
+"""Predictors open videos: what the tests of media make, and what they watch, is theirs too."""
 
-from __future__ import annotations
-
-import functools
-import gc
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.predictors.numbered import VIDEOS, workers, write_video
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    yield
-    if workers():
-        gc.collect()
-    until = time.monotonic() + 5
-    while workers() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not workers()
-
-
-@pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    @functools.cache
-    def write(kind: str) -> Path:
-        name, codec, options = VIDEOS[kind]
-        container = {"movflags": "frag_keyframe+empty_moov"} if kind == "h264 in pieces" else None
-        folder = tmp_path_factory.mktemp("video")
-        return write_video(folder / name, codec, options=options, container=container)
-
-    return write
+from tests.media.conftest import no_thread_left, video  # noqa: F401

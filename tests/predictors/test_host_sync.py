@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam2core import registry
-from sam2core.predictors.transforms import read_image, to_model
+from sam2core.media.images import read_image
+from sam2core.predictors.transforms import to_model
 from tests.parity import scripts
 
 READ = {"item", "tolist", "cpu", "numpy", "nonzero", "argwhere", "__bool__", "__int__", "__float__", "__index__"}

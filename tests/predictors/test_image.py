@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import registry
+from sam2core.media.images import read_image
 from sam2core.predictors.image import ImagePredictor
-from sam2core.predictors.transforms import read_image
 
 SIZES = [(48, 80), (100, 60), (64, 64), (33, 47)]
 

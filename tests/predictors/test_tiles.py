@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from sam2core.media.images import read_image
+from sam2core.media.rasters import open_raster
 from sam2core.ops import rle
 from sam2core.predictors import tiles
 from sam2core.predictors.automask import AutoMask, MaskGenerator
-from sam2core.predictors.rasters import open_raster
 from sam2core.predictors.tiles import stream_tiles, tile_grid
-from sam2core.predictors.transforms import read_image
 
 
 def perfect(tile):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2core.ops.pictures import DataError
+from sam2core.data.pictures import DataError
 from sam2core.training.augment import Augment, Canvas, Mixture, choose_objects, paste_object, paste_shape
 from sam2core.training.clips import (
     Clip,

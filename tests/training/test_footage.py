@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.data.pictures import DataError
 from sam2core.ops import rle
-from sam2core.ops.pictures import DataError
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import Clip, Pack, from_labels
 from sam2core.training.filming import Filming, draw_frames, film, mosaic

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import registry
-from sam2core.ops.pictures import DataError
+from sam2core.data.pictures import DataError
 from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
 from sam2core.training.clips import collate

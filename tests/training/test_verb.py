@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import registry
-from registry.cli.evaluate import command as evaluate
-from registry.cli.train import command as train
-from registry.cli.train import read_recipe
+from sam2core.cli.evaluate import command as evaluate
+from sam2core.cli.train import command as train
+from sam2core.cli.train import read_recipe
 from sam2core.training.recipe import Recipe
 
 RECIPE = """

@@ -22,7 +22,8 @@ from sam2core_edgetam.layouts import EDGETAM
 
 import registry
 from sam2core.checkpoints import files
-from sam2core.predictors.transforms import read_image, to_model
+from sam2core.media.images import read_image
+from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 
 ORIGINAL = os.environ.get("SAM2CORE_EDGETAM_ORIGINAL")

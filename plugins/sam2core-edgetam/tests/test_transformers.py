@@ -9,7 +9,8 @@ import torch
 from sam2core_edgetam.layouts import HUGGINGFACE
 
 import registry
-from sam2core.predictors.transforms import read_image, to_model
+from sam2core.media.images import read_image
+from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 
 pytest.importorskip("transformers", minversion="5", reason="transformers 5 or newer is the reference")

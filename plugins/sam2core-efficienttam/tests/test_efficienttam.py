@@ -16,7 +16,8 @@ from sam2core_efficienttam.neck import SingleLevelNeck
 import registry
 from registry.assemble import assemble, hollow
 from registry.plugins import current
-from sam2core.predictors.transforms import read_image, to_model
+from sam2core.media.images import read_image
+from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.testing import check
 from sam2core.types import TokenBlock

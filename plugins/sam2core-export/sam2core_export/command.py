@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from registry.cli import Failure
-from registry.cli.options import Size, pairs
+from sam2core.cli import Failure
+from sam2core.cli.options import Size, pairs
 
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 

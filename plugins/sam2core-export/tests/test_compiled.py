@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sam2core_export import load
 
 import registry
-from registry.cli import main
+from sam2core.cli import main
 from sam2core.predictors.video import VideoPredictor
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (6, 48, 80, 3), dtype=np.uint8)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from sam2core_export import export, load, predictor
 
 import registry
-from registry.cli import main
+from sam2core.cli import main
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.video import VideoPredictor
 

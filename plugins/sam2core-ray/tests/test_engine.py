@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from sam2core_ray.engine import RayEngine
 
-from registry.cli import main
+from sam2core.cli import main
 from sam2core.testing import check
 
 SIZE = (48, 64)

@@ -28,8 +28,8 @@ import httpx
 import numpy as np
 
 import registry
+from sam2core.media.frames import open_source
 from sam2core.ops import rle
-from sam2core.predictors.frames import open_source
 
 HERE = Path(__file__).parent
 SAMPLES = Path(registry.__file__).parent / "samples"
@@ -238,7 +238,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["-c", "from registry.cli import main; main()", "serve", "--port", str(port), "--idle", "1"]
+    command = ["-c", "from sam2core.cli import main; main()", "serve", "--port", str(port), "--idle", "1"]
     command += ["--model", MODEL, "--image-size", str(SIZE)]
     server = subprocess.Popen([sys.executable, *command], env={**os.environ, "SAM2CORE_PLUGINS": "web"})
     try:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli import Failure
-from registry.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+from sam2core.cli import Failure
+from sam2core.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,7 +41,7 @@ def serve(host: str, port: int, media: Path | None, token: str | None, save: Pat
     sam2core serve --host 0.0.0.0                     for other machines: prints an address with a token
     """
     import registry
-    from registry.cli.segment import fetch
+    from sam2core.cli.segment import fetch
     from sam2core_web.app import create_app
     from sam2core_web.engine import Engine
     from sam2core_web.limits import Limits

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from sam2core.predictors.render import FileWriter, overlay
+from sam2core.media.render import FileWriter, overlay
 
 EFFECTS = ("highlight", "contour", "dim", "blur", "remove")
 PLAIN = 240

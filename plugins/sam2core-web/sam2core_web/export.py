@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sam2core.media.render import CutoutWriter, PaletteWriter, VideoWriter
 from sam2core.ops import rle
-from sam2core.predictors.render import CutoutWriter, PaletteWriter, VideoWriter
 from sam2core_web import effects
 from sam2core_web.media import Refused
 from sam2core_web.work import Thing, Work

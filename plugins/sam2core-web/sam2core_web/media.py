@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sam2core.predictors.containers import missing_bytes
-from sam2core.predictors.frames import FrameSource, open_source
+from sam2core.media.containers import missing_bytes
+from sam2core.media.frames import FrameSource, open_source
 from sam2core_web.limits import Limits
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}

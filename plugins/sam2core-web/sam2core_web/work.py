@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from registry.cli.output import pixels
+from sam2core.cli.output import pixels
+from sam2core.media.frames import FrameSource
+from sam2core.media.render import palette
 from sam2core.ops import rle
-from sam2core.predictors.frames import FrameSource
-from sam2core.predictors.render import palette
 from sam2core.predictors.session import UNDO_STEPS, FrameResult
 from sam2core_web.engine import Engine
 from sam2core_web.media import Refused

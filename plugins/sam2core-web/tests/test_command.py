@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from sam2core_web.command import listen, run
 from sam2core_web.limits import Limits
 
-from registry.cli import Failure, main
+from sam2core.cli import Failure, main
 
 
 def test_a_port_that_is_in_use() -> None:

@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copy(SAMPLES / "chair.mp4", media / "clips" / "a chair.mp4")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from registry.cli import main; main()", "serve", "--port", str(port)]
+    command = [sys.executable, "-c", "from sam2core.cli import main; main()", "serve", "--port", str(port)]
     process = subprocess.Popen([*command, "--model", MODEL, "--image-size", str(SIZE), "--media", str(media)])
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
     try:

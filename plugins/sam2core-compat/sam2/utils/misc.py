@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sam2core.media.frames import open_source
 from sam2core.ops import masks as mask_ops
 from sam2core.ops import regions
 from sam2core.ops.pixels import MEAN, STD
-from sam2core.predictors.frames import open_source
 from sam2core.predictors.video import FILLED
 
 _JPEG = (".jpg", ".jpeg", ".JPG", ".JPEG")
@@ -136,7 +136,7 @@ def load_video_frames(
     """A video's frames as normalised pixels (T, 3, S, S), and its height and width.
 
     `video_path` is a folder of JPEG files named by number, an mp4 file or its bytes, as upstream takes; or a path
-    object, or anything else that `sam2core.predictors.frames.open_source` reads.
+    object, or anything else that `sam2core.media.frames.open_source` reads.
     """
     options = {
         "image_size": image_size,

@@ -1,0 +1,120 @@
+"""`sam2core evaluate vos`: segment a data set's videos, write the masks, score them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sam2core.cli.evaluate.score import PROTOCOLS, report
+from sam2core.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+
+if TYPE_CHECKING:
+    from sam2core.predictors.video import VideoPredictor
+
+
+@click.command()
+@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the masks go."
+)
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="[default: sav for folders per object, else davis]")
+@click.option("--prompt", type=click.Choice(["mask", "click", "box"]), default="mask", show_default=True)
+@click.option(
+    "--later/--first-only",
+    default=None,
+    help="Track objects that appear after the first frame too.  [default: for sav only]",
+)
+@click.option("--subset", metavar="NAME", help="The videos of ImageSets/**/NAME.txt, such as val.")
+@click.option("--video", "videos", multiple=True, metavar="NAME", help="Only this video; may be repeated.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Videos at once.")
+@click.option(
+    "--engine", default="local", show_default=True, metavar="NAME", help="Where workers run; plugins add more."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--score/--no-score", "scored", default=True, help="Score the masks when they are there.")
+@model_options
+def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: Any) -> None:
+    """Segment every video of the data set ROOT from what is known of its first frame, and score the masks.
+
+    ROOT is laid out as DAVIS, MOSE, YouTube-VOS, LVOS or SA-V. The masks go to OUT/VIDEO as the data
+    set's own evaluator wants them, what made them to OUT/manifest.json. A run that was stopped goes
+    on with --resume. Without true masks beyond the first frame there is nothing to score.
+    """
+    from registry.plugins import current
+    from sam2core.data.datasets import listed, video_folders
+    from sam2core.evaluation.scoring import counted
+    from sam2core.evaluation.vos import Manifest, Task, Writers, describe, run
+
+    if options["subset"] and options["videos"]:
+        raise click.UsageError("--subset and --video exclude each other")
+    root = root.resolve()  # workers elsewhere do not start in this folder
+    names = list(options["videos"]) or listed(root, options["subset"])
+    videos = video_folders(root, names)
+    protocol = protocol or ("sav" if videos[0].masks.per_object else "davis")
+    later = protocol == "sav" if options["later"] is None else options["later"]
+    task = Task(options["prompt"], later=later, merged=protocol == "davis2016")
+    engine = current().components.make("engine", {"type": options["engine"]}, workers=options["workers"])
+    make = Maker(options)
+    predictor = make(0)
+    made_by = describe(predictor, str(options["model"] or DEFAULT_MODEL), task)
+    manifest = Manifest(out, made_by, [video.name for video in videos], resume=options["resume"])
+    here = options["engine"] == "local" and options["workers"] == 1
+    waiting = manifest.waiting
+    length = sum(len(video.frames) for video in videos if video.name in waiting) if here else len(waiting)
+    with click.progressbar(
+        length=length, label=f"{len(waiting)} of {len(videos)} videos", file=sys.stderr, item_show_func=_shown
+    ) as bar:
+
+        def told(name: str, done: int, total: int) -> None:
+            bar.update(1, name)
+
+        if here:
+            writers = Writers(partial(_same, predictor), task, out.resolve(), told)
+        else:
+            del predictor
+            writers = Writers(make, task, out.resolve())
+        for name, _ in run(engine, writers, videos, manifest):
+            if not here:
+                bar.update(1, name)
+    if not scored:
+        return
+    if not any(counted(video.masks, folder) for video in videos for folder in video.masks.objects):
+        click.echo("not scored: there are no true masks beyond the first frames", err=True)
+        return
+    report(root, out, protocol, [video.name for video in videos], out=out)
+
+
+def _shown(name: str | None) -> str | None:
+    return name
+
+
+def _same(predictor: VideoPredictor, number: int) -> VideoPredictor:
+    return predictor
+
+
+class Maker:
+    """Builds a worker's predictor; holds the words of the command line alone, so that it can be sent anywhere."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        kept = ("model", "weights", "device", "dtype", "image_size", "threads", "overrides", "workers")
+        self.options = {key: options[key] for key in kept}
+        if self.options["threads"] is None and options["workers"] > 1:
+            self.options["threads"] = max(1, (os.cpu_count() or 1) // options["workers"])
+
+    def __call__(self, number: int) -> VideoPredictor:
+        import registry
+
+        arguments = build_arguments(self.options)
+        if self.options["workers"] > 1 and arguments["device"] in ("auto", "cuda"):
+            import torch
+
+            if torch.cuda.device_count() > 1:
+                arguments["device"] = f"cuda:{number % torch.cuda.device_count()}"
+        name = self.options["model"] or DEFAULT_MODEL
+        return registry.predictor(name, "video", *pairs(self.options["overrides"]), **arguments)

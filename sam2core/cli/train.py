@@ -1,0 +1,311 @@
+"""`sam2core train`: a recipe and a folder of data in, weights out; a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sam2core.cli.options import check_folder
+from sam2core.cli.train_data import RECIPES, check_sources, open_source, read_recipe
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from torch import nn
+
+    from sam2core.training.recipe import Recipe
+
+__all__ = ["RECIPES", "command", "open_source", "read_recipe"]
+
+INTERRUPTED = 130
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class RunByDefault(click.Group):
+    """`train --recipe NAME` means `train run --recipe NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=RunByDefault)
+def command() -> None:
+    """Train a model by a recipe; `train check` looks at the data first."""
+
+
+def recipe_options(default: str | None = None) -> Callable[[Function], Function]:
+    """Add --recipe, which must be given unless it has a default, --data and the trailing overrides to a verb."""
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    # to click an explicit default of None is a default, and what has one is not asked for
+    presence: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    options = [
+        click.option(
+            "--recipe",
+            "recipe_name",
+            **presence,
+            metavar="NAME",
+            help=f"{names}, or a .yaml file.",
+        ),
+        click.option(
+            "--data",
+            required=True,
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="The folder that the recipe's sources lie in.",
+        ),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    ]
+
+    def add(function: Function) -> Function:
+        for decorate in reversed(options):
+            function = decorate(function)
+        return function
+
+    return add
+
+
+@command.command()
+@recipe_options()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("run"),
+    show_default=True,
+    help="Folder for the checkpoint, metrics.csv and weights.safetensors.",
+)
+@click.option(
+    "--pack",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the decoded pictures.  [default: pack/ in the output folder]",
+)
+@click.option(
+    "--validate",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Pictures (images/ and labels/) that are clicked on, or videos that are tracked and scored, now and then; the "
+    "best weights so far are kept as best.safetensors.",
+)
+@click.option(
+    "--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many pictures are clicked on."
+)
+@click.option("--every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between validations.")
+@click.option("--save", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that make batches."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@click.option("--shard", is_flag=True, help="Under torchrun: share the weights out too (FSDP2), for large models.")
+@click.option("--changed", is_flag=True, help="Go on with a run although the recipe is not what it began with.")
+def run(
+    recipe_name: str,
+    data: Path,
+    output: Path,
+    pack: Path | None,
+    validate: Path | None,
+    last: int,
+    every: int,
+    save: int,
+    workers: int,
+    threads: int | None,
+    device: str,
+    shard: bool,
+    changed: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a model by a recipe; the path of the weights is printed.
+
+    \b
+    sam2core train check --recipe finetune_image --data DIR
+    sam2core train --recipe finetune_image --data DIR
+    sam2core train --recipe finetune_image --data DIR optim.lr=4e-4 stages.0.steps=2000
+
+    Run the same line again after an interruption: it goes on from the last checkpoint in the output
+    folder, the one of Ctrl-C included. Under torchrun the processes share every batch.
+    """
+    tree = read_recipe(recipe_name, overrides)
+
+    import torch
+    from torch import distributed
+
+    import registry
+    from sam2core.cli.train_report import Reporter
+    from sam2core.evaluation.validation import validation
+    from sam2core.training.augment import Mixture
+    from sam2core.training.loop import check_model, check_recipe, train
+    from sam2core.training.recipe import Recipe
+
+    recipe = Recipe.read(tree)
+    # what is wrong with the recipe, its model or the run to go on with is told before pictures are decoded: minutes
+    check_sources(recipe)
+    if not changed:
+        check_recipe(output, recipe)
+    check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe, shard=shard)
+    if threads:
+        torch.set_num_threads(threads)
+    place = _join(device)
+    first = int(os.environ.get("RANK", 0)) == 0
+    model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
+
+    collections = [
+        open_source(recipe, number, data, pack or output / "pack", first) for number in range(len(recipe.sources))
+    ]
+    weights = [source.weight for source in recipe.sources]
+    pasting = [source.paste for source in recipe.sources]
+    mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed, pasting=pasting)
+
+    reporter = Reporter(output) if first else None
+    scores = None
+    if validate is not None:
+        scores = Best(validation(validate, pictures=last), output / "best.safetensors", recipe)
+    with _interruptible() as stop:
+        model = train(  # type: ignore[assignment]
+            model,
+            recipe,
+            mixture,
+            output,
+            validate=scores,
+            validate_every=every,
+            save_every=save,
+            report=reporter,
+            workers=workers,
+            stop=stop,
+            shard=shard,
+            changed=changed,
+        )
+    if reporter is not None:
+        reporter.close()
+        if not stop.is_set():
+            click.echo(write_weights(output / "weights.safetensors", model, recipe))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    if stop.is_set():
+        if first:
+            click.echo("stopped; the same line goes on from here", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+@command.command()
+@recipe_options(default="finetune_image")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("samples.png"),
+    show_default=True,
+    help="Contact sheet of what a training step sees.",
+)
+def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]) -> None:
+    """Count what a recipe's data holds, name what cannot be read, and draw what a training step sees.
+
+    Exit code 1 when something cannot be read.
+    """
+    from sam2core.cli.train_report import contact_sheet
+    from sam2core.training.inspection import inspect
+    from sam2core.training.recipe import Recipe
+
+    recipe = Recipe.read(read_recipe(recipe_name, overrides))
+    check_sources(recipe)
+    check_folder(output)
+    broken = False
+    for source in recipe.sources:
+        with click.progressbar(length=1, label=f"reading {data / source.path}", file=sys.stderr) as bar:
+
+            def told(done: int, total: int, bar: Any = bar) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            found = inspect(source.reader, data / source.path, source.options, told)
+        click.echo(f"{data / source.path}: {found.sentence()}")
+        for problem in found.problems:
+            click.echo(f"  {problem}")
+        broken |= bool(found.problems)
+    if broken:
+        raise click.exceptions.Exit(1)
+    click.echo(contact_sheet(recipe, data, output))
+
+
+class Best:
+    """Validates, and writes the weights down when the first of the numbers is higher than ever in this run."""
+
+    def __init__(self, scores: Callable[[Any], dict[str, float]], target: Path, recipe: Recipe):
+        from sam2core.checkpoints import files
+
+        self.scores, self.target, self.recipe = scores, target, recipe
+        held = files.read_metadata(target) if target.exists() else {}
+        self.best = float(held.get("sam2core.score", "-inf"))
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        numbers = self.scores(model)
+        score = next(iter(numbers.values()))
+        if score > self.best:
+            self.best = score
+            write_weights(self.target, model, self.recipe, score=repr(score))
+        return numbers
+
+
+def write_weights(target: Path, model: nn.Module, recipe: Recipe, **more: str) -> Path:
+    """Write a trained model with its spec, in the recipe's dtype; `more` goes to the file's metadata."""
+    import torch
+
+    import registry
+    from sam2core.checkpoints import files
+
+    dtype = getattr(torch, recipe.dtype)
+    state = {
+        name: value.cpu().to(dtype) if value.is_floating_point() else value.cpu()
+        for name, value in model.state_dict().items()
+    }
+    spec = dataclasses.asdict(registry.spec(recipe.model, **recipe.overrides))
+    return files.write(target, state, files.describe(spec=spec, layout="native", **more), force=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """While this lasts, the first Ctrl-C or SIGTERM sets the event instead; the second ends the process."""
+    from threading import Event
+
+    stop = Event()
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        for kind, usual in before.items():
+            signal.signal(kind, usual)
+        click.echo("stopping after this step", err=True)
+
+    before = {kind: signal.signal(kind, ask) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for kind, usual in before.items():
+            signal.signal(kind, usual)
+
+
+def _join(device: str) -> str:
+    """Join the other processes of torchrun, if there are any; the device to train on."""
+    from datetime import timedelta
+
+    import torch
+    from torch import distributed
+
+    from registry.assemble import device_of
+
+    if "RANK" not in os.environ:
+        return str(device_of(device))
+    patience = timedelta(hours=3)  # others wait while the first decodes or validates
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(place)
+        distributed.init_process_group("nccl", timeout=patience)
+        return place
+    distributed.init_process_group("gloo", timeout=patience)
+    return "cpu" if device == "auto" else device

@@ -1,0 +1,114 @@
+"""What a training run is told: a recipe with overrides, and the data that the recipe's sources name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.errors import hint
+from sam2core.cli.options import pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sam2core.training.clips import LabelledImage
+    from sam2core.training.footage import Footage
+    from sam2core.training.recipe import Recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of pictures read
+
+
+def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key, or no YAML mapping."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = RECIPES / f"{name}.yaml"
+        if not path.exists():
+            known = sorted(each.stem for each in RECIPES.glob("*.yaml"))
+            raise ValueError(
+                f"there is no recipe {name!r}; there are {', '.join(known)}, or give a .yaml file{hint(name, known)}"
+            )
+    try:
+        tree = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, DictConfig):
+        raise ValueError(f"{path}: a recipe is a mapping, such as {RECIPES / 'finetune_image.yaml'}; got a list")
+    for text in pairs(overrides):
+        key, _, value = text.partition("=")
+        try:
+            OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError) as error:
+            raise ValueError(f"override {text!r}: {error}") from error
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raise ValueError for a reader that there is not, or an option that it does not take, before anything is read."""
+    from registry.components import check
+    from sam2core.training.footage import FOOTAGE
+    from sam2core.training.readers import JOBS, READERS
+
+    readers = {**READERS, **FOOTAGE}
+    for number, source in enumerate(recipe.sources):
+        if source.reader not in readers:
+            known = f"there are {', '.join(readers)}{hint(source.reader, readers)}"
+            raise ValueError(f"sources.{number}: there is no reader {source.reader!r}; {known}")
+        target = JOBS.get(source.reader, readers[source.reader])  # what makes jobs says which options there are
+        check(f"sources.{number}: reader {source.reader!r}", target, source.options, ("root",))
+
+
+def open_source(
+    recipe: Recipe, number: int, data: Path, folder: Path, writes: bool
+) -> Sequence[LabelledImage] | Sequence[Footage]:
+    """One source: footage is listed; pictures are decoded into `folder` when they are not there yet.
+
+    Processes that do not write wait for the one that does. `check_sources` comes first.
+    """
+    from sam2core.training.clips import Pack
+    from sam2core.training.footage import FOOTAGE
+    from sam2core.training.readers import READERS
+
+    source = recipe.sources[number]
+    if source.reader in FOOTAGE:
+        return FOOTAGE[source.reader](data / source.path, **source.options)
+    place = folder / f"{number}_{Path(source.path).name}"
+    own = (folder, folder.parent) if folder.name == "pack" else (folder,)
+    origin = _origin(recipe, number, data, own)
+    if Pack.origin_of(place) != origin:
+        if writes:
+            click.echo(f"decoding {data / source.path}", err=True)
+            pictures = READERS[source.reader](data / source.path, **source.options)
+            return Pack.write(place, pictures, side=recipe.side, origin=origin)
+        while Pack.origin_of(place) != origin:
+            time.sleep(1)
+    return Pack(place)
+
+
+def _origin(recipe: Recipe, number: int, data: Path, own: tuple[Path, ...]) -> str:
+    """What a source's decoded pictures depend on, the files' names, sizes and times included; `own`: not these."""
+    source = recipe.sources[number]
+    root = (data / source.path).resolve()
+    skipped = {folder.resolve() for folder in own} - {root, *root.parents}
+    digest = hashlib.sha256()
+    for below, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if Path(below, name) not in skipped)
+        for name in sorted(names):
+            if name.endswith(FILES):
+                stat = os.stat(os.path.join(below, name))
+                digest.update(f"{os.path.relpath(below, root)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    told = {"reader": source.reader, "options": source.options, "side": recipe.side, "files": digest.hexdigest()}
+    return json.dumps({"path": str(root), **told}, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Passes over media: what is done to which files, resumable, on which engine."""
