@@ -10,24 +10,31 @@ import json
 import os
 import pickle
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2core.storage import FileError, regular_file, writing
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FileError", "describe", "embedded_spec", "read", "read_metadata", "sha256", "write", "write_pt", "writing"]
+__all__ = [
+    "FileError",
+    "describe",
+    "embedded_spec",
+    "read",
+    "read_metadata",
+    "save_tensors",
+    "sha256",
+    "write",
+    "write_pt",
+]
 
 SCHEMA = "1"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-
-
-class FileError(ValueError):
-    """A checkpoint file that is missing, damaged, of another kind, unsafe to read, or in the way of a new one."""
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -127,11 +134,46 @@ def write(
     path = Path(path)
     if path.suffix in _TORCH_SUFFIXES:
         raise FileError(f"{path.name}: this writes safetensors, and the name is a torch file's; call it .safetensors")
+    save_tensors(path, _apart(state), metadata, force=force)
+    return path
+
+
+def save_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Write tensors that share no memory as safetensors, whole or not at all; equal content gives equal bytes.
+
+    metadata    text to text; ``{"format": "pt"}`` is added
+
+    Raises
+        FileError: the file is there and `force` is not set, or its folder is not.
+        OSError: the disk is full, or fails, of which safetensors has an error of its own.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with writing(path, force=force) as part:
-        save_file(_apart(state), str(part), metadata={"format": "pt"} | dict(metadata or {}))
-    return path
+        try:
+            save_file(dict(tensors), str(part), metadata={"format": "pt"} | dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+        _sort_metadata(part)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write a file's metadata anew in the order of their names: the library's own order differs from run to run."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        again = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(again) <= length, "the library wrote its header more tightly than JSON can be"
+        file.seek(8)
+        file.write(again.ljust(length))
 
 
 def write_pt(path: str | Path, state: Mapping[str, Tensor], *, force: bool = False) -> Path:
@@ -169,38 +211,6 @@ def save(path: str | Path, content: Any, *, force: bool = False) -> None:
             raise OSError(f"{path} could not be written, is the disk full? {error}") from error
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
-
-    Raises
-        FileError: `path` is there and `force` is not set, or its folder is not.
-        OSError: the disk is full, or fails, of which safetensors has an error of its own.
-    """
-    from safetensors import SafetensorError
-
-    path = Path(path)
-    if path.is_dir():
-        raise FileError(f"{path} is a folder")
-    if path.exists() and not force:
-        raise FileError(f"{path} is there already; it is replaced only when asked to (force)")
-    if not path.parent.is_dir():
-        raise FileError(f"{path.parent} is no folder")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes files only their owner can read
-        os.replace(part, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
     """The checksum of a file, in hexadecimal. `progress` is called with bytes done and bytes in all."""
     path = _existing(path)
@@ -216,13 +226,10 @@ def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.exists():
-        raise FileError(f"{path}: no such file")
-    if path.is_dir():
-        inside = path / "model.safetensors"
-        hint = f": did you mean {inside}?" if inside.is_file() else ""
-        raise FileError(f"{path} is a folder; wanted a .pt or .safetensors file{hint}")
-    return path
+    inside = path / "model.safetensors"
+    if inside.is_file():
+        raise FileError(f"{path} is a folder; wanted a .pt or .safetensors file: did you mean {inside}?")
+    return regular_file(path)
 
 
 def _is_safetensors(path: Path) -> bool:

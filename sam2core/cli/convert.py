@@ -189,6 +189,7 @@ def _write_folder(
     import dataclasses
     import json
 
+    from sam2core import storage
     from sam2core.checkpoints import files, huggingface
 
     config = huggingface.config(
@@ -204,8 +205,7 @@ def _write_folder(
         (_FILES[1], config),
         (_FILES[2], huggingface.processor_config(spec.image_size, image_only=image_only)),
     ):
-        with files.writing(folder / name, force=force) as part:
-            part.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+        storage.write_text(folder / name, json.dumps(tree, indent=2, sort_keys=True) + "\n", force=force)
 
 
 def _options(spec: ModelSpec, model: Sam2) -> dict[str, dict[str, Any]]:

@@ -259,7 +259,7 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
     import numpy as np
     from PIL import Image
 
-    from sam2core.checkpoints.files import writing
+    from sam2core import storage
     from sam2core.media.render import overlay
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,8 +284,7 @@ def write(document: dict[str, Any], masks: np.ndarray, photograph: Image, folder
     document["overlay"] = path.name
     lines.append(str(path))
     path = folder / f"{stem}.json"
-    with writing(path, force=True) as unfinished:
-        unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    storage.write_text(path, json.dumps(document, indent=1) + "\n", force=True)
     return [*lines, str(path)]
 
 

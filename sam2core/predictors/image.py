@@ -10,7 +10,6 @@ from typing import Any, overload
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sam2core.checkpoints import files
@@ -145,12 +144,8 @@ class ImagePredictor:
         tensors = {"embedding": features.embedding, "position": features.position}
         tensors |= {f"skip.{index}": skip for index, skip in enumerate(features.skips)}
         about = {"model": self.model.fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
-        with files.writing(path, force=True) as unfinished:
-            save_file(
-                {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
-                unfinished,
-                metadata={"format": "pt", "sam2core.handle": json.dumps(about)},
-            )
+        own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        files.save_tensors(path, own, {"sam2core.handle": json.dumps(about)}, force=True)
 
     def _request(
         self,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sam2core.checkpoints import files
@@ -203,8 +202,7 @@ def write(session: VideoSession, path: Path) -> None:
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
     }
-    with files.writing(path, force=True) as unfinished:
-        save_file(writer.tensors, unfinished, metadata={"format": "pt", KEY: json.dumps(about)})
+    files.save_tensors(path, writer.tensors, {KEY: json.dumps(about)}, force=True)
 
 
 def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from sam2core import storage
 from sam2core.data.pictures import DataError, PanopticPicture, coco_pictures, read_ids, read_picture
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -321,7 +322,7 @@ class Pack(Sequence[LabelledImage]):
         if not entries:
             raise DataError(f"there is no picture to decode into {folder}")
         (folder / "origin.txt").write_text(origin)
-        (folder / "index.json").write_text(json.dumps(entries))
+        storage.write_text(folder / "index.json", json.dumps(entries))
         return Pack(folder)
 
     @staticmethod

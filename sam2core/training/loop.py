@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from sam2core import storage
 from sam2core.checkpoints import files
 from sam2core.data.pictures import DataError
 from sam2core.training.adapters import add_adapters, merge_adapters
@@ -336,7 +337,7 @@ def _dump(path: Path, team: Processes, batch: ClipBatch, recipe: Recipe, step: i
     tree = {"step": step, "stage": stage.name, "losses": named, "sources": batch.sources, "prompts": prompts}
     if team.world > 1:
         path = path.with_stem(f"{path.stem}_{team.rank}")  # each process has rows of its own
-    path.write_text(json.dumps(tree, indent=1))
+    storage.write_text(path, json.dumps(tree, indent=1), force=True)
 
 
 def _validated(
@@ -488,7 +489,7 @@ def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
 
 
 def _rewrite(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    with open(path, "w", newline="") as file:
+    with storage.writing(path, force=True) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([row.get(column, "") for column in columns] for row in rows)

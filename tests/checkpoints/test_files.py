@@ -189,15 +189,6 @@ def test_a_name_says_what_is_inside(tmp_path, state):
         files.write(tmp_path / "nowhere" / "m.safetensors", state)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "m.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), files.writing(path, force=True) as part:
-        part.write_text("half of the n")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     "write, name, library, error",
     [
@@ -274,3 +265,16 @@ def test_the_checksum_is_sha256_with_progress(tmp_path):
     found = files.sha256(path, lambda done, total: seen.append((done, total)))
     assert found == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     assert seen[-1] == (3_000_000, 3_000_000) and len(seen) == 3
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    metadata = {f"sam2core.{word}": f'"{word}" \n ä' for word in ("spec", "layout", "license", "schema", "source")}
+    state = {"b": torch.ones(3), "a": torch.zeros(2, 2), "ä": torch.arange(5)}
+    written = []
+    for count in range(6):
+        some = dict(reversed(metadata.items())) if count % 2 else metadata
+        path = files.write(tmp_path / f"{count}.safetensors", state, some)
+        again, read = files.read(path)
+        assert read == {"format": "pt"} | metadata and same(again, state)
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1
