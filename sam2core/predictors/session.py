@@ -17,6 +17,7 @@ from sam2core.media.images import read_image
 from sam2core.memory.bank import MemoryBank
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.crops import Crop
+from sam2core.predictors.history import History
 from sam2core.predictors.transforms import (
     check_given,
     crop_mask,
@@ -34,13 +35,10 @@ if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
     from sam2core.predictors.video import VideoPredictor
 
-UNDO_STEPS = 64
 CACHED_FRAMES = 4
 DIRECTIONS = ("forward", "backward", "both")
 
 Progress = Callable[[int, int | None], None]
-Change = tuple[Hashable, "ObjectTrack | None"]
-"""An object, and what was known of it before (undo) or after (redo); None: it was not there."""
 
 
 @dataclass(eq=False)
@@ -219,8 +217,7 @@ class VideoSession:
         """The frame that was processed last; None before the first."""
         self._size: tuple[int, int] | None = None
         self._features: OrderedDict[int, ImageFeatures] = OrderedDict()
-        self._undo: list[Change] = []
-        self._redo: list[Change] = []
+        self._history: History[Hashable, ObjectTrack] = History()
 
     # what is there
 
@@ -307,9 +304,7 @@ class VideoSession:
             ObjectTrack(object, policy_state=self.predictor.policy.start()) if before is None else self._fork(before)
         )
         self._answer(frame, track, said)
-        self._undo.append((object, before))
-        del self._undo[:-UNDO_STEPS]
-        self._redo.clear()
+        self._history.remember(self.tracks, object)
         self.tracks[object] = track
         return self.result(frame)
 
@@ -373,27 +368,18 @@ class VideoSession:
         track.pending[frame] = Pending(answer, shelf)
 
     def undo(self) -> Hashable | None:
-        """Take the latest prompt back: its object is as it was before, memories included. The object's id, or None."""
-        return self._swap(self._undo, self._redo)
+        """Take the latest prompt or removal back: its object is as it was before, memories included.
+
+        The object's id, or None when there is nothing to take back.
+        """
+        return self._history.undo(self.tracks)
 
     def redo(self) -> Hashable | None:
-        """Give back the prompt that `undo` took last, its memories included. The object's id, or None.
+        """Do again what `undo` took back last, memories included. The object's id, or None.
 
-        The next prompt ends what can be given back.
+        The next prompt or removal ends what can be given back.
         """
-        return self._swap(self._redo, self._undo)
-
-    def _swap(self, taken: list[Change], given: list[Change]) -> Hashable | None:
-        """Put the latest entry of one history in force, and what it replaces into the other."""
-        if not taken:
-            return None
-        object, track = taken.pop()
-        given.append((object, self.tracks.get(object)))
-        if track is None:
-            self.tracks.pop(object, None)
-        else:
-            self.tracks[object] = track
-        return object
+        return self._history.redo(self.tracks)
 
     def clear(self, frame: int, object: Hashable) -> FrameResult:
         """Take back what was said of an object on a frame; its memory there becomes one of the trail."""
@@ -407,17 +393,15 @@ class VideoSession:
         return self.result(frame)
 
     def remove(self, object: Hashable) -> None:
-        """Forget an object; the others are not touched. Raises ValueError when there is no such object."""
+        """Remove an object, until `undo`; the others are not touched. Raises ValueError when it is not there."""
         self._track(object)
+        self._history.remember(self.tracks, object)
         del self.tracks[object]
-        self._undo = [step for step in self._undo if step[0] != object]
-        self._redo = [step for step in self._redo if step[0] != object]
 
     def reset(self) -> None:
         """Forget all objects; the frames stay."""
         self.tracks.clear()
-        self._undo.clear()
-        self._redo.clear()
+        self._history.clear()
 
     def clear_memory(self, around: int, object: Hashable | None = None) -> None:
         """Forget the trail of an object (or of all) near a frame, as after a correction that changes everything."""
@@ -512,7 +496,7 @@ class VideoSession:
         if self._size is not None and size != self._size:
             raise ValueError(f"all frames of a session have one size: {self._size}, this one {size}")
         crop = None if self.crop is None else read_crop(self.crop, size)
-        before = (self._size, self.crop, self.position, dict(self.tracks), list(self._undo), list(self._redo))
+        before = (self._size, self.crop, self.position, dict(self.tracks), self._history.copy())
         features = self._features.copy()
         frame = 0 if self.position is None else self.position + 1
         self._size, self.crop = size, crop
@@ -524,7 +508,7 @@ class VideoSession:
             if self.tracks:
                 self._check_prompted()
         except BaseException:
-            self._size, self.crop, self.position, self.tracks, self._undo, self._redo = before
+            self._size, self.crop, self.position, self.tracks, self._history = before
             self._features = features
             raise
         if not self.tracks:
@@ -547,7 +531,7 @@ class VideoSession:
         self.position = frame
         result = self.result(frame)
         if self.keep == "horizon":
-            for track in (*tracks, *self._others()):
+            for track in (*tracks, *self._history.values()):
                 track.bank.trim(frame, self.predictor.policy.horizon, onwards=self.source is None)
         return result
 
@@ -586,14 +570,10 @@ class VideoSession:
         while len(self._features) > CACHED_FRAMES:
             oldest = next(iter(self._features))
             if self.length is None:  # the frame does not come again
-                everyone = [*self.tracks.values(), *self._others()]
+                everyone = [*self.tracks.values(), *self._history.values()]
                 self._memorize_pending([track for track in everyone if oldest in track.pending])
             del self._features[oldest]
         return features
-
-    def _others(self) -> list[ObjectTrack]:
-        """The tracks that undo and redo would bring back."""
-        return [track for _, track in (*self._undo, *self._redo) if track is not None]
 
     def _exists(self, frame: int) -> bool:
         """Whether a source of unknown length has this frame."""

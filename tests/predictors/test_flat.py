@@ -82,8 +82,8 @@ def test_a_live_session_keeps_of_its_corrections_the_anchors_alone(predictor):
     track = session.tracks["a"]
     assert sorted(track.bank.anchors) == [0, 40, 80, 120]
     assert sorted(track.bank.trail) == list(range(159 - horizon, 160))
-    for _, before in session._undo:
-        assert before is None or all(at >= 159 - horizon for at in before.bank.trail)
+    for before in session._history.values():
+        assert all(at >= 159 - horizon for at in before.bank.trail)
     assert session.undo() == "a"
     assert session.step(picture(160)).objects == ("a",)
 

@@ -247,6 +247,20 @@ def test_redo_gives_back_what_undo_took(predictor, frames):
     assert session.redo() is None, "another prompt ends what can be given back"
 
 
+def test_undo_brings_a_removed_object_back(predictor, frames):
+    session, plain = prompted(predictor, frames, keep="all"), prompted(predictor, frames, keep="all")
+    for one in (session, plain):
+        list(one.propagate(stop=5))
+        one.prompt(4, "c", [[3, 3]])
+    session.remove("b")
+    assert session.objects == ("a", "c") and session.undo() == "b"
+    assert session.objects == plain.objects, "it stands where it stood"
+    assert session.redo() == "b" and session.objects == ("a", "c") and session.undo() == "b"
+    assert all_same(session.propagate(start=5), plain.propagate(start=5))
+    session.remove("a")
+    assert session.redo() is None and (session.undo(), session.undo()) == ("a", "c")
+
+
 @pytest.mark.parametrize("live", [True, False], ids=["live", "iterator"])
 def test_undo_and_redo_long_after_the_frame_has_passed(predictor, frames, live):
     def follow(session, prompts, until, swaps=()):

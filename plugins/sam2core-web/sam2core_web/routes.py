@@ -215,7 +215,7 @@ async def everything(request: Request, session: Found, body: s.EverythingIn) -> 
 
 @router.post("/sessions/{id}/undo")
 async def undo(request: Request, session: Found) -> s.State:
-    """Take the latest prompt back: its object is as it was before, tracked masks included. 64 steps at most."""
+    """Take the latest prompt or removal back: its object is as it was before, tracked masks included. 64 steps."""
     async with held(session):
         await request.app.state.engine.run(session.work.undo)
         return describe(session)
@@ -223,7 +223,7 @@ async def undo(request: Request, session: Found) -> s.State:
 
 @router.post("/sessions/{id}/redo")
 async def redo(request: Request, session: Found) -> s.State:
-    """Give back the prompt that `undo` took last, tracked masks included, until there is another prompt."""
+    """Do again what `undo` took back last, tracked masks included, until there is another prompt or removal."""
     async with held(session):
         await request.app.state.engine.run(session.work.redo)
         return describe(session)
@@ -239,7 +239,7 @@ async def describe_object(session: Found, number: ObjectNumber, body: s.ObjectIn
 
 @router.delete("/sessions/{id}/objects/{number}")
 async def remove_object(request: Request, session: Found, number: ObjectNumber) -> s.State:
-    """Forget an object; the others are not touched. This cannot be undone."""
+    """Remove an object, until `undo`; the others are not touched."""
     async with held(session):
         await request.app.state.engine.run(lambda: session.work.remove(number))
         return describe(session)

@@ -13,15 +13,13 @@ from sam2core.cli.output import pixels
 from sam2core.media.frames import FrameSource
 from sam2core.media.render import palette
 from sam2core.ops import rle
-from sam2core.predictors.session import UNDO_STEPS, FrameResult
+from sam2core.predictors.history import History
+from sam2core.predictors.session import FrameResult
 from sam2core_web.engine import Engine
 from sam2core_web.media import Refused
 
 Leg = tuple[int, "int | None", str]
 """First frame, the first that is not visited (None: to the end), direction."""
-
-Change = tuple[int, "Thing | None"]
-"""An object's number, and what it was before (undo) or after (redo); None: it was not there."""
 
 
 class Answer(NamedTuple):
@@ -77,16 +75,15 @@ class Work:
         self.frames = 1
         self.legs: list[Leg] = []
         """What is left of the last run."""
-        self._undo: list[Change] = []
-        self._redo: list[Change] = []
+        self._history: History[int, Thing] = History()
 
     @property
     def undoable(self) -> int:
-        return len(self._undo)
+        return self._history.undoable
 
     @property
     def redoable(self) -> int:
-        return len(self._redo)
+        return self._history.redoable
 
     def frame(self, number: int) -> np.ndarray:
         """A frame as (H, W, 3) uint8; from any thread."""
@@ -106,49 +103,44 @@ class Work:
         before = self.things.get(number)
         answers = self._ask(number, frame, said)
         old = before or Thing(name or f"Object {number}", color or _color(number))
+        self._history.remember(self.things, number)
         self.things[number] = Thing(
             name or old.name, color or old.color, {**old.said, frame: said}, {**old.answers, **answers}
         )
-        self._undo.append((number, before))
-        del self._undo[:-UNDO_STEPS]
-        self._redo.clear()
 
     def undo(self) -> int | None:
-        """Take the latest prompt back: its object is as it was before, masks included. The object's number."""
-        return self._swap(self._undo, self._redo, self._took_back)
+        """Take the latest prompt or removal back: its object is as it was before, masks included. Its number."""
+        if not self.undoable:
+            return None
+        self._took_back()
+        return self._swapped(self._history.undo)
 
     def redo(self) -> int | None:
-        """Give back the prompt that `undo` took last, until there is another prompt. The object's number."""
-        return self._swap(self._redo, self._undo, self._gave_back)
-
-    def _swap(self, taken: list[Change], given: list[Change], follow: Callable[[], None]) -> int | None:
-        """Put the latest entry of one history in force, and what it replaces into the other."""
-        if not taken:
+        """Do again what `undo` took back last, until there is another prompt or removal. The object's number."""
+        if not self.redoable:
             return None
-        number, thing = taken.pop()
-        given.append((number, self.things.get(number)))
-        follow()
-        self._put(number, thing)
-        return number
+        self._gave_back()
+        return self._swapped(self._history.redo)
 
-    def _put(self, number: int, thing: Thing | None) -> None:
-        if thing is None:
-            self.things.pop(number, None)
-            return
-        now = self.things.get(number, thing)
-        self.things[number] = replace(thing, name=now.name, color=now.color)
+    def _swapped(self, swap: Callable[[dict[int, Thing]], int | None]) -> int | None:
+        """Undo or redo; names and colours are not part of the history."""
+        before = dict(self.things)
+        number = swap(self.things)
+        if number in before and number in self.things:
+            now = before[number]
+            self.things[number] = replace(self.things[number], name=now.name, color=now.color)
+        return number
 
     def describe(self, number: int, name: str | None, color: str | None) -> None:
         thing = self._thing(number)
         self.things[number] = replace(thing, name=name or thing.name, color=color or thing.color)
 
     def remove(self, number: int) -> None:
-        """Forget an object and its place in the undo history."""
+        """Remove an object, until `undo`."""
         self._thing(number)
-        self._forget(number)
+        self._remove(number)
+        self._history.remember(self.things, number)
         del self.things[number]
-        self._undo = [step for step in self._undo if step[0] != number]
-        self._redo = [step for step in self._redo if step[0] != number]
 
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
         """What a click would give; nothing is remembered."""
@@ -164,8 +156,7 @@ class Work:
 
     def close(self) -> None:
         self.things.clear()
-        self._undo.clear()
-        self._redo.clear()
+        self._history.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -178,7 +169,7 @@ class Work:
     def _gave_back(self) -> None:
         """The library's share of `redo`."""
 
-    def _forget(self, number: int) -> None:
+    def _remove(self, number: int) -> None:
         """The library's share of `remove`."""
 
     def _thing(self, number: int) -> Thing:
@@ -315,7 +306,7 @@ class ClipWork(Work):
     def _gave_back(self) -> None:
         self.session.redo()
 
-    def _forget(self, number: int) -> None:
+    def _remove(self, number: int) -> None:
         self.session.remove(number)
 
     def close(self) -> None:

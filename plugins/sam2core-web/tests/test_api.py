@@ -223,8 +223,23 @@ def test_objects_are_named_and_removed(client: TestClient) -> None:
     named = client.put(f"/api/sessions/{id}/objects/1", json={"name": "Chelsea", "color": "#aabbcc"}).json()
     assert named["objects"] == [{"id": 1, "name": "Chelsea", "color": "#aabbcc"}]
     gone = client.delete(f"/api/sessions/{id}/objects/1").json()
-    assert gone["objects"] == [] and gone["undoable"] == 0
+    assert gone["objects"] == [] and gone["undoable"] == 2
     assert client.delete(f"/api/sessions/{id}/objects/1").status_code == 404
+
+
+def test_undo_brings_a_removed_object_back_where_it_stood(client: TestClient) -> None:
+    """In a clip that is half tracked: what follows is as if it had never been removed."""
+    ids = [opened(client, "chair.mp4")["id"] for _ in range(2)]
+    for id in ids:
+        prompted(client, id, object=1, box=BOX_A)
+        prompted(client, id, object=2, points=[POINT_C])
+        list(events(client, id, stop=3))
+    before = client.get(f"/api/sessions/{ids[0]}").json()
+    assert [one["id"] for one in client.delete(f"/api/sessions/{ids[0]}/objects/1").json()["objects"]] == [2]
+    after = client.post(f"/api/sessions/{ids[0]}/undo").json()
+    assert after == {**before, "redoable": 1}
+    runs = [[data["masks"] for name, data in events(client, id, start=3, stop=6) if name == "frame"] for id in ids]
+    assert len(runs[0]) == 3 and runs[0] == runs[1]
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,13 @@ def test_undo_redo_names_and_removing(page: Page) -> None:
     page.driver.find_element(By.CSS_SELECTOR, "[data-object='1'] button").click()
     page.settle()
     assert list(page.masks()) == [2] and iou(page.masks()[2], two) == 1.0
+    page.control("z")
+    assert {number: iou(mask, known) for (number, mask), known in zip(page.masks().items(), (one, two))} == {1: 1, 2: 1}
+    page.keys("1", Keys.DELETE)
+    page.wait("s.things.size === 1")
+    page.press("undo")
+    page.settle()
+    assert page.run("return [...s.things.values()].map((one) => one.name);") == ["Object 1", "Blanket"]
 
 
 def test_the_brush_paints_and_erases_a_mask(page: Page) -> None:

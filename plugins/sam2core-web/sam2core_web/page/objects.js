@@ -61,11 +61,11 @@ export function remove(id) {
   const s = page.session;
   if (!s || id === null) return;
   if (s.tracking) { toast("Tracking is under way: stop it first."); return; }
-  const { name, presence } = s.things.get(id);
-  if (presence.size > 1 && !confirm(`Remove ${name}, with its masks on ${presence.size} frames? This cannot be undone.`)) return;
+  const { name } = s.things.get(id);
   act(async () => {
     adopt(s, await call("DELETE", `sessions/${s.id}/objects/${id}`));
     forget(s);
     await show(s.frame);
+    hint(`${name} was removed; Ctrl Z brings it back`);
   });
 }
