@@ -29,9 +29,14 @@ COMMANDS_HEAD = """# Command line
 <!-- made by docs/reference.py from the commands themselves -->
 
 What `sam2core VERB --help` says. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error,
-2 wrong usage, 3 an optional package is missing, 130 interrupted. Every verb takes `-v` for logs and tracebacks, and
-`-h` for help. Trailing `KEY=VALUE` pairs change the model's spec, or the recipe. Plugins add verbs of their own, such
-as `sam2core serve` and `sam2core export`.
+2 wrong usage, 3 an optional package is missing, 130 interrupted by Ctrl-C, 143 asked to stop by SIGTERM. Every verb
+takes `-v` for logs and tracebacks, and `-h` for help. Trailing `KEY=VALUE` pairs change the model's spec, or the
+recipe. Plugins add verbs of their own, such as `sam2core serve` and `sam2core export`.
+
+**Being asked to stop.** SIGTERM (`docker stop`, systemd, slurm) is Ctrl-C, in every verb. What is known is saved at
+once; the frame, picture or step at hand is given ten seconds to be finished, and a second request does not wait. What
+can go on later goes on with the same line (`train`, `automask` on pictures) or with `--resume` added, and ends as if
+there had been no stop. A signal that the shell has the program ignore, as `nohup` does, stays ignored.
 """
 
 

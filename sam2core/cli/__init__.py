@@ -1,7 +1,7 @@
 """The program `sam2core`: one file a verb, imported when asked for, so that help is quick and imports no torch.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error, 2 wrong usage, 3 an optional package is
-missing, 130 interrupted.
+missing, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 from sam2core.cli.allocator import keep_freed_memory
+from sam2core.jobs.interrupt import at_once, exit_code, heard
 
 VERBS = (
     "segment",
@@ -92,10 +93,11 @@ class Program(click.Group):
         """Run the verb and turn what users can cause into one message and an exit code."""
         ctx.meta["sam2core.allocator"] = keep_freed_memory()
         try:
-            return super().invoke(ctx)
-        except (KeyboardInterrupt, click.Abort):
+            with heard(at_once):
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort) as error:
             click.echo("interrupted", err=True)
-            ctx.exit(130)
+            ctx.exit(exit_code(error))
         except BrokenPipeError:  # `| head`: the reader has enough, that is no error worth a word
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
@@ -162,5 +164,5 @@ def main() -> None:
     sam2core models                                   what can be used
 
     Results are written to stdout, all else to stderr. Exit codes: 0 done, 1 error, 2 wrong usage,
-    3 an optional package is missing, 130 interrupted.
+    3 an optional package is missing, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM).
     """

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sam2core.cli.output import PLACES, Output, check_free, clear, report
-from sam2core.cli.progress import Bar, Patience, Say
+from sam2core.cli.progress import Bar, Say, listen
 from sam2core.cli.prompts import Prompts, Said
+from sam2core.jobs.interrupt import InterruptGuard, exit_code
 
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
@@ -106,7 +107,7 @@ class Job:
     ) -> None:
         self.folder, self.settings, self.prompts = folder, settings, prompts
         self.source, self.predictor, self.say = source, predictor, say
-        self.status, self.error = "running", ""
+        self.status, self.error, self.code = "running", "", 0
         self.frames = 0
         self.seen = {name: [0, 0, 0.0] for name in prompts.objects}
         """Per object: frames with an answer, frames where it is present, sum of their IoU."""
@@ -135,37 +136,40 @@ class Job:
         plan = legs(direction, first, session.position, self.source)
         total = self._total(plan)
         safe = session.fork()
-        with Patience(self.say) as patience:
-            try:
-                with Output(self, in_order=direction == "forward", resume=done if going_on else None) as output:
-                    output.redraw(patience)
-                    bar = Bar(self.say, "tracking", None if total is None else total + self.frames, self.frames)
-                    due = time.monotonic() + CHECKPOINT
-                    for start, stop, way in plan:
-                        for result in session.propagate(start, stop, direction=way):
-                            output.write(result, self.source[result.frame])
-                            safe = session.fork()
-                            bar.update(self.frames)
-                            if time.monotonic() > due:
-                                safe.save(self.saved)
-                                due = time.monotonic() + CHECKPOINT
-                            patience.check()
-                    bar.finish()
-                    output.complete(patience)
-                self.status = "complete"
-            except KeyboardInterrupt:
-                self.status = "interrupted"
-            except (ValueError, OSError) as error:
-                self.status, self.error = "failed", str(error)
-            except BaseException as error:  # not the user's doing: shown as it is, and no frame lost
-                self.status, self.error = "failed", repr(error)
-                raise
-            finally:
-                if self.status == "complete":
-                    self._tidy()
-                    self._record()
-                else:
-                    self._keep(safe)
+        promise = "stopping after this frame; Ctrl-C again to stop at once"
+        try:
+            with (
+                InterruptGuard(self.say, promise, save=lambda: safe.save(self.saved)) as guard,
+                Output(self, in_order=direction == "forward", resume=done if going_on else None) as output,
+            ):
+                output.redraw(guard)
+                bar = Bar(self.say, "tracking", None if total is None else total + self.frames, self.frames)
+                due = time.monotonic() + CHECKPOINT
+                for start, stop, way in plan:
+                    for result in session.propagate(start, stop, direction=way):
+                        output.write(result, self.source[result.frame])
+                        safe = session.fork()
+                        bar.update(self.frames)
+                        if time.monotonic() > due:
+                            safe.save(self.saved)
+                            due = time.monotonic() + CHECKPOINT
+                        guard.check()
+                bar.finish()
+                output.complete(guard)
+            self.status = "complete"
+        except KeyboardInterrupt as error:
+            self.status, self.code = "interrupted", exit_code(error)
+        except (ValueError, OSError) as error:
+            self.status, self.error = "failed", str(error)
+        except BaseException as error:  # not the user's doing: shown as it is, and no frame lost
+            self.status, self.error = "failed", repr(error)
+            raise
+        finally:
+            if self.status == "complete":
+                self._tidy()
+                self._record()
+            else:
+                self._keep(safe)
 
     def _keep(self, session: VideoSession) -> None:
         """Save the place of a run that is not complete and say how it went; what fails here is told beside the rest."""
@@ -191,8 +195,8 @@ class Job:
         for one in self.prompts.values():
             waiting.setdefault(self._index(one.frame), {})[one.object] = one.keywords(self.source.size)
         self._begin(force=force)
-        with Patience(self.say, "finishing; Ctrl-C again to stop at once") as patience:
-            patience.listen()
+        with InterruptGuard(self.say, "finishing; Ctrl-C again to stop at once") as guard:
+            listen(guard.asked)
             try:
                 with Output(self, in_order=True, resume=None) as output:
                     bar = Bar(self.say, "following", None, 0)
@@ -201,12 +205,12 @@ class Job:
                         moment = time.monotonic() - begun
                         output.write(session.step(frame, waiting.pop(index, None)), frame, time=moment)
                         bar.update(self.frames)
-                        if patience.asked:
+                        if guard.asked.is_set():
                             break
                     bar.finish()
                 self.status = "complete"
-            except KeyboardInterrupt:
-                self.status = "interrupted"
+            except KeyboardInterrupt as error:
+                self.status, self.code = "interrupted", exit_code(error)
             except (ValueError, OSError) as error:
                 self.status, self.error = "failed", str(error)
             self._tidy()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam2core.cli.progress import Bar, Patience
+from sam2core.cli.progress import Bar
+from sam2core.jobs.interrupt import InterruptGuard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,20 +115,20 @@ class Output:
         finally:
             self._open.__exit__(kind, error, trace)
 
-    def redraw(self, patience: Patience) -> None:
+    def redraw(self, guard: InterruptGuard) -> None:
         """Take up what an earlier run has written: count it, and draw its frames again, as no mp4 can be continued."""
         frames = self.rle.frames()
         for frame in frames:
             self.job.count(frames[frame])
         if self._overlay and self.in_order:
-            self._draw(frames, patience)
+            self._draw(frames, guard)
 
-    def complete(self, patience: Patience) -> None:
+    def complete(self, guard: InterruptGuard) -> None:
         """Write what can be written only when all frames are known: an overlay whose frames came in another order."""
         if self._overlay and not self.in_order:
-            self._draw(self.rle.frames(), patience)
+            self._draw(self.rle.frames(), guard)
 
-    def _draw(self, frames: Mapping[int, Mapping[str, Any]], patience: Patience | None) -> None:
+    def _draw(self, frames: Mapping[int, Mapping[str, Any]], guard: InterruptGuard | None) -> None:
         """Draw frames into the mp4 in the video's order; the first call opens it."""
         import numpy as np
 
@@ -139,8 +140,8 @@ class Output:
             masks = np.stack([rle.decode(one["segmentation"]) for one in said.values()])
             self._film(number, list(said), masks, pixels(self.job.source[self.job._index(number)]), None)
             bar.update(done)
-            if patience is not None:
-                patience.check()
+            if guard is not None:
+                guard.check()
         if len(frames):
             bar.finish()
 

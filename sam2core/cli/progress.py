@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
-from typing import Any
 
 import click
 
@@ -65,45 +62,15 @@ class Bar:
         self.say(f"{self.label}: {count} frames in {seconds:.1f} s, {count / max(seconds, 1e-6):.2f} frames/s")
 
 
-class Patience:
-    """Lets the frame at hand be finished when somebody interrupts; the second time, at once."""
+def listen(asked: threading.Event) -> None:
+    """Take q and Enter for a request to stop."""
+    if not sys.stdin.isatty():
+        return
 
-    def __init__(self, say: Say, promise: str = "stopping after this frame; Ctrl-C again to stop at once") -> None:
-        self.say, self.promise = say, promise
-        self.asked = False
-        self._before: Any = None
+    def wait() -> None:
+        for line in sys.stdin:
+            if line.strip().lower() in ("q", "quit"):
+                asked.set()
+                return
 
-    def __enter__(self) -> Patience:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hear)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.say(self.promise)
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt when somebody has asked to stop."""
-        if self.asked:
-            raise KeyboardInterrupt
-
-    def listen(self) -> None:
-        """Take q and Enter for a request to stop."""
-        if not sys.stdin.isatty():
-            return
-
-        def wait() -> None:
-            for line in sys.stdin:
-                if line.strip().lower() in ("q", "quit"):
-                    self.asked = True
-                    return
-
-        threading.Thread(target=wait, name="keys", daemon=True).start()
+    threading.Thread(target=wait, name="keys", daemon=True).start()

@@ -118,9 +118,10 @@ def command(
     and run.json, which says how it went and can be given to --prompts. FRAME is the picture's name,
     or the number of the frame.
 
-    Ctrl-C stops after the frame at hand (twice: at once) with exit code 130. What was written is valid
-    and, with unfinished/, enough for --resume, which ends as if there had been no stop. Frames that
-    cannot be read end the run with exit code 1; what came before them is kept in the same way.
+    Ctrl-C and SIGTERM stop after the frame at hand, or in it after ten seconds (twice: at once), with
+    exit code 130 and 143. What was written is valid and, with unfinished/, enough for --resume, which
+    ends as if there had been no stop. Frames that cannot be read end the run with exit code 1; what
+    came before them is kept in the same way.
 
     Live (--camera, or an address without an end) F counts the frames received, from the first on; q and
     Enter, Ctrl-C, --stop or the stream's end finish the run, which cannot be resumed.
@@ -212,4 +213,4 @@ def command(
         raise ValueError(f"{job.error}; {job.kept}")
     if job.status == "interrupted":
         say(f"interrupted; {job.kept}", always=True)
-        context.exit(130)
+        context.exit(job.code)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,17 +14,15 @@ import click
 
 from sam2core.cli.options import check_folder
 from sam2core.cli.train_data import RECIPES, check_sources, open_source, read_recipe
+from sam2core.jobs.interrupt import InterruptGuard
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from torch import nn
 
     from sam2core.training.recipe import Recipe
 
 __all__ = ["RECIPES", "command", "open_source", "read_recipe"]
 
-INTERRUPTED = 130
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -130,7 +127,7 @@ def run(
     sam2core train --recipe finetune_image --data DIR optim.lr=4e-4 stages.0.steps=2000
 
     Run the same line again after an interruption: it goes on from the last checkpoint in the output
-    folder, the one of Ctrl-C included. Under torchrun the processes share every batch.
+    folder, the one of Ctrl-C or SIGTERM included. Under torchrun the processes share every batch.
     """
     tree = read_recipe(recipe_name, overrides)
 
@@ -167,7 +164,7 @@ def run(
     scores = None
     if validate is not None:
         scores = Best(validation(validate, pictures=last), output / "best.safetensors", recipe)
-    with _interruptible() as stop:
+    with InterruptGuard(partial(click.echo, err=True)) as guard:
         model = train(  # type: ignore[assignment]
             model,
             recipe,
@@ -178,20 +175,20 @@ def run(
             save_every=save,
             report=reporter,
             workers=workers,
-            stop=stop,
+            stop=guard.asked,
             shard=shard,
             changed=changed,
         )
     if reporter is not None:
         reporter.close()
-        if not stop.is_set():
+        if not guard.asked.is_set():
             click.echo(write_weights(output / "weights.safetensors", model, recipe))
     if distributed.is_initialized():
         distributed.destroy_process_group()
-    if stop.is_set():
+    if guard.asked.is_set():
         if first:
             click.echo("stopped; the same line goes on from here", err=True)
-        raise click.exceptions.Exit(INTERRUPTED)
+        guard.check()
 
 
 @command.command()
@@ -267,27 +264,6 @@ def write_weights(target: Path, model: nn.Module, recipe: Recipe, **more: str) -
     }
     spec = dataclasses.asdict(registry.spec(recipe.model, **recipe.overrides))
     return files.write(target, state, files.describe(spec=spec, layout="native", **more), force=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Event]:
-    """While this lasts, the first Ctrl-C or SIGTERM sets the event instead; the second ends the process."""
-    from threading import Event
-
-    stop = Event()
-
-    def ask(number: int, frame: Any) -> None:
-        stop.set()
-        for kind, usual in before.items():
-            signal.signal(kind, usual)
-        click.echo("stopping after this step", err=True)
-
-    before = {kind: signal.signal(kind, ask) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for kind, usual in before.items():
-            signal.signal(kind, usual)
 
 
 def _join(device: str) -> str:

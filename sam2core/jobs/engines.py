@@ -7,14 +7,18 @@ one item; both must be picklable for more than one worker. Plugins register othe
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from sam2core.jobs.interrupt import PATIENCE, at_once, heard
 
 Work = Callable[[Any], Any]
 Prepare = Callable[[int], Work]
@@ -119,9 +123,10 @@ class _Worker:
         return answer
 
     def stop(self) -> int | None:
+        """End the process: what it is in the middle of is tidied up, within bounds."""
         self.pipe.close()
         self.process.terminate()
-        self.process.join(10)
+        self.process.join(PATIENCE)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -142,21 +147,41 @@ def _deaf() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, prepare: Prepare, number: int) -> None:
-    """A worker's life: items in, (True, answer) or (False, (error, traceback)) out, until the pipe is closed."""
+    """A worker's life: items in, (True, answer) or (False, (error, traceback)) out, until the pipe is closed.
+
+    Ctrl-C is for the process that started it; SIGTERM, which may come to all of them, ends what it is doing.
+    """
+    threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
+    try:
+        with heard(at_once):
+            _work(pipe, prepare, number)
+    except KeyboardInterrupt:
+        return
+
+
+def _follow_parent() -> None:
+    """End this process when the one that started it is gone: somebody may go on with its work already."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
+def _work(pipe: Connection, prepare: Prepare, number: int) -> None:
     work: Work | None = None
     while True:
         try:
             item = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             work = work or prepare(number)
             answer = (True, work(item))
-        except KeyboardInterrupt:
-            return
         except (ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
             answer = (False, (error, traceback.format_exc()))
         try:
             pipe.send(answer)
-        except (BrokenPipeError, KeyboardInterrupt):
+        except BrokenPipeError:
             return

@@ -12,11 +12,10 @@ import json
 import logging
 import math
 import pickle
-import signal
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from sam2core import storage
 from sam2core.checkpoints import files
 from sam2core.data.pictures import DataError
+from sam2core.jobs.interrupt import ignore_requests
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
@@ -145,8 +145,9 @@ def train(
     folder: holds `checkpoint.pt` (written every `save_every` steps, after ten minutes, and at the end; a run that finds
     one goes on from it), `metrics.csv` and `validation.csv`. validate: called with a copy that has the averaged
     weights; its numbers are kept. stop_after: end this process after so many steps, with a checkpoint; so does `stop`
-    once it is set. shard: share the weights out over the processes, see `Processes`; what is returned is then a model
-    of its own, on the CPU. changed: go on from a checkpoint of another recipe.
+    once it is set, and an interruption, but where several processes would have to agree. shard: share the weights out
+    over the processes, see `Processes`; what is returned is then a model of its own, on the CPU. changed: go on from a
+    checkpoint of another recipe.
 
     Raises RecipeError, naming what differs, for a checkpoint of another recipe, DataError for one that cannot be read.
     Raises FloatingPointError after three non-finite losses in a row; what led to each is written to
@@ -183,7 +184,13 @@ def train(
     failures, stopping, last = 0, 0, recipe.steps
     if stop_after is not None:
         last = min(last, step + stop_after)
-    with checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
+    settled = True  # from the first weight that a step changes until it is in the tables there is nothing to go on from
+
+    def keep() -> None:
+        if settled and team.world == 1:
+            _save(checkpoint, model, update, average, step, recipe, team)
+
+    with _kept(keep), checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
@@ -194,7 +201,8 @@ def train(
             rate = stage.lr * learning_rate(step, recipe.steps, recipe.optim)
             for group in update.param_groups:
                 group["lr"] = rate * group["multiplier"]
-            if stage.look and recipe.begins(step):
+            settled = not (stage.look and recipe.begins(step))
+            if not settled:
                 _look(model, rollout, batch, recipe.seed + step, team.world)
                 average = Average(model, recipe.optim.ema)
             torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, team.rank]).generate_state(1)[0]))
@@ -206,6 +214,7 @@ def train(
                     parameter.grad /= max(count, 1)
             named = {name: value / max(count, 1) for name, value in named.items()}
             named["gradient"] = float(gathered(nn.utils.clip_grad_norm_(parameters.values(), recipe.optim.clip)))
+            settled = False
             if math.isfinite(named["total"]) and math.isfinite(named["gradient"]):
                 failures = 0
                 update.step()
@@ -232,6 +241,7 @@ def train(
                 log.add(progress)
             if team.rank == 0 and report is not None:
                 report(progress)
+            settled = True
             late = team.world == 1 and time.monotonic() - saved > SAVE_SECONDS  # clocks of several may disagree
             if step % save_every == 0 or step == last or late:
                 _save(checkpoint, model, update, average, step, recipe, team)
@@ -245,6 +255,16 @@ def train(
     return merge_adapters(whole).eval()
 
 
+@contextmanager
+def _kept(keep: Callable[[], None]) -> Iterator[None]:
+    """Have the state kept when the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        keep()
+        raise
+
+
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -255,8 +275,8 @@ def _loader(mixture: Mixture, recipe: Recipe, step: int, team: Processes, *, wor
 
 
 def _deaf(worker: int) -> None:
-    """Ctrl-C is for the process that trains: it ends its workers when it is done with them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Requests to stop are for the process that trains: it ends its workers when it is done with them."""
+    ignore_requests()
 
 
 def check_model(model: nn.Module, recipe: Recipe, *, shard: bool = False) -> None:
