@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 import sam2core
 from sam2core_web.bodies import Bodies
+from sam2core_web.connections import CutShort
 from sam2core_web.engine import Engine
 from sam2core_web.guard import Guard
 from sam2core_web.limits import Limits
@@ -95,6 +96,7 @@ def create_app(
     app.state.sessions = Sessions(limits, save=None if saved is None else save)
     app.add_middleware(Bodies, limits=limits)
     app.add_middleware(Guard, token=token, local=local)
+    app.add_middleware(CutShort)
     app.include_router(router)
     app.include_router(tracking_router)
     app.include_router(talking_router)

@@ -22,7 +22,7 @@ SLOWEST = 1000
 class Bodies:
     """ASGI middleware: ends calls whose body grows beyond the limit (413), or stays away or drips for long (408).
 
-    A body may take `idle_seconds`, and longer by what its bytes take at SLOWEST.
+    A body may take `body_seconds`, and longer by what its bytes take at SLOWEST.
 
     All are raised where the call reads its body, so what it holds is given back as after any other error.
     """
@@ -49,15 +49,15 @@ class Bodies:
             if not more:  # what comes then is that the caller went away
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self.limits.idle_seconds)
+                message = await asyncio.wait_for(receive(), self.limits.body_seconds)
             except asyncio.TimeoutError as error:
-                waited = f"nothing came of the body for {self.limits.idle_seconds:g} seconds"
+                waited = f"nothing came of the body for {self.limits.body_seconds:g} seconds"
                 raise HTTPException(408, waited, CLOSE) from error
             more = message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > limit:
                 raise HTTPException(413, too_large, CLOSE)
-            if more and time.monotonic() - began > self.limits.idle_seconds + count / SLOWEST:
+            if more and time.monotonic() - began > self.limits.body_seconds + count / SLOWEST:
                 raise HTTPException(408, f"the body comes too slowly; at least {SLOWEST:,} bytes a second", CLOSE)
             return message
 

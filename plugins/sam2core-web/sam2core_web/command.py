@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,16 +79,25 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
     """Serve until the program is asked to stop. Raises Failure when the application does not start."""
-    import uvicorn
+    from sam2core_web.connections import Server
 
-    config = uvicorn.Config(app, log_level="warning", server_header=False, ws_max_size=limits.body_bytes)
-    server = uvicorn.Server(config)
+    server = Server(app, limits.within(descriptors()))
     try:
         server.run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit):  # how it ends, and how it does when it cannot start: by a code of its own
         pass
     if not server.started:
         raise Failure("the server did not start")
+
+
+def descriptors() -> int:
+    """How many files this process may have open, connections among them (`ulimit -n`)."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return sys.maxsize
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def is_loopback(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,27 @@ class Limits:
     sessions: int = 64
     sessions_per_client: int = 8
     """A client is an address; behind a proxy, all callers are one."""
+    exports: int = 2
+    """That are being written at once; a session has one at a time."""
+    threads: int = 4
+    """That decode and encode pictures and write exports, beside the model's."""
+    connections: int = 512
+    connections_per_client: int = 128
+    header_seconds: float = 10.0
+    """Until a connection has sent a whole request header."""
+    body_seconds: float = 60.0
+    """That nothing may come of a body that is under way."""
+    answer_seconds: float = 60.0
+    """That a caller may take nothing of its answer."""
     idle_seconds: float = 1800.0
-    """Of a session, and of a body that is under way."""
+    """Of a session."""
+    shutdown_seconds: int = 10
+    """For what is under way when the server is asked to stop."""
     listed: int = 500
     """Files of the media folder."""
+
+    def within(self, descriptors: int) -> Limits:
+        """The same for a process that may open so many files at once, of which connections get a quarter."""
+        connections = max(8, min(self.connections, descriptors // 4))
+        most = max(4, min(self.connections_per_client, connections // 2))
+        return replace(self, connections=connections, connections_per_client=most)

@@ -16,10 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sam2core_web.app import create_app
+from sam2core_web.command import listen
+from sam2core_web.connections import Server
 from sam2core_web.engine import Engine
 from sam2core_web.limits import Limits
 
@@ -54,15 +55,16 @@ def client(serve: Callable[..., TestClient]) -> TestClient:
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """A server on a free port, in a thread: its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run)
+    listener = listen("127.0.0.1", 0)
+    address = "http://{}:{}".format(*listener.getsockname())
+    server = Server(app, app.state.limits)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    (port,) = {socket.getsockname()[1] for one in server.servers for socket in one.sockets}
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield address
     finally:
         server.should_exit = True
         thread.join()

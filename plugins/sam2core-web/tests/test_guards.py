@@ -194,7 +194,7 @@ def test_bodies_are_bounded(serve: Callable[..., TestClient]) -> None:
 
 def test_an_upload_takes_its_place_before_it_is_read(live: Callable[..., Any]) -> None:
     """A caller without a place is told so at once, and one who stops sending gives the place and the file back."""
-    server = live(limits={"sessions_per_client": 1, "idle_seconds": 2.0})
+    server = live(limits={"sessions_per_client": 1, "body_seconds": 2.0})
     place = httpx.URL(server.address)
     head = f"POST /api/uploads HTTP/1.1\r\nhost: {place.host}\r\ncontent-length: {len(MOVIE)}\r\n\r\n".encode()
     with socket.create_connection((place.host, place.port)) as first:
@@ -210,7 +210,7 @@ def test_an_upload_takes_its_place_before_it_is_read(live: Callable[..., Any]) -
 
 
 def test_an_upload_that_drips_is_ended(live: Callable[..., Any]) -> None:
-    server = live(limits={"idle_seconds": 1.0})
+    server = live(limits={"body_seconds": 1.0})
     place = httpx.URL(server.address)
     head = f"POST /api/uploads HTTP/1.1\r\nhost: {place.host}\r\ncontent-length: {len(MOVIE)}\r\n\r\n".encode()
     with socket.create_connection((place.host, place.port)) as connection:
