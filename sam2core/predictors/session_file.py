@@ -1,9 +1,13 @@
-"""Sessions on disk: one safetensors file, tensors by number and everything else as JSON in its metadata."""
+"""Sessions on disk: one safetensors file, tensors by number and everything else as JSON in its metadata.
+
+`session_values` and `session_of_values` are the same for stores of another kind.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +29,15 @@ SCHEMAS = (1, 2)
 """Written is the first that holds all there is: the second has a crop."""
 
 
-class _Writer:
-    """Turns values into JSON, with each tensor replaced by its number; a tensor that is shared is written once."""
+class _Numbers:
+    """Numbers the tensors of a session, and copies each to the CPU; a tensor that is shared has one number."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._numbers: dict[int, int] = {}
         self._held: list[Tensor] = []
 
-    def tensor(self, value: Tensor | None) -> int | None:
-        if value is None:
-            return None
+    def __call__(self, value: Tensor) -> int:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._numbers)
             self._held.append(value)
@@ -43,6 +45,16 @@ class _Writer:
                 value.detach().cpu().clone(memory_format=torch.contiguous_format)
             )
         return self._numbers[id(value)]
+
+
+class _Writer:
+    """Turns values into JSON, with each tensor replaced by its number."""
+
+    def __init__(self, number: Callable[[Tensor], int]) -> None:
+        self.number = number
+
+    def tensor(self, value: Tensor | None) -> int | None:
+        return None if value is None else self.number(value)
 
     def id(self, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -116,7 +128,7 @@ class _Writer:
 class _Reader:
     """The inverse of `_Writer`: tensors that were one stay one."""
 
-    def __init__(self, tensors: dict[int, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
         self.tensors = tensors
 
     def tensor(self, number: int) -> Tensor:
@@ -183,14 +195,25 @@ class _Reader:
 
 def write(session: VideoSession, path: Path) -> None:
     """Write a session; a file that is there already is replaced when the new one is whole."""
-    writer = _Writer()
+    numbers = _Numbers()
+    about = session_values(session, numbers)
+    files.save_tensors(path, numbers.tensors, {KEY: json.dumps(about)}, force=True)
+
+
+def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> dict[str, Any]:
+    """All that a session remembers, as values of JSON in which `number` stands for each tensor.
+
+    Tensors are not edited once they are remembered, so one that was numbered before need not be written again.
+    Raises ValueError when an object's id or a policy's state cannot be written.
+    """
+    writer = _Writer(number)
     features = {}
     if session.source is None:  # a live session cannot see its frames again: those it remembers go along
         features = {
             frame: [writer.tensor(kept.embedding), writer.tensor(kept.position), [writer.tensor(s) for s in kept.skips]]
             for frame, kept in session._features.items()
         }
-    about = {
+    return {
         "schema": SCHEMAS[session.crop is not None],
         **({} if session.crop is None else {"crop": session.crop}),
         "model": session.predictor.model.fingerprint(),
@@ -202,7 +225,6 @@ def write(session: VideoSession, path: Path) -> None:
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
     }
-    files.save_tensors(path, writer.tensors, {KEY: json.dumps(about)}, force=True)
 
 
 def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:
@@ -217,9 +239,25 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
             tensors = {int(name): file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error
+    return session_of_values(predictor, about, tensors, source, name=repr(str(path)))
+
+
+def session_of_values(
+    predictor: VideoPredictor,
+    about: dict[str, Any],
+    tensors: Mapping[int, Tensor],
+    source: FrameSource | None,
+    *,
+    name: str,
+) -> VideoSession:
+    """The session that `session_values` told, over `source`; `tensors` has those that it names, on the model's device.
+
+    `name` says in messages where the values are from. Raises ValueError when the session cannot go on with this
+    predictor.
+    """
     if about["schema"] not in SCHEMAS:
         known = " and ".join(map(str, SCHEMAS))
-        raise ValueError(f"{str(path)!r} has session schema {about['schema']}; this version reads {known}")
+        raise ValueError(f"{name} has session schema {about['schema']}; this version reads {known}")
     for what, saved, mine in (
         ("by another model", about["model"], predictor.model.fingerprint()),
         ("with other options", about["options"], json.loads(json.dumps(predictor.options))),
@@ -230,14 +268,14 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
                 for key in sorted({*saved, *mine})
                 if saved.get(key) != mine.get(key)
             )
-            raise ValueError(f"{str(path)!r} was saved {what} ({told})")
+            raise ValueError(f"{name} was saved {what} ({told})")
     live = bool(about["features"]) or about["length"] is None and source is None
     if source is None and not live:
-        raise ValueError(f"{str(path)!r} is a session over {about['length']} frames: give the source to go on with")
+        raise ValueError(f"{name} is a session over {about['length']} frames: give the source to go on with")
     if source is not None:
         if list(source.size) != list(about["size"]) or source.length != about["length"]:
             raise ValueError(
-                f"{str(path)!r} was saved over {about['length']} frames of {about['size']}; "
+                f"{name} was saved over {about['length']} frames of {about['size']}; "
                 f"this source has {source.length} of {list(source.size)}"
             )
     reader = _Reader(tensors)
