@@ -289,10 +289,10 @@ def describe(mask: AutoMask, number: int) -> dict[str, Any]:
 
 def _read(file: Path) -> np.ndarray:
     """A picture as an array that the generator takes, EXIF rotation applied."""
-    from sam2core.media.images import open_image, unpack_image
+    from sam2core.media.images import read_pixels
     from sam2core.media.rasters import open_raster
 
-    return open_raster(file)[:, :] if file.suffix.lower() == ".npy" else unpack_image(open_image(file))
+    return open_raster(file)[:, :] if file.suffix.lower() == ".npy" else read_pixels(file)
 
 
 def _draw(picture: np.ndarray, found: Sequence[AutoMask], paths: Sequence[Path]) -> None:

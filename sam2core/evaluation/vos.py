@@ -28,7 +28,7 @@ from PIL import Image
 from sam2core.data.datasets import VideoFolder, read_palette
 from sam2core.data.pictures import DataError, read_ids
 from sam2core.evaluation.clicks import box_of, first_click
-from sam2core.media.render import davis
+from sam2core.media.labels import davis
 from sam2core.ops.masks import exclusive
 
 if TYPE_CHECKING:

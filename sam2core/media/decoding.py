@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sam2core.media.containers import missing_bytes
-from sam2core.media.pictures import Damage, Frame, rgb
+from sam2core.media.images import Damage, Frame, rgb
 from sam2core.media.readers import WINDOW, Reader
 
 

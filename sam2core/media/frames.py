@@ -19,8 +19,9 @@ from torch import Tensor
 
 from sam2core.annotations import integer
 from sam2core.media.decoding import Video
+from sam2core.media.images import Damage, Frame, is_text
+from sam2core.media.listing import is_picture
 from sam2core.media.live import ADDRESSES, camera, network
-from sam2core.media.pictures import Damage, Frame, is_picture, is_text
 from sam2core.media.readers import Folder, Function, Glob, Items, Reader, Stack, Stream
 
 AHEAD = 3

@@ -1,21 +1,30 @@
-"""A picture of any kind as RGB values: files, PIL images, arrays and tensors, turned as they are to be seen."""
+"""A picture of any kind as RGB values: files, PIL images, arrays and tensors, turned as they are to be seen.
+
+`read_image` gives values for a model, `read_pixels` the picture's own numbers, `read_rgb` bytes for people and for
+training; all three see the same picture.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
+from sam2core.media.files import LARGEST, PictureFile, PictureSource
 
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
+Frame: TypeAlias = "np.ndarray | Tensor"
 
 ROUNDING = 1 / 512
 """How far floating values of a picture may lie outside [0, 1]: resizing leaves some of white at 1.0000002."""
+
+
+class Damage(Exception):
+    """A frame cannot be had; says why. `FrameSource` says which."""
 
 
 def read_image(image: ImageLike) -> Tensor:
@@ -24,10 +33,10 @@ def read_image(image: ImageLike) -> Tensor:
     Accepts a path, a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor (1 | 3 | 4, H, W); values are uint8,
     uint16, or floating in [0, 1] up to rounding. Grey becomes three equal channels, an alpha channel is dropped, a
     file's EXIF rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are
-    not finite.
+    not finite; it names the file.
     """
     if isinstance(image, str | os.PathLike):
-        image = open_image(Path(image))
+        image = read_pixels(image)
     if isinstance(image, Image.Image):
         image = unpack_image(image)
     if isinstance(image, np.ndarray):
@@ -40,16 +49,63 @@ def read_image(image: ImageLike) -> Tensor:
     return values
 
 
-def open_image(path: Path) -> Image.Image:
-    """A picture file, turned as its EXIF tag says. Raises ValueError when it is missing or cannot be read."""
-    if not path.is_file():
-        raise ValueError(f"there is no image file {str(path)!r}")
+def read_pixels(
+    source: PictureSource, frame: int = 0, *, name: str | None = None, largest: int | None = LARGEST
+) -> np.ndarray:
+    """A picture file's own values, turned as displayed.
+
+    Args:
+        source: a path or a file of bytes, which `name` is then the name of in messages.
+        frame: which of the file's pictures.
+        largest: pixels that it may have; None for any number.
+
+    Returns:
+        (H, W, 3) uint8 for everything of 8 bits or fewer, (H, W) uint16 or floating for greys of more, and (H, W, C)
+        for TIFFs with such values in C channels.
+
+    Raises:
+        ValueError: no such file or picture, damaged data, values that are not finite or not in [0, 1]. It names the
+            file.
+    """
+    with PictureFile(source, name=name) as file:
+        return file_pixels(file, frame, largest=largest)
+
+
+def file_pixels(file: PictureFile, frame: int = 0, *, largest: int | None = LARGEST) -> np.ndarray:
+    """`read_pixels` of a file that is open."""
+    picture = file.picture(frame, largest=largest)
     try:
-        return ImageOps.exif_transpose(Image.open(path))
-    except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not an image that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{str(path)!r} could not be read: {error}") from error
+        pixels = unpack_image(picture) if isinstance(picture, Image.Image) else picture
+        if pixels.dtype != np.uint8:
+            _from_array(pixels)  # its values are checked here, where the file is known
+    except ValueError as error:
+        raise ValueError(f"{file.name} could not be read: {error}") from error
+    return pixels
+
+
+def read_rgb(source: PictureSource, frame: int = 0, *, name: str | None = None) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8: what `read_image` gives, rounded. Arguments and errors are `read_pixels`'."""
+    return as_bytes(read_pixels(source, frame, name=name))
+
+
+def as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 1 | 3 | 4) of any type that `read_image` takes as RGB, (H, W, 3) uint8."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
+        return pixels
+    values = _from_array(pixels)
+    return np.ascontiguousarray((values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def image_size(source: PictureSource, *, stored: bool = False) -> tuple[int, int]:
+    """(H, W) of a picture file as displayed, or as `stored`, without decoding it. Raises ValueError, naming it."""
+    with PictureFile(source) as file:
+        return file.size(stored=stored)
+
+
+def image_count(source: PictureSource) -> int:
+    """How many pictures a file holds. Raises ValueError that names it."""
+    with PictureFile(source) as file:
+        return file.count
 
 
 def unpack_image(image: Image.Image) -> np.ndarray:
@@ -110,3 +166,57 @@ def _from_tensor(image: Tensor) -> Tensor:
         raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {kind}")
     values = values[:3]
     return values.expand(3, -1, -1) if values.shape[0] == 1 else values
+
+
+def as_frame(item: Any) -> Frame:
+    """A picture of any kind that `read_image` takes, with three channels; its values are left as they are."""
+    try:
+        if is_text(item):
+            item = read_pixels(item)
+        if isinstance(item, Image.Image):
+            item = unpack_image(item)
+    except ValueError as error:
+        raise Damage(str(error)) from error
+    if type(item).__module__.startswith("av.video"):
+        item = rgb(item)
+    if isinstance(item, np.ndarray):
+        if item.ndim == 2:
+            item = item[:, :, None]
+        if item.ndim == 3 and item.shape[2] in (1, 3, 4) and item.size:
+            return three(item)
+        raise Damage(f"a frame as an array is (H, W) or (H, W, 1 | 3 | 4), not {item.shape}")
+    if isinstance(item, Tensor):
+        if item.ndim == 4 and item.shape[0] == 1:
+            item = item[0]
+        if item.ndim == 3 and item.shape[0] in (1, 3, 4) and item.numel():
+            return three(item.detach())
+        raise Damage(f"a frame as a tensor is (1 | 3 | 4, H, W), not {tuple(item.shape)}")
+    raise Damage(f"a frame is a path, a PIL image, an array or a tensor, not {type(item).__name__}")
+
+
+def rgb(picture: Any) -> np.ndarray:
+    """A decoded picture as (H, W, 3) uint8, turned and mirrored the way it is to be seen, by right angles."""
+    from av.sidedata.sidedata import SideDataContainer
+
+    pixels = picture.to_ndarray(format="rgb24")
+    # not `picture.side_data`: that keeps the picture, 12 MB at 4K, in a cycle until the garbage collector comes by
+    matrix = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no __init__
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def three(picture: Frame) -> Frame:
+    """A copy of one picture with three channels: grey is repeated, an alpha channel dropped (as `read_image` does)."""
+    if isinstance(picture, Tensor):
+        return picture[:3].expand(3, -1, -1).clone() if picture.shape[0] != 3 else picture.clone()
+    if picture.shape[2] == 1:
+        return np.repeat(np.asarray(picture), 3, axis=2)
+    return np.array(picture[:, :, :3], order="C", subok=False)
+
+
+def is_text(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and isinstance(os.fspath(source), str)

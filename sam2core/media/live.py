@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sam2core.media.decoding import open_video, rate, received
-from sam2core.media.pictures import Damage
+from sam2core.media.images import Damage
 from sam2core.media.readers import Reader, Stream
 
 ADDRESSES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")

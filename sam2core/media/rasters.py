@@ -9,24 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sam2core.media.images import open_image, unpack_image
+from sam2core.media.files import TURNS, tiff_orientation
+from sam2core.media.images import read_pixels
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 GREY_FROM_WHITE, GREY, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 COLOURS = (GREY_FROM_WHITE, GREY, RGB, PALETTE, YCBCR)
 """TIFF's photometric interpretations that are read; what is stored as YCbCr is decoded to RGB."""
-ORIENTATION = 274
-TURNS = {
-    1: (False, (False, False)),
-    2: (False, (False, True)),
-    3: (False, (True, True)),
-    4: (False, (True, False)),
-    5: (True, (False, False)),
-    6: (True, (False, True)),
-    7: (True, (True, True)),
-    8: (True, (True, False)),
-}
-"""Of each value of that tag: are rows and columns exchanged, and which axes are then flipped."""
 
 
 class Window(Protocol):
@@ -53,7 +42,7 @@ def open_raster(source: Any, size: tuple[int, int] | None = None) -> Window:
             return _Tiff.open(path)
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        return unpack_image(open_image(path))
+        return read_pixels(path, largest=None)
     if callable(source) and not hasattr(source, "shape"):
         if size is None:
             raise ValueError("a callable that reads windows needs the (H, W) of the picture as size")
@@ -84,7 +73,7 @@ class _Tiff:
         if page.photometric not in COLOURS:
             kind = getattr(page.photometric, "name", page.photometric)
             raise ValueError(f"{str(path)!r} has colours of kind {kind}; save it in grey, RGB or with a palette")
-        self.across, self.flips = TURNS[_orientation(page)]
+        self.across, self.flips = TURNS[tiff_orientation(page)]
         size = (page.imagelength, page.imagewidth)
         self.palette = None if page.photometric != PALETTE else (page.colormap.T >> 8).astype(np.uint8)
         bands = 3 if self.palette is not None else 1 if page.samplesperpixel == 2 else page.samplesperpixel
@@ -97,7 +86,13 @@ class _Tiff:
         file = tifffile.TiffFile(path)
         page: Any = file.pages[0]
         plain = page.photometric in (GREY, RGB) and page.planarconfig == 1 and page.samplesperpixel != 2
-        if plain and _orientation(page) == 1 and page.is_memmappable and page.ndim in (2, 3) and page.bitspersample > 7:
+        if (
+            plain
+            and tiff_orientation(page) == 1
+            and page.is_memmappable
+            and page.ndim in (2, 3)
+            and page.bitspersample > 7
+        ):
             file.close()
             return tifffile.memmap(path, page=0, mode="r")
         return cls(file, path)
@@ -153,8 +148,3 @@ class _Tiff:
         data = self.file.filehandle.read(page.databytecounts[number])
         pixels, _, _ = page.decode(data, number, jpegtables=page.jpegtables)
         return None if pixels is None else pixels[0]
-
-
-def _orientation(page: Any) -> int:
-    tag = page.tags.get(ORIENTATION)
-    return tag.value if tag is not None and tag.value in TURNS else 1

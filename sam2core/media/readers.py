@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sam2core.media.pictures import SUFFIXES, Damage, Frame, as_frame, is_picture, three
+from sam2core.media.images import Damage, Frame, as_frame, three
+from sam2core.media.listing import SUFFIXES, is_picture, natural, pictures_in
 
 WINDOW = 8
 """Frames that an iterator or a live source can still give back after they have passed."""
@@ -84,10 +85,10 @@ class Folder(Items):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         folder = Path(folder)
-        files = [entry for entry in folder.iterdir() if is_picture(entry)]
+        files = pictures_in(folder)
         if not files:
             raise ValueError(f"the folder {str(folder)!r} has no pictures ({', '.join(SUFFIXES)})")
-        super().__init__(sorted(files, key=_natural), f"the folder {str(folder)!r}")
+        super().__init__(files, f"the folder {str(folder)!r}")
 
 
 class Glob(Items):
@@ -98,7 +99,7 @@ class Glob(Items):
         files = [Path(match) for match in glob.glob(pattern, recursive=True) if is_picture(Path(match))]
         if not files:
             raise ValueError(f"the pattern {pattern!r} matches no pictures ({', '.join(SUFFIXES)})")
-        super().__init__(sorted(files, key=_natural), f"the pattern {pattern!r}")
+        super().__init__(sorted(files, key=natural), f"the pattern {pattern!r}")
 
 
 class Stack(Reader):
@@ -175,9 +176,3 @@ class Function(Reader):
         if item is None:
             raise IndexError(index)
         return as_frame(item)
-
-
-def _natural(path: Path) -> tuple[Any, ...]:
-    """Sorts numbers in names by their value; ties by the name itself, so that the order never depends on the disk's."""
-    parts = re.split(r"(\d+)", str(path))
-    return [int(part) if at % 2 else part.lower() for at, part in enumerate(parts)], str(path)

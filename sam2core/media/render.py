@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from sam2core.media.drawing import draw_box, draw_mask, draw_name, draw_point
+from sam2core.media.labels import davis
 from sam2core.ops import rle
 
 # Apart from each other and from most photographs, also for the colour-blind; the golden angle goes on from there.
@@ -71,18 +72,6 @@ def palette(count: int, name: str = "bright") -> np.ndarray:
         saturation = 0.3 + 0.15 * (index % 2) if name == "pastel" else 0.55 + 0.4 * (index % 2)
         colors.append(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, 1.0)))
     return np.array(colors, dtype=np.uint8).reshape(count, 3)
-
-
-def davis() -> np.ndarray:
-    """The colour table of DAVIS's and PASCAL VOC's mask files, (256, 3) uint8; 0, the background, is black.
-
-    Bits 0, 3, 6 of a number are the highest bits of its red, 1, 4, 7 of its green, 2, 5 of its blue.
-    """
-    number = np.arange(256)
-    table = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        table[:, bit % 3] |= ((number >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return table
 
 
 def overlay(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from sam2core.media import frames, live
 from sam2core.media.frames import open_source
-from sam2core.media.pictures import Damage
+from sam2core.media.images import Damage
 from tests.media.numbered import needs_av, number_in, numbered, workers
 
 

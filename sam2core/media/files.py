@@ -1,0 +1,352 @@
+"""Picture files: the one place that opens them.
+
+Only the kinds in `FORMATS` are read, whatever a file is called. What comes out is turned as its EXIF orientation says.
+Files may hold several pictures (TIFF stacks, animated PNG, WebP and GIF). All that Pillow raises of damaged data
+becomes one ValueError that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+PictureSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+"""What is read, by Pillow's names. None of them starts another program or follows a path that the file names."""
+SEQUENCES = ("TIFF", "PNG", "WEBP", "GIF", "AVIF")
+"""Those of which a file may be many pictures. (The second picture of a phone's JPEG is a preview or a depth map.)"""
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+LARGEST = 120_000_000
+"""Pixels that a picture may have to be read whole: as values in fp32 these are 1.4 GB."""
+ORIENTATION = 274
+"""EXIF's and TIFF's tag that says how a picture is to be turned."""
+TURNS = {
+    1: (False, (False, False)),
+    2: (False, (False, True)),
+    3: (False, (True, True)),
+    4: (False, (True, False)),
+    5: (True, (False, False)),
+    6: (True, (False, True)),
+    7: (True, (True, True)),
+    8: (True, (True, False)),
+}
+"""Of each value of that tag: are rows and columns exchanged, and which axes are then flipped."""
+_REDUCED, _MASK = 1, 4
+_DAMAGE = (
+    *(OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's and tifffile's parsers raise of bytes they do not expect."""
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H, W, ...) as displayed, by the value of `ORIENTATION`; other values than 1 to 8 say nothing."""
+    across, (down, along) = TURNS.get(orientation, TURNS[1])
+    if across:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if along else 1])
+
+
+class Stored(Protocol):
+    """A picture file as a decoder sees it."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def lossy(self) -> bool: ...
+
+    @property
+    def seconds(self) -> list[float] | None:
+        """How long each picture is shown, where the file says it."""
+        ...
+
+    def size(self, frame: int) -> tuple[int, int]:
+        """(H, W) as stored."""
+        ...
+
+    def orientation(self, frame: int) -> int: ...
+
+    def picture(self, frame: int) -> Image.Image | np.ndarray:
+        """As displayed: a PIL image in the file's own mode, or an array (H, W) or (H, W, C)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PictureFile:
+    """A picture file that is open, and the pictures in it; a context manager.
+
+    Args:
+        source: a path, or a file of bytes.
+        name: what messages call it; a path by itself.
+
+    Raises:
+        ValueError: no such file, a kind that is not read, damaged data; the message names the file.
+    """
+
+    def __init__(self, source: PictureSource, *, name: str | None = None) -> None:
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            self.name = repr(str(path)) if name is None else name
+            if not path.is_file():
+                is_folder = f"{self.name} is a folder, not an image file"
+                raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name}")
+        else:
+            self.name = "the picture" if name is None else name
+        with self._reading():
+            self._stored = _open(source)
+
+    @property
+    def count(self) -> int:
+        """How many pictures the file holds; a pyramid's smaller copies and a scan's masks are none."""
+        with self._reading():
+            return self._stored.count
+
+    @property
+    def lossy(self) -> bool:
+        """Whether values may differ a little from those that were saved."""
+        return self._stored.lossy
+
+    @property
+    def seconds(self) -> list[float] | None:
+        """How long each picture is shown; None where the file does not say."""
+        with self._reading():
+            return self._stored.seconds
+
+    def size(self, frame: int = 0, *, stored: bool = False) -> tuple[int, int]:
+        """(H, W) of a picture as displayed, or as stored; nothing is decoded."""
+        with self._reading():
+            self._check(frame)
+            height, width = self._stored.size(frame)
+            across = not stored and TURNS.get(self._stored.orientation(frame), TURNS[1])[0]
+        return (width, height) if across else (height, width)
+
+    def orientation(self, frame: int = 0) -> int:
+        """The value of `ORIENTATION`, 1 where the file says nothing."""
+        with self._reading():
+            return self._stored.orientation(frame)
+
+    def picture(self, frame: int = 0, *, largest: int | None = LARGEST) -> Image.Image | np.ndarray:
+        """A picture as displayed, with its own values: a PIL image, or an array where Pillow knows no such values.
+
+        Raises ValueError that names the file: damaged data, no such picture, more than `largest` pixels.
+        """
+        with self._reading():
+            self._check(frame)
+            height, width = self._stored.size(frame)
+            if largest is not None and height * width > largest:
+                raise ValueError(
+                    f"it has {width}x{height} pixels; at most {largest:,} are read whole "
+                    "(a tiled TIFF of any size is read in parts by automask --tile)"
+                )
+            return self._stored.picture(frame)
+
+    def close(self) -> None:
+        self._stored.close()
+
+    def __enter__(self) -> PictureFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self, frame: int) -> None:
+        if frame < 0 or (frame and frame >= self._stored.count):
+            count = self._stored.count
+            held = "one picture" if count == 1 else f"{count} pictures, 0 to {count - 1}"
+            raise ValueError(f"there is no picture {frame} in it: it holds {held}")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except UnidentifiedImageError:
+            raise ValueError(f"{self.name} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
+        except _DAMAGE as error:
+            raise ValueError(f"{self.name} could not be read: {error}") from error
+
+
+def _open(source: PictureSource) -> Stored:
+    try:
+        return _Pillow(source)
+    except UnidentifiedImageError:
+        if _is_tiff(source):  # floats with several channels, bands kept apart
+            return _Tiff(source)
+        raise
+
+
+def _is_tiff(source: PictureSource) -> bool:
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as file:
+            head = file.read(4)
+    else:
+        source.seek(0)
+        head = source.read(4)
+        source.seek(0)
+    return head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class _Pillow:
+    """What Pillow opens."""
+
+    def __init__(self, source: PictureSource) -> None:
+        Image.init()
+        known = [kind for kind in FORMATS if kind in Image.OPEN]
+        # Pillow maps a file that it knows by name into memory, and then garbles TIFFs whose rows are columns
+        self._file = Path(source).open("rb") if isinstance(source, str | os.PathLike) else None
+        try:
+            self._image = Image.open(source if self._file is None else self._file, formats=known)
+        except BaseException:
+            self.close()
+            raise
+        self.lossy = self._image.format in LOSSY
+        self._pages: list[int] | None = None
+        self._orientations: dict[int, int] = {}
+
+    @property
+    def pages(self) -> list[int]:
+        """The pictures of the file by Pillow's numbers."""
+        if self._pages is None:
+            self._pages = self._count()
+        return self._pages
+
+    def _count(self) -> list[int]:
+        image: Any = self._image
+        if image.format not in SEQUENCES:
+            return [0]
+        numbers = list(range(getattr(image, "n_frames", 1)))
+        if image.format == "PNG" and len(numbers) > 1 and getattr(image, "default_image", False):
+            return numbers[1:]  # the still picture for viewers that know no animation
+        if image.format == "TIFF" and len(numbers) > 1:
+            kinds = []
+            for number in numbers:
+                image.seek(number)
+                kinds.append(int(image.tag_v2.get(254, 0)))  # NewSubfileType
+            return [number for number, kind in zip(numbers, kinds) if not kind & (_REDUCED | _MASK)] or [0]
+        return numbers
+
+    @property
+    def count(self) -> int:
+        return len(self.pages)
+
+    @property
+    def seconds(self) -> list[float] | None:
+        if self._image.format == "TIFF" or self.count == 1:
+            return None
+        found = []
+        for frame in range(self.count):
+            self._seek(frame)
+            self._image.load()  # WebP says it with the picture
+            found.append(float(self._image.info.get("duration", 0)) / 1000)
+        return found if all(found) else None
+
+    def _seek(self, frame: int) -> None:
+        if frame or self._pages is not None:
+            self._image.seek(self.pages[frame])
+
+    def size(self, frame: int) -> tuple[int, int]:
+        self._seek(frame)
+        image: Any = self._image
+        if image.format == "TIFF":  # some versions of Pillow tell its size as displayed
+            return int(image.tag_v2[257]), int(image.tag_v2[256])
+        return image.height, image.width
+
+    def orientation(self, frame: int) -> int:
+        self._seek(frame)
+        if frame not in self._orientations:  # asked before the picture is loaded: a TIFF forgets it then
+            image: Any = self._image
+            if image.format == "TIFF":
+                said = image.tag_v2.get(ORIENTATION)
+            elif image.format == "PNG" and not _tells_late(image.fp):
+                said = Image.Image.getexif(image).get(ORIENTATION)  # PNG's own would decode the picture for it
+            else:
+                said = image.getexif().get(ORIENTATION)
+            self._orientations[frame] = int(said) if said in TURNS else 1
+        return self._orientations[frame]
+
+    def picture(self, frame: int) -> Image.Image | np.ndarray:
+        across, (down, along) = TURNS[self.orientation(frame)]
+        self._image.load()
+        picture = self._image.copy()  # the next picture of the file is decoded into the same memory
+        if self._image.format == "TIFF":  # which Pillow turns by itself
+            return picture
+        if across:
+            picture = picture.transpose(Image.Transpose.TRANSPOSE)
+        if down:
+            picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if along else picture
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _tells_late(file: BinaryIO) -> bool:
+    """Whether a PNG has words or EXIF behind its pixels (chunks are length, kind, data, checksum)."""
+    before, seen = file.tell(), False
+    try:
+        at = 8
+        while True:
+            file.seek(at)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            seen = seen or head[4:] == b"IDAT"
+            if seen and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            at += 12 + int.from_bytes(head[:4], "big")
+    finally:
+        file.seek(before)
+
+
+class _Tiff:
+    """TIFFs with values or bands that Pillow does not know, through tifffile."""
+
+    lossy = False
+    seconds: list[float] | None = None
+
+    def __init__(self, source: PictureSource) -> None:
+        try:
+            import tifffile
+        except ModuleNotFoundError as error:
+            raise ValueError('this kind of TIFF needs tifffile: pip install "sam2core[raster]"') from error
+        self._file: Any = tifffile.TiffFile(source)
+        pages: list[Any] = list(self._file.pages)
+        kept = [page for page in pages if not int(page.subfiletype) & (_REDUCED | _MASK)]
+        self._pages = kept or pages[:1]
+        self.count = len(self._pages)
+
+    def size(self, frame: int) -> tuple[int, int]:
+        page = self._pages[frame]
+        return int(page.imagelength), int(page.imagewidth)
+
+    def orientation(self, frame: int) -> int:
+        return tiff_orientation(self._pages[frame])
+
+    def picture(self, frame: int) -> Image.Image | np.ndarray:
+        page = self._pages[frame]
+        pixels = page.asarray()
+        if pixels.ndim == 3 and int(page.planarconfig) != 1:
+            pixels = np.moveaxis(pixels, 0, -1)
+        if pixels.ndim == 3 and pixels.shape[2] == 2:
+            pixels = pixels[..., 0]  # grey and alpha
+        return turned(pixels, self.orientation(frame))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def tiff_orientation(page: Any) -> int:
+    """The orientation of one of tifffile's pages."""
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in TURNS else 1
