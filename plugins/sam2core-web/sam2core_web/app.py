@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 import sam2core
+from sam2core.storage import DiskError
 from sam2core_web.bodies import Bodies
 from sam2core_web.connections import CutShort
 from sam2core_web.engine import Engine
+from sam2core_web.exporting import Exports
+from sam2core_web.exporting import router as exporting_router
 from sam2core_web.guard import Guard
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
@@ -29,6 +31,7 @@ from sam2core_web.memory import give_back_freed_memory
 from sam2core_web.opening import told
 from sam2core_web.routes import router
 from sam2core_web.saved import Saved
+from sam2core_web.scratch import scratch
 from sam2core_web.sessions import Full, Session, Sessions, Unknown
 from sam2core_web.talking import router as talking_router
 from sam2core_web.tracking import router as tracking_router
@@ -63,15 +66,15 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.folder = Path(tempfile.mkdtemp(prefix="sam2core-web-"))
-        sweeper = asyncio.create_task(_sweep(app.state.sessions, saved))
-        try:
-            yield
-        finally:
-            sweeper.cancel()
-            await app.state.sessions.close_all()
-            await asyncio.to_thread(engine.close)
-            shutil.rmtree(app.state.folder, ignore_errors=True)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(limits.threads))
+        with scratch() as app.state.folder:
+            sweeper = asyncio.create_task(_sweep(app.state.sessions, saved))
+            try:
+                yield
+            finally:
+                sweeper.cancel()
+                await app.state.sessions.close_all()
+                await asyncio.to_thread(engine.close)
 
     async def save(session: Session) -> None:
         assert saved is not None
@@ -93,28 +96,38 @@ def create_app(
     app.state.limits = limits
     app.state.media = media
     app.state.saved = saved
+    app.state.exports = Exports(limits.exports)
     app.state.sessions = Sessions(limits, save=None if saved is None else save)
     app.add_middleware(Bodies, limits=limits)
     app.add_middleware(Guard, token=token, local=local)
     app.add_middleware(CutShort)
     app.include_router(router)
     app.include_router(tracking_router)
+    app.include_router(exporting_router)
     app.include_router(talking_router)
+    app.add_api_route("/healthz", healthz)
+    app.add_api_route("/healthz", healthz, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/api/{path:path}", nowhere, methods=METHODS, include_in_schema=False)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(Unknown, _unknown)
     app.add_exception_handler(Full, _full)
+    app.add_exception_handler(DiskError, _disk)
     app.add_exception_handler(ValueError, _value_error)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
 
+async def healthz() -> dict[str, str]:
+    """Whether the server answers; for whoever watches over it, without the token."""
+    return {"status": "ok"}
+
+
 async def nowhere(request: Request) -> JSONResponse:
     """The answer to calls of the API that nothing else answers: the methods that the address has, if it is one."""
     allowed: set[str] = set()
-    for route in (*router.routes, *tracking_router.routes):
+    for route in (*router.routes, *tracking_router.routes, *exporting_router.routes):
         if isinstance(route, Route) and route.path_regex.match(request.url.path):
             allowed |= route.methods or set()
     if not allowed:
@@ -135,21 +148,32 @@ async def _sweep(sessions: Sessions, saved: Saved | None) -> None:
             await asyncio.to_thread(give_back_freed_memory)
 
 
+def _problem(detail: str, status: int) -> JSONResponse:
+    """An error in words; where it is one of the moment, with when to ask again."""
+    return JSONResponse({"detail": detail}, status, {"retry-after": "5"} if status in (429, 503) else None)
+
+
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, error.status)
+    return _problem(str(error), error.status)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 404)
+    return _problem(str(error), 404)
 
 
 async def _full(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 429)
+    return _problem(str(error), 429)
+
+
+async def _disk(request: Request, error: Exception) -> JSONResponse:
+    """The disk is full, or closed: not the caller's fault, and nothing that asking again soon would mend."""
+    LOG.error("%s", error)
+    return _problem("the server has no room left on its disk", 507)
 
 
 async def _gone(request: Request, error: Exception) -> JSONResponse:
     """The answer that nobody reads: the caller went away while it was sending."""
-    return JSONResponse({"detail": "the request broke off"}, 400)
+    return _problem("the request broke off", 400)
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
@@ -158,9 +182,9 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     for one in error.errors():
         place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
         wrong.append(f"{place}: {one['msg']}" if place else one["msg"])
-    return JSONResponse({"detail": "; ".join(wrong[:5])}, 422)
+    return _problem("; ".join(wrong[:5]), 422)
 
 
 async def _value_error(request: Request, error: Exception) -> JSONResponse:
     """What the library says of a prompt or a range that makes no sense, or of a frame that is damaged."""
-    return JSONResponse({"detail": told(request.app.state, error)}, 422)
+    return _problem(told(request.app.state, error), 422)

@@ -20,12 +20,28 @@ if TYPE_CHECKING:
     from sam2core_web.limits import Limits
 
 
+def _token(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    from sam2core_web.guard import check_token
+
+    try:
+        if value is not None:
+            check_token(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--media", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="A folder whose pictures and clips are offered on the page.")  # fmt: skip
-@click.option("--token", metavar="TOKEN", help="What callers must show.  [default: none on loopback, else a new one]")
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    callback=_token,
+    help="What callers must show.  [default: none on loopback, else a new one]",
+)
 @click.option("--max-upload", type=click.IntRange(min=1), default=512, show_default=True, metavar="MB")
 @click.option("--max-frames", type=click.IntRange(min=1), default=1500, show_default=True, help="Of one clip.")
 @click.option("--idle", type=click.IntRange(min=1), default=30, show_default=True,

@@ -67,6 +67,7 @@ def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) 
     height, width = work.size
     annotations: list[dict[str, Any]] = []
     for frame in frames:
+        _check_open(work)
         for number, thing in things.items():
             answer = thing.answers.get(frame)
             if answer is None or not answer.area:
@@ -96,8 +97,15 @@ def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) 
     }
 
 
+def _check_open(work: Work) -> None:
+    """Ends the export of a session that was closed meanwhile, so that a server that stops need not wait for it."""
+    if work.closed:
+        raise Refused("the session was closed", 404)
+
+
 def _masks(work: Work, things: Mapping[int, Thing], frame: int) -> np.ndarray:
-    """The masks (K, H, W) of a frame, empty where there is no answer."""
+    """The masks (K, H, W) of a frame, empty where there is no answer. Raises Refused when the session was closed."""
+    _check_open(work)
     masks = np.zeros((len(things), *work.size), dtype=bool)
     for row, thing in enumerate(things.values()):
         if frame in thing.answers:

@@ -1,25 +1,21 @@
-"""The API: opening, prompting, looking, exporting, closing."""
+"""The API: opening, prompting, looking, closing."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse
 from PIL import Image
-from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 
 import sam2core
 from sam2core.ops import rle
-from sam2core_web import export as exports
+from sam2core.storage import disk_errors
 from sam2core_web import media, opening
 from sam2core_web import schemas as s
 from sam2core_web.limits import Limits
@@ -32,7 +28,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.Problem} for status in (400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 429)
 }
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
-FILES: dict[int | str, dict[str, Any]] = {200: {"content": {type: {} for type in exports.TYPES.values()}}}
 ON_SESSIONS = ("state", "close", "prompt", "preview", "everything", "propagate", "cancel", "undo", "redo", "export")
 OPENED: dict[int | str, dict[str, Any]] = {
     201: {"links": {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in ON_SESSIONS}}
@@ -134,8 +129,10 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
         path = Path(file.name)
         try:
             async for chunk in request.stream():
-                file.write(chunk)
-            file.flush()
+                with disk_errors(request.app.state.folder):
+                    file.write(chunk)
+            with disk_errors(request.app.state.folder):
+                file.flush()
             return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told))
         except BaseException:
             path.unlink(missing_ok=True)
@@ -243,30 +240,6 @@ async def remove_object(request: Request, session: Found, number: ObjectNumber) 
     async with held(session):
         await request.app.state.engine.run(lambda: session.work.remove(number))
         return describe(session)
-
-
-@router.get("/sessions/{id}/export", response_class=FileResponse, responses=FILES)
-async def export(
-    request: Request,
-    session: Found,
-    kind: Literal["palette", "coco", "overlay", "transparent", "cutouts"],
-    effect: Literal["highlight", "contour", "dim", "blur", "remove"] = "highlight",
-) -> Any:
-    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a clip) or PNG that
-    shows them by an `effect`, `transparent` a WebM (a clip) or PNG of all objects without a background.
-    """
-    async with session.lock:
-        things = {number: replace(one, answers=dict(one.answers)) for number, one in session.work.things.items()}
-    folder = Path(tempfile.mkdtemp(dir=request.app.state.folder))
-    remove = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
-    try:
-        path = await asyncio.to_thread(exports.write, kind, session.work, things, session.name, folder, effect=effect)
-    except BaseException:
-        remove()
-        raise
-    return FileResponse(
-        path, media_type=exports.TYPES[path.suffix], filename=path.name, background=BackgroundTask(remove)
-    )
 
 
 class held:

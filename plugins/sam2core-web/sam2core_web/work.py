@@ -70,6 +70,7 @@ class Work:
         self.size = size
         self.path = path
         """The file to remove in the end."""
+        self.closed = False
         self.things: dict[int, Thing] = {}
         self.fps: float | None = None
         self.frames = 1
@@ -155,6 +156,7 @@ class Work:
         return [{"segmentation": one.coco, "area": one.area, "iou": one.iou, "box": one.box} for one in found]
 
     def close(self) -> None:
+        self.closed = True
         self.things.clear()
         self._history.clear()
         if self.path is not None:

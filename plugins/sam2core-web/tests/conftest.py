@@ -30,6 +30,16 @@ SAMPLES = Path(registry.__file__).parent / "samples"
 MODEL, SIZE = "sam2core_nano", 256
 
 
+class Client(TestClient):
+    """Calls for this machine, as its browser does."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, base_url="http://localhost")
+
+    def websocket_connect(self, url: str, *arguments: Any, **options: Any) -> Any:
+        return super().websocket_connect(f"ws://localhost{url}", *arguments, **options)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., TestClient]]:
     """Start an application with its options; it is closed in the end."""
@@ -37,7 +47,7 @@ def serve() -> Iterator[Callable[..., TestClient]]:
 
     def start(**options: Any) -> TestClient:
         limits = Limits(**options.pop("limits", {}))
-        client = TestClient(create_app(Engine(MODEL, image_size=SIZE), limits=limits, **options))
+        client = Client(create_app(Engine(MODEL, image_size=SIZE), limits=limits, **options))
         client.__enter__()
         opened.append(client)
         return client
@@ -72,12 +82,13 @@ def running(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture
 def live() -> Iterator[Callable[..., SimpleNamespace]]:
-    """Start a server that is reached by sockets, with its options: `address` and `app`; it is stopped in the end."""
+    """Start a server that is reached by sockets, with its options: `address`, `app`, `stop`, which its end calls."""
     with contextlib.ExitStack() as stack:
 
         def start(model: str = MODEL, *, limits: Any = None, **options: Any) -> SimpleNamespace:
             arguments = {"image_size": SIZE} if model == MODEL else {"weights": False}
             app = create_app(Engine(model, **arguments), limits=Limits(**limits or {}), **options)
-            return SimpleNamespace(address=stack.enter_context(running(app)), app=app)
+            server = stack.enter_context(contextlib.ExitStack())
+            return SimpleNamespace(address=server.enter_context(running(app)), app=app, stop=server.close)
 
         yield start

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import struct
+import subprocess
+import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -15,10 +19,14 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from fastapi.testclient import TestClient
 from PIL import Image
+from sam2core_web.guard import Guard
+from sam2core_web.scratch import scratch
 
 import registry
+from sam2core.cli import main
 
 SAMPLES = Path(registry.__file__).parent / "samples"
 
@@ -284,5 +292,86 @@ def test_who_may_call(serve: Callable[..., TestClient]) -> None:
         and "script" in page.text
         and "default-src 'self'" in page.headers["content-security-policy"]
     )
+    assert client.get("/healthz").json() == {"status": "ok"}
     document = client.get("/openapi.json").json()
     assert "/api/sessions/{id}/propagate" in document["paths"]
+
+
+HOSTS = ("[::1", "[", "]", "[]", "[::1]x", "[:::::]", "[127.0.0.1]", "a b", "evil.example", "testserver", "localhost:x",
+         "localhost@evil", "localhost/..", "127.0.0.1#", "\xff\xfe", "%00", "0x7f000001", "x" * 5000, "")  # fmt: skip
+ORIGINS = ("http://[::1", "null", "", "[", "http://", "://", "file://", "http://localhost@evil", "\xff", "x" * 5000)
+
+
+def test_hosts_and_origins_that_are_none(client: TestClient) -> None:
+    """A 4xx in words, for every kind of address, whatever the header says."""
+    for path in ("/", "/api/about", "/api/nowhere", "/healthz", "/openapi.json", "/main.js", "//", "/api/sessions/x"):
+        wrong = [{"host": host.encode("latin-1")} for host in HOSTS]
+        wrong += [{"origin": origin.encode("latin-1")} for origin in ORIGINS]
+        for headers in wrong:
+            answer = client.get(path, headers=headers)
+            assert answer.status_code in (400, 403, 421), (path, headers)
+            assert len(answer.json()["detail"]) > 20
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]", "[::1]:8000", "[0:0::1]"):
+        assert client.get("/api/about", headers={"host": host}).status_code == 200, host
+
+
+def test_hosts_of_a_server_for_others(serve: Callable[..., TestClient]) -> None:
+    client = serve(local=False, token="T")
+    for host in ("[::1", "[:::::]", "a b", "\xff"):
+        assert client.get("/healthz", headers={"host": host.encode("latin-1")}).status_code == 400, host
+    for host in ("sam.example:8000", "10.0.0.7", "[fe80::1]:8000", "a_b", ""):
+        assert client.get("/healthz", headers={"host": host}).status_code == 200, host
+
+
+def test_other_sites_see_nothing(client: TestClient) -> None:
+    """Browsers say where a call comes from, also where they send no Origin: from an image, a script, a frame."""
+    for site in ("cross-site", "same-site"):
+        came = {"sec-fetch-site": site}
+        for path in ("/api/about", "/api/samples", "/api/thumbnail?name=cat.jpg", "/", "/main.js"):
+            assert client.get(path, headers=came).status_code == 403, path
+        link = {**came, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+        assert client.get("/?sample=cat.jpg", headers=link).status_code == 200
+        assert client.get("/", headers={**link, "sec-fetch-dest": "iframe"}).status_code == 403
+        assert client.get("/api/about", headers=link).status_code == 403
+    for site in ("same-origin", "none"):
+        assert client.get("/api/about", headers={"sec-fetch-site": site}).status_code == 200
+    for path, status in (("/", 200), ("/api/about", 200), ("/api/nowhere", 404), ("/healthz", 200)):
+        headers = client.get(path).headers
+        assert headers["cross-origin-resource-policy"] == headers["cross-origin-opener-policy"] == "same-origin"
+        assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
+        assert client.get(path).status_code == status
+    refused = client.get("/", headers={"host": "evil.example"})
+    assert refused.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_token_that_nobody_could_show() -> None:
+    for token in ("", " ", "a b", "a+b", "\xe9", "a\n"):
+        ended = CliRunner().invoke(main, ["serve", "--token", token])
+        assert ended.exit_code == 2 and "a token has at least one of the letters" in ended.output, token
+        with pytest.raises(ValueError, match="a token has at least one"):
+            Guard(None, token=token, local=True)
+
+
+def test_folders_of_killed_servers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of servers that run, of one that is just starting, or of anything else."""
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = "from sam2core_web.scratch import scratch\nwith scratch() as folder: print(folder, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        theirs = Path(server.stdout.readline().strip())
+        (theirs / "upload").write_bytes(MOVIE)
+        other = tmp_path / "sam2core-website"
+        (tmp_path / "sam2core-web-link").symlink_to(tmp_path)
+        for folder in (theirs, other):
+            folder.mkdir(exist_ok=True)
+            os.utime(folder, (0, 0))
+        with scratch() as mine:
+            assert mine.parent == theirs.parent == tmp_path and (theirs / "upload").exists()
+        server.kill()
+    with scratch():
+        assert not theirs.exists() and other.exists() and (tmp_path / "sam2core-web-link").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sam2core-web-link", "sam2core-website"]

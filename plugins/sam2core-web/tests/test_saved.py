@@ -28,7 +28,7 @@ BOX, POINT = [190.0, 120.0, 330.0, 340.0], [430.0, 200.0]
 @contextlib.contextmanager
 def server(folder: Path, *, size: int = SIZE, **options: Any) -> Iterator[TestClient]:
     app = create_app(Engine(MODEL, image_size=size), limits=Limits(**options), saved=Saved(folder))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client
 
 
