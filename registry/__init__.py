@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from registry.errors import DuplicateName, SpecError, UnknownName, WeightsError, hint
 from registry.kinds import KINDS
 from registry.plugins import PluginRecord, current
-from registry.spec import FIELDS, ModelSpec, load
+from registry.resolve import load
+from registry.spec import FIELDS, ModelSpec
 
 if TYPE_CHECKING:
     import torch

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 __all__ = [
     "DiskError",
     "FileError",
+    "check_space",
     "check_writable",
     "disk_errors",
     "finish",
@@ -131,7 +132,7 @@ def disk_errors(folder: str | os.PathLike[str]) -> Iterator[None]:
         if error.filename is not None and not _below(error.filename, folder):
             raise  # of another place
         if error.errno in _FULL:
-            raise DiskError(f"the disk of {folder} is full: {_free(folder)} are free") from error
+            raise DiskError(f"the disk of {folder} is full: {size_text(_free(folder))} are free") from error
         if error.errno in _CLOSED:
             raise DiskError(f"{folder} may not be written to: {(error.strerror or str(error)).lower()}") from error
         raise
@@ -142,6 +143,12 @@ def _below(name: Any, folder: str | os.PathLike[str]) -> bool:
         return True
     place, top = Path(os.fsdecode(name)).absolute(), Path(folder).absolute()
     return place == top or top in place.parents or place in top.parents
+
+
+def check_space(folder: str | os.PathLike[str], count: int) -> None:
+    """Raise DiskError unless `count` bytes are free where `folder` is."""
+    if count > _free(folder):
+        raise DiskError(f"the disk of {folder} is full: {size_text(_free(folder))} are free, {size_text(count)} needed")
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -187,11 +194,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _free(folder: str | os.PathLike[str]) -> str:
+def _free(folder: str | os.PathLike[str]) -> int:
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
-    return size_text(shutil.disk_usage(place).free)
+    return shutil.disk_usage(place).free
 
 
 def _prefix(path: Path) -> str:

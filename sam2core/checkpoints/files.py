@@ -1,6 +1,6 @@
 """Checkpoint files: `.pt` without running code, safetensors with the spec in the metadata.
 
-Both are mapped into memory when read, and written whole or not at all.
+Both are mapped into memory when read, after their containers were checked, and written whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,32 +9,52 @@ import hashlib
 import json
 import os
 import pickle
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2core.storage import FileError, regular_file, writing
+from sam2core.checkpoints.containers import (
+    HEADER_LIMIT,
+    TORCH_SUFFIXES,
+    check_container,
+    check_torch,
+    is_safetensors,
+    not_whole,
+    opened,
+)
+from sam2core.checkpoints.wrappers import state_of
+from sam2core.storage import (
+    FileError,
+    json_entry,
+    parse_json,
+    read_json,
+    regular_file,
+    relative_name,
+    size_text,
+    writing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "FileError",
+    "check_container",
     "describe",
     "embedded_spec",
     "read",
     "read_metadata",
     "save_tensors",
     "sha256",
+    "whole_of",
     "write",
     "write_pt",
 ]
 
 SCHEMA = "1"
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+SPEC_LIMIT = 1 << 20  # bytes of a spec in a file
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -43,28 +63,50 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Tensors are mapped from the file where it allows that: nothing is read until it is used, and no second copy is
     made. The mapping is private: writing to a tensor changes neither the file nor another reader's tensors. While
     tensors are in use the file must not be cut short or written over in place (replacing it by renaming is safe).
+    The checksums that a `.pt` holds are checked; that reads it once, a block at a time.
 
-    A `.pt` may hold a state dict, or one under the key ``model``; what else a training checkpoint holds is ignored.
+    path        a file; an index of shards (``*.index.json``); or a folder, as transformers writes it
+
+    A `.pt` may hold a state dict, or one under a key that trainers use (`wrappers`); what else it holds is ignored.
 
     Raises
-        FileError: no such file, damaged, no checkpoint, or one that only code could unpickle.
+        FileError: no such file, damaged, no checkpoint, over a bound, or one that only code could unpickle.
     """
-    path = _existing(path)
-    if _is_safetensors(path):
-        return _read_safetensors(path)
-    return _read_torch(path), {}
+    path = whole_of(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
+    if is_safetensors(path):
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _read_torch(path), {}
+    _check_tensors(path, state)
+    return state, metadata
+
+
+def whole_of(path: str | Path) -> Path:
+    """The file that a path stands for: itself, or in a folder the weights or their index. Raises FileError."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return regular_file(path)
+    names = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
+    for name in names:
+        if (path / name).exists():
+            return regular_file(path / name)
+    raise FileError(
+        f"{path} is a folder without weights; wanted a .pt or .safetensors file, or in the folder {names[0]}"
+    )
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without its tensors; empty for a `.pt`.
+    """The metadata of a safetensors file, without its tensors; empty for a `.pt` and an index.
 
     Raises
         FileError: no such file, or a damaged one.
     """
-    path = _existing(path)
-    if not _is_safetensors(path):
+    path = whole_of(path)
+    if path.name.endswith(INDEX) or not is_safetensors(path):
         return {}
-    with _opened(path) as file:
+    with opened(path) as file:
         return dict(file.metadata() or {})
 
 
@@ -82,10 +124,7 @@ def embedded_spec(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         raise FileError(f"the file's metadata follow schema {schema!r}; this version reads {SCHEMA!r}")
     if "${" in text:
         raise FileError("the spec in the file's metadata holds '${'; a file may not ask for interpolation")
-    try:
-        spec = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileError(f"the spec in the file's metadata is no JSON: {error}") from error
+    spec = parse_json(text, "the spec in the file's metadata", limit=SPEC_LIMIT)
     if not isinstance(spec, dict):
         raise FileError(f"the spec in the file's metadata is a {type(spec).__name__}, wanted an object")
     if "${" in json.dumps(spec, ensure_ascii=False):
@@ -132,7 +171,7 @@ def write(
         OSError: the disk is full, or fails.
     """
     path = Path(path)
-    if path.suffix in _TORCH_SUFFIXES:
+    if path.suffix in TORCH_SUFFIXES:
         raise FileError(f"{path.name}: this writes safetensors, and the name is a torch file's; call it .safetensors")
     save_tensors(path, _apart(state), metadata, force=force)
     return path
@@ -213,7 +252,7 @@ def save(path: str | Path, content: Any, *, force: bool = False) -> None:
 
 def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
     """The checksum of a file, in hexadecimal. `progress` is called with bytes done and bytes in all."""
-    path = _existing(path)
+    path = whole_of(path)
     total, done, digest = path.stat().st_size, 0, hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -224,77 +263,90 @@ def sha256(path: str | Path, progress: Callable[[int, int], None] | None = None)
     return digest.hexdigest()
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    inside = path / "model.safetensors"
-    if inside.is_file():
-        raise FileError(f"{path} is a folder; wanted a .pt or .safetensors file: did you mean {inside}?")
-    return regular_file(path)
-
-
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors" or (path.suffix not in _TORCH_SUFFIXES and not zipfile.is_zipfile(path))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            yield file
-    except SafetensorError as error:
-        raise _not_whole(path, "safetensors", f"{error}.") from error
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with _opened(path) as file:
+    with opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     import torch
 
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and tarfile.is_tarfile(path):
-        # torch's oldest form; before 2.6 it ran code from it even with weights_only (CVE-2025-32434).
-        raise FileError(f"{path.name} is a tar archive, a form of torch file that is not read: save it again")
-    if not zipped and _begins(path, b"PK"):  # torch finds an end in some of these, and speaks of an invalid argument
-        raise _not_whole(path, "torch", "its end is missing")
+    zipped = check_torch(path)
     try:
         # Only the zip form can be mapped; torch's form of before 1.6 is read into memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
+        # torch's own words are about its arguments; the last line is about the file
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else "not a pickle"
+        reason = reason.removeprefix("Please file an issue with the following so that we can make ").strip()
+        if "documentation of torch.load" in reason:
+            reason = "it asks for code"
         raise FileError(
             f"{path.name} holds more than tensors and plain values, and code in a file is never run ({reason}).\n"
             "  get it as safetensors, or where you trust it save it again as torch.save({'model': state_dict}, path)"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise _not_whole(path, "torch", str(error).splitlines()[0] if str(error) else repr(error)) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping):
-        raise FileError(f"{path.name} holds a {type(content).__name__}, wanted a mapping of names to tensors")
-    strangers = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if strangers or not content:
+    except _RAW as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        raise not_whole(path, path.name, "torch", reason) from error
+    return state_of(content, path.name)
+
+
+# What a damaged pickle makes torch's reader stumble over, besides what it says itself.
+_RAW = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of the files that an index names, beside it. Raises FileError."""
+    tree = read_json(index, limit=HEADER_LIMIT)
+    places: dict[str, list[str]] = {}
+    for name, shard in json_entry(tree, "weight_map", dict, index.name).items():
+        places.setdefault(relative_name(shard, f"{index.name}: {name!r}"), []).append(name)
+    if not places:
+        raise FileError(f"{index.name} names no tensor")
+    if missing := [shard for shard in places if not (index.parent / shard).is_file()]:
         raise FileError(
-            f"{path.name} holds no state dict, at the top or under 'model': "
-            f"{', '.join(strangers[:5]) or 'it is empty'} {'is no tensor' if len(strangers) == 1 else 'are no tensors'}"
+            f"{index.name}: {len(missing)} of {len(places)} files are not beside it (first: {missing[0]}): get them too"
         )
-    return {str(name): tensor for name, tensor in content.items()}
+    state: dict[str, Tensor] = {}
+    for shard, names in places.items():
+        if shard.endswith(INDEX):
+            raise FileError(f"{index.name} names another index, {shard}")
+        part, _ = read(index.parent / shard)
+        if absent := [name for name in names if name not in part]:
+            raise FileError(f"{index.name} says that {absent[0]} is in {shard}, and it is not there")
+        state |= {name: part[name] for name in names}
+    return state, {}
 
 
-def _begins(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
+def _check_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise FileError for tensors that lie elsewhere, or claim more memory than the file could mean."""
+    import torch
 
-
-def _not_whole(path: Path, kind: str, reason: str) -> FileError:
-    return FileError(
-        f"{path.name} is no whole {kind} file ({path.stat().st_size} bytes): {reason}\n"
-        "  it may have been cut short while copying or downloading: get it again"
-    )
+    claimed = 0
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            raise FileError(f"{path.name}: {name!r} is no plain tensor: it is sparse, quantized or without storage")
+        claimed += tensor.nbytes
+    most = 16 * path.stat().st_size + (16 << 20)  # views of one storage may say the same bytes a few times
+    if claimed > most:
+        raise FileError(
+            f"{path.name}: its tensors claim {size_text(claimed)}; a file of {size_text(path.stat().st_size)} "
+            f"may claim {size_text(most)} at most"
+        )
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

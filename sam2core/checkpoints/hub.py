@@ -1,32 +1,27 @@
 """A name of a file becomes a path: the caches, the Hugging Face hub, and a direct address as second source.
 
-A partial or damaged file is never taken for a whole one: downloads go to a `.part` file beside the target, are checked
-for length and SHA-256, and renamed; a finished file is checked for its length whenever it is used. One process
-downloads, others wait for it.
+A partial or damaged file is never taken for a whole one: what comes is checked before it gets its name (`download`),
+and a finished file is checked for its length whenever it is used.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
+import re
 import socket
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sam2core.checkpoints.files import FileError, sha256
+from sam2core.checkpoints.download import Progress, download, in_one_line, warn_unverified
+from sam2core.checkpoints.files import FileError, check_container, sha256
+from sam2core.storage import inside, relative_name, web_address
 
 __all__ = ["NotFoundError", "Source", "cache_folder", "download", "locate", "offline_by_environment"]
 
-Progress = Callable[[int, int], None]
 _TIMEOUT = 30.0
-_BLOCK = 1 << 18
-_ATTEMPTS = 3
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class NotFoundError(FileError):
@@ -64,6 +59,20 @@ class Source:
     url: str | None = None
     size: int | None = None
     sha256: str | None = None
+
+    def check(self, where: str) -> None:
+        """Raise FileError, with `where` in front, for what is no plain name, address or number."""
+        relative_name(self.file, f"{where}: file")
+        if self.url is not None:
+            web_address(self.url, f"{where}: url")
+        if self.repo is not None and not (_REPO.fullmatch(self.repo) and ".." not in self.repo):
+            raise FileError(f"{where}: repo: a hub repository is organisation/name; got {self.repo[:120]!r}")
+        if self.revision is not None:
+            relative_name(self.revision, f"{where}: revision")
+        if self.size is not None and self.size <= 0:
+            raise FileError(f"{where}: size: a number of bytes; got {self.size}")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
+            raise FileError(f"{where}: sha256: 64 hexadecimal digits; got {self.sha256[:80]!r}")
 
 
 def cache_folder() -> Path:
@@ -107,7 +116,9 @@ def locate(
         raise FileError(f"no source is called {', '.join(sorted(unknown)) or '(none given)'}; known: hub, direct")
     if offline is None:
         offline = offline_by_environment()
+    source.check(source.file if isinstance(source.file, str) else "weights")
     folder = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
+    target = inside(folder, source.file, "weights")
     tried: list[tuple[str, str]] = []
     direct = "direct" in sources and source.url is not None
 
@@ -117,7 +128,7 @@ def locate(
             return path
     else:
         damaged = False
-    if direct and (path := _direct_cached(source, folder, tried)) is not None:
+    if direct and (path := _direct_cached(source, target, tried)) is not None:
         return path
 
     for name in sources:
@@ -134,136 +145,15 @@ def locate(
                 tried.append((source.url, "not asked: offline"))
                 continue
             try:
-                return download(
-                    source.url, folder / source.file, size=source.size, sha256=source.sha256, progress=progress
-                )
+                return download(source.url, target, size=source.size, sha256=source.sha256, progress=progress)
             except (FileError, OSError) as error:
-                tried.append((source.url, _reason(error)))
+                tried.append((source.url, in_one_line(error)))
     if not tried:
         tried.append(("nowhere", f"no {' or '.join(sources)} source is declared for this file"))
     raise NotFoundError(source.file, tried, ways)
 
 
-def download(
-    url: str,
-    target: str | Path,
-    *,
-    size: int | None = None,
-    sha256: str | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Download `url` to `target`, going on where an earlier attempt stopped.
-
-    The bytes go to ``<target>.part``; only when their length and checksum are right is that renamed to `target`. A
-    part that turns out wrong is removed. A `target` that is there with the right length is returned as it is.
-
-    Raises
-        FileError: what arrived is not what was wanted.
-        OSError: the address could not be read (`urllib.error.URLError`, a time-out), or the disk not written.
-    """
-    from huggingface_hub.utils import WeakFileLock
-
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(target.parent / f".{target.name}.lock"):
-        # Another process may have finished it while this one waited.
-        if target.exists() and size is not None and target.stat().st_size == size:
-            return target
-        part = target.with_name(target.name + ".part")
-        for attempt in range(_ATTEMPTS):
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                whole = _fetch(url, part, size, progress)
-            except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                # A connection that broke is taken up again as long as it brings something.
-                gained = part.exists() and part.stat().st_size > before
-                if attempt + 1 == _ATTEMPTS or not gained:
-                    raise OSError(
-                        f"the connection broke after {part.stat().st_size if part.exists() else 0} bytes: "
-                        f"{_reason(error)}"
-                    ) from error
-                continue
-            if whole:
-                break
-        have = part.stat().st_size
-        if not whole:
-            raise FileError(f"the connection ended early {_ATTEMPTS} times; {have} bytes are kept for the next attempt")
-        if size is not None and have != size:
-            part.unlink()
-            raise FileError(f"{have} bytes arrived, wanted {size}: another file, or an error page; removed")
-        if sha256 is not None and (found := _digest(part)) != sha256:
-            part.unlink()
-            raise FileError(f"the checksum is {found}, wanted {sha256}: damaged or another file; removed")
-        os.replace(part, target)
-    return target
-
-
-def _fetch(url: str, part: Path, size: int | None, progress: Progress | None) -> bool:
-    """Ask for what is missing of `part` and append it. Whether all the server promised is now there."""
-    have = part.stat().st_size if part.exists() else 0
-    if size is not None and have > size:
-        part.unlink()
-        have = 0
-    if size is not None and have == size:
-        return True
-    tag = part.with_name(part.name + ".etag")
-    known = tag.read_text() if have and tag.exists() else ""
-    headers = {"User-Agent": "sam2core", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if known:
-            headers["If-Range"] = known  # what changed meanwhile comes whole instead of being glued on
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            part.unlink()  # longer than what lies there now: start again
-            tag.unlink(missing_ok=True)
-            return _fetch(url, part, size, progress)
-        raise
-    with response:
-        if have and response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            start = _range_start(response.headers.get("Content-Range", ""))
-            if start != have:
-                raise FileError(f"asked for bytes from {have} on, the server sent them from {start} on")
-            mode = "ab"
-        else:
-            have, mode = 0, "wb"  # the server knows no ranges, or the file changed
-            etag = response.headers.get("ETag", "")
-            if etag and not etag.startswith("W/"):
-                tag.write_text(etag)
-            else:
-                tag.unlink(missing_ok=True)
-        length = response.headers.get("Content-Length")
-        expected = have + int(length) if length is not None else size
-        total = size or expected or 0
-        with part.open(mode) as file:
-            if progress is not None:
-                progress(have, total)
-            while block := response.read(_BLOCK):
-                file.write(block)
-                have += len(block)
-                if progress is not None:
-                    progress(have, total)
-    whole = have == expected if expected is not None else True
-    if whole:
-        tag.unlink(missing_ok=True)
-    return whole
-
-
-def _range_start(text: str) -> int:
-    with suppress(ValueError, IndexError):
-        return int(text.split()[1].split("-")[0])
-    return -1
-
-
-def _digest(path: Path) -> str:
-    return sha256(path)
-
-
-def _direct_cached(source: Source, folder: Path, tried: list[tuple[str, str]]) -> Path | None:
-    path = folder / source.file
+def _direct_cached(source: Source, path: Path, tried: list[tuple[str, str]]) -> Path | None:
     if not path.is_file():
         part = path.with_name(path.name + ".part")
         begun = f"not there, but {part.stat().st_size} bytes of it are" if part.is_file() else "not there"
@@ -318,21 +208,31 @@ def _from_hub(
         )
     # The bases of its own error are those of the HTTP library it uses, whichever that is; its other errors share them.
     except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:  # type: ignore[misc]
-        tried.append((place, _reason(error)))
+        tried.append((place, in_one_line(error)))
         return None
-    wrong = _wrong_size(path, source)
-    if wrong is None and source.sha256 is not None:
-        found = sha256(path)
-        if found != source.sha256:
-            wrong = f"the checksum is {found}, wanted {source.sha256}: damaged or another file"
-    if wrong is not None:
+    if (wrong := _wrong(path, source)) is not None:
         # The cache would hand it out again as if it were right.
         blob = path.resolve()
         path.unlink()
         blob.unlink(missing_ok=True)
         tried.append((place, wrong + "; removed from the cache"))
         return None
+    if source.sha256 is None:
+        warn_unverified(source.file, place)
     return path
+
+
+def _wrong(path: Path, source: Source) -> str | None:
+    """Why a file that was just fetched is not the wanted one, or None."""
+    if (wrong := _wrong_size(path, source)) is not None:
+        return wrong
+    if source.sha256 is not None and (found := sha256(path)) != source.sha256.lower():
+        return f"the checksum is {found}, wanted {source.sha256}: damaged or another file"
+    try:
+        check_container(path, name=source.file)
+    except FileError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def _hub_address(source: Source, endpoint: str | None) -> str:
@@ -351,7 +251,7 @@ def _unreachable(url: str) -> str | None:
     try:
         socket.create_connection((host, parts.port or {"http": 80}.get(parts.scheme, 443)), timeout=_TIMEOUT).close()
     except OSError as error:
-        return _reason(error)
+        return in_one_line(error)
     return None
 
 
@@ -360,16 +260,3 @@ def _wrong_size(path: Path, source: Source) -> str | None:
         return None
     have = path.stat().st_size
     return None if have == source.size else f"holds {have} bytes, wanted {source.size}: not whole, or another file"
-
-
-def _reason(error: BaseException) -> str:
-    """An exception in one line, with the one below it where that says more."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    cause: Any = error.__cause__
-    while cause is not None and not isinstance(error, FileError):
-        below = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        if below and below[0] not in text:
-            text += f" ({type(cause).__name__}: {below[0]})"
-        cause = cause.__cause__
-    return text

@@ -162,7 +162,7 @@ def _weights(facts: dict[str, Any], problems: list[str]) -> None:
     from huggingface_hub import constants
 
     from registry.plugins import current
-    from registry.spec import load
+    from registry.resolve import load
     from sam2core.checkpoints.hub import cache_folder, offline_by_environment
     from sam2core.cli.models import whereabouts
 

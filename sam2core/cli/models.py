@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     `sam2core download NAME`); none: random until you pass --weights FILE.
     """
     from registry.plugins import current
-    from registry.spec import load
+    from registry.resolve import load
 
     rows = []
     specs = current().specs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import registry
 from registry.errors import hint
 from sam2core.cli.options import pairs
 
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from sam2core.training.footage import Footage
     from sam2core.training.recipe import Recipe
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(registry.__file__).parent / "recipes"
 FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of pictures read
 
 
 def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """The tree of a recipe with overrides applied. Raises ValueError for an unknown name or key, or no YAML mapping."""
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+
+    from sam2core import configuration
+    from sam2core.storage import read_text
 
     path = Path(name)
     if path.suffix != ".yaml":
@@ -39,17 +42,16 @@ def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
             raise ValueError(
                 f"there is no recipe {name!r}; there are {', '.join(known)}, or give a .yaml file{hint(name, known)}"
             )
-    try:
-        tree = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, DictConfig):
-        raise ValueError(f"{path}: a recipe is a mapping, such as {RECIPES / 'finetune_image.yaml'}; got a list")
+    written = configuration.parse(read_text(path, limit=configuration.TEXT_LIMIT), str(path), aliases=True)
+    if not isinstance(written, dict):
+        kind = "list" if isinstance(written, list) else type(written).__name__
+        raise ValueError(f"{path}: a recipe is a mapping, such as {RECIPES / 'finetune_image.yaml'}; got a {kind}")
+    tree = OmegaConf.create(written)
     for text in pairs(overrides):
         key, _, value = text.partition("=")
         try:
-            OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError) as error:
+            OmegaConf.update(tree, key, configuration.parse(value, "its value"), force_add=True)
+        except (OmegaConfBaseException, ValueError, IndexError) as error:
             raise ValueError(f"override {text!r}: {error}") from error
     plain = OmegaConf.to_container(tree, resolve=False)
     assert isinstance(plain, dict)

@@ -137,8 +137,7 @@ def test_a_file_cut_short_says_so(tmp_path, state, kind, keep):
 def test_a_large_torch_file_cut_short_says_so(tmp_path, keep):
     path = files.write_pt(tmp_path / "m.pt", {"a": torch.zeros(9000)})
     path.write_bytes(path.read_bytes()[:keep])
-    words = "no whole torch file" if keep > 1 else "more than tensors"
-    with pytest.raises(FileError, match=words):
+    with pytest.raises(FileError, match="no whole torch file"):
         files.read(path)
 
 
@@ -164,7 +163,7 @@ def test_no_such_file_and_a_folder(tmp_path):
     with pytest.raises(FileError, match="is a folder"):
         files.read(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileError, match="did you mean .*model.safetensors"):
+    with pytest.raises(FileError, match="model.safetensors is no whole"):
         files.read(tmp_path)
 
 

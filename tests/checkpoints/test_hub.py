@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,22 @@ import pytest
 from sam2core.checkpoints import hub
 from sam2core.checkpoints.files import FileError
 
-CONTENT = random.Random(0).randbytes(300_000)
+
+def _archive(size: int) -> bytes:
+    """A zip of just so many bytes, as a torch file is one."""
+    made = _zip(random.Random(0).randbytes(size - len(_zip(b""))))
+    assert len(made) == size
+    return made
+
+
+def _zip(payload: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("w/data/0"), payload)
+    return made.getvalue()
+
+
+CONTENT = _archive(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +100,7 @@ def test_a_file_that_changed_meanwhile_is_not_glued_to_the_old_part(server, url,
 @pytest.mark.parametrize("wrong", [CONTENT[:-1] + b"?", CONTENT[:-5], CONTENT + b"more", b"<html>not here</html>"])
 def test_what_is_not_the_file_is_refused_and_removed(server, url, tmp_path, wrong):
     server.files["/w.pt"] = wrong
-    with pytest.raises(FileError, match="checksum|bytes arrived"):
+    with pytest.raises(FileError, match="checksum|bytes arrived|announces"):
         fetch(url, tmp_path)
     assert left(tmp_path) == []
     server.files["/w.pt"] = CONTENT
@@ -199,9 +216,9 @@ def test_the_hub_is_asked_once_and_its_cache_serves_offline(server, tmp_path):
 
 
 def test_a_revision_is_asked_of_the_hub(server, tmp_path):
-    server.files["/acme/model/resolve/v2/w.pt"] = b"another"
+    server.files["/acme/model/resolve/v2/w.pt"] = another = _zip(b"another")
     path = in_a_process("print(json.dumps(find(revision='v2', size=None, sha256=None)))", tmp_path, server.address)
-    assert Path(path).read_bytes() == b"another"
+    assert Path(path).read_bytes() == another
 
 
 def test_a_wrong_file_of_the_hub_is_not_kept_and_the_direct_address_is_tried(server, tmp_path):

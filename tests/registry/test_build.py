@@ -110,7 +110,7 @@ def test_a_hub_repository_is_a_native_file_elsewhere(
         asked.append((repo, options))
         return file
 
-    monkeypatch.setattr("registry.weights.locate_repository", locate_repository)
+    monkeypatch.setattr("registry.places.locate_repository", locate_repository)
     assert same(registry.build("hub:acme/tiny"), model)
     assert same(registry.build("hub:acme/tiny@v1", cache_dir=tmp_path, offline=True), model)
     assert registry.predictor("hub:acme/tiny", revision="v2").model.memory_policy.frames == 1

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import registry
 from registry.errors import SpecError, UnknownName
-from registry.spec import WeightsSpec, image_size, load, merge, pair, parse
+from registry.resolve import load
+from registry.spec import WeightsSpec, image_size, merge, pair, parse
 
 ROOT = Path(__file__).parent.parent.parent
 RECENT = {"type": "recent", "frames": 6, "stride": 1, "pointers": 16, "future_pointers": False}
@@ -286,8 +287,8 @@ def test_what_a_spec_says_of_itself_is_no_override(key: str) -> None:
         ({"multimask": {"min_points": "few"}}, "multimask: min_points"),
         ({"weights": "file.pt"}, "weights: a mapping"),
         ({"memory_policy": {1: 2}}, "keys are words"),
-        ({"memory_policy": {"a": object()}}, "a spec holds text"),
-        ({"memory_policy": {"a": {1, 2}}}, "a spec holds text"),
+        ({"memory_policy": {"a": object()}}, "only text, numbers"),
+        ({"memory_policy": {"a": {1, 2}}}, "only text, numbers"),
     ],
     ids=str,
 )
@@ -353,7 +354,7 @@ def test_files_that_are_wrong(here: Path, text: str, words: str) -> None:
 
 def test_a_file_that_is_no_text(here: Path) -> None:
     (here / "mine.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "mine.yaml: not text" in refused(lambda: registry.spec("mine.yaml"))
+    assert "mine.yaml is no text" in refused(lambda: registry.spec("mine.yaml"))
 
 
 def test_an_unknown_parent_names_the_child(here: Path) -> None:
