@@ -29,6 +29,15 @@ def prompted(id: str) -> str:
     return id
 
 
+HOSTILE = (
+    {"Host": "[::1"}, {"Host": "[:::::]"}, {"Host": "evil.example"}, {"Host": "testserver"}, {"Origin": "http://[::1"},
+    {"Origin": "null"}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Range": "bytes=9-,-1"},
+    {"Authorization": "Bearer \xff"}, {"X-Forwarded-For": "[::1, \xff", "X-Forwarded-Proto": "gopher"},
+    {"If-Modified-Since": "yesterday", "If-None-Match": "["}, {"Upgrade": "h2c", "Connection": "upgrade"},
+    {"Accept": "x/y;q=nan", "Accept-Encoding": "\xff"}, {"Cookie": "=;;="},
+)  # fmt: skip
+TOLD: dict[int, int] = {}
+"""How often headers were made up for an operation."""
 IDS = [prompted(opened(sample)) for sample in SAMPLES]
 
 
@@ -49,6 +58,14 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any]) -> dict[s
                 if chosen % 7 and isinstance(value, int) and first <= value <= last:  # what is wrong stays so
                     path_parameters[name] = first + value % 3
     return path_parameters
+
+
+@schemathesis.hook
+def map_headers(context: Any, headers: Any) -> Any:
+    """Now and then what no proper client says of itself and of where it comes from."""
+    chosen = choice((context.operation.label, dict(headers or {})))
+    TOLD[chosen] = TOLD.get(chosen, 0) + 1
+    return {**(headers or {}), **HOSTILE[TOLD[chosen] // 4 % len(HOSTILE)]} if TOLD[chosen] % 4 == 0 else headers
 
 
 @schemathesis.hook
