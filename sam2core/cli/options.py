@@ -14,6 +14,15 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+format_option = click.option(
+    "--format",
+    "format_name",
+    default="",
+    metavar="NAME",
+    help="The format of the data, see docs/data.md.  [default: what the folder looks like]",
+)
+
+
 class Numbers(click.ParamType):
     """Numbers between commas, such as 210,350."""
 

@@ -18,8 +18,8 @@ from sam2core.cli.options import pairs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sam2core.data.footage import Footage
     from sam2core.training.clips import LabelledImage
-    from sam2core.training.footage import Footage
     from sam2core.training.recipe import Recipe
 
 RECIPES = Path(registry.__file__).parent / "recipes"
@@ -61,8 +61,7 @@ def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
 def check_sources(recipe: Recipe) -> None:
     """Raise ValueError for a reader that there is not, or an option that it does not take, before anything is read."""
     from registry.components import check
-    from sam2core.training.footage import FOOTAGE
-    from sam2core.training.readers import JOBS, READERS
+    from sam2core.training.readers import FOOTAGE, JOBS, READERS
 
     readers = {**READERS, **FOOTAGE}
     for number, source in enumerate(recipe.sources):
@@ -81,8 +80,7 @@ def open_source(
     Processes that do not write wait for the one that does. `check_sources` comes first.
     """
     from sam2core.training.clips import Pack
-    from sam2core.training.footage import FOOTAGE
-    from sam2core.training.readers import READERS
+    from sam2core.training.readers import FOOTAGE, READERS
 
     source = recipe.sources[number]
     if source.reader in FOOTAGE:

@@ -1,15 +1,24 @@
-"""Pictures and maps of ids from files, for training and for evaluation; what cannot be read is named."""
+"""What labelled data takes from files: pictures, maps of ids, frames, JSON; what cannot be read is named."""
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+from sam2core import storage
+from sam2core.media.frames import FrameError, open_source
+from sam2core.media.pictures import SUFFIXES
+from sam2core.storage import FileError
+
+PICTURES = SUFFIXES
+LARGEST_DOCUMENT = 4_000_000_000  # bytes; LVIS and the largest of COCO's have 1.1 GB
+CLIPS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
 
 
 class DataError(ValueError):
@@ -17,7 +26,7 @@ class DataError(ValueError):
 
 
 def read_picture(path: Path, mode: str = "RGB") -> np.ndarray:
-    """An image file as (H, W, 3) uint8, or with "RGBA" as (H, W, 4). Raises DataError that names it."""
+    """An image file as (H, W, 3) uint8, or with "RGBA" as (H, W, 4), as displayed. Raises DataError that names it."""
     return _pixels(path, "image", mode)
 
 
@@ -29,66 +38,140 @@ def read_ids(path: Path) -> np.ndarray:
     return ids
 
 
+def read_panoptic(path: Path) -> np.ndarray:
+    """COCO's panoptic ids (H, W) int64 of a PNG: R + 256 G + 65536 B. Raises DataError that names it."""
+    return read_picture(path).astype(np.int64) @ np.array([1, 256, 65536])
+
+
 def _pixels(path: Path, what: str, mode: str | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return np.array(picture if mode is None else picture.convert(mode))
+            shown = ImageOps.exif_transpose(picture)
+            return np.array(shown if mode is None else shown.convert(mode))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a PNG's damage is a SyntaxError
         raise DataError(f"cannot read {what} {path}: {error}") from error
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises DataError that names it."""
+def read_palette(path: Path) -> np.ndarray | None:
+    """The colours (256, 3) uint8 of a palette PNG, missing ones black; None for a grey one."""
+    with Image.open(path) as picture:
+        colors = picture.getpalette()
+    if not colors:
+        return None
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table.reshape(-1)[: len(colors)] = colors
+    return table
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """The (H, W) of a picture as displayed; only its head is read. Raises DataError that names it."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        with Image.open(path) as picture:
+            across = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (picture.width, picture.height) if across else (picture.height, picture.width)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read image {path}: {error}") from error
+
+
+def as_displayed(labels: np.ndarray, path: Path) -> np.ndarray | None:
+    """A map (H, W) that was drawn on a picture as stored, turned as it is displayed; None when it fits neither way."""
+    with Image.open(path) as picture:
+        tag, stored = picture.getexif().get(0x0112, 1), (picture.height, picture.width)
+    if labels.shape != stored or tag not in range(2, 9):
+        return None
+    turns = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: a[::-1].T,
+        7: lambda a: a[::-1, ::-1].T,
+        8: lambda a: a[:, ::-1].T,
+    }
+    return np.ascontiguousarray(turns[tag](labels))
+
+
+def read_frames(media: Any, wanted: Sequence[int]) -> list[np.ndarray]:
+    """Some frames (H, W, 3) uint8 of a clip, by number. Raises DataError when it is damaged or too short."""
+    try:
+        with open_source(media) as source:
+            length = source.length
+            if length is not None and wanted and max(wanted) >= length:
+                raise DataError(f"{media} has {length} frames, asked for {sorted(wanted)}")
+            return [_as_bytes(np.asarray(source[number])) for number in wanted]
+    except (FrameError, ModuleNotFoundError) as error:
+        raise DataError(f"cannot read video {media}: {error}") from error
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"cannot read video {media}: {error}") from error
+
+
+def _as_bytes(frame: np.ndarray) -> np.ndarray:
+    if frame.dtype == np.uint8:
+        return frame
+    scale = 255 if np.issubdtype(frame.dtype, np.floating) else 255 / np.iinfo(frame.dtype).max
+    return np.round(frame.astype(np.float64) * scale).astype(np.uint8)
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts 2 before 10."""
+    return [(0, int(word)) if word.isdecimal() else (1, word) for word in re.split(r"(\d+)", name) if word]
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind, and no part of the data."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, in natural order, without what systems leave behind. Raises DataError."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
+    return sorted((path for path in folder.iterdir() if not hidden(path.name)), key=lambda path: natural(path.name))
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder that end so, in natural order, without those that systems leave behind."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.lower().endswith(tuple(suffixes)) and path.is_file()]
+    return sorted((path for path in found if not hidden(path.name)), key=lambda path: natural(path.name))
+
+
+def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The same anywhere below a folder, a folder at a time."""
+    found: list[Path] = []
+    for folder, below, _ in os.walk(root):
+        below[:] = sorted((name for name in below if not hidden(name)), key=natural)
+        found += files_in(Path(folder), suffixes)
+    return found
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The folders in a folder, in natural order; unfinished ones (.part) and hidden ones are left out."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if path.is_dir() and not hidden(path.name) and path.suffix != ".part"]
+    return sorted(found, key=lambda path: natural(path.name))
+
+
+def first_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """The first of some folders below `root` that is there."""
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, with or without a byte order mark. Raises DataError that names it."""
+    try:
+        return storage.read_json(path, limit=LARGEST_DOCUMENT)
+    except (OSError, FileError) as error:
         raise DataError(f"cannot read annotations {path}: {error}") from error
 
 
-@dataclass(frozen=True)
-class PanopticPicture:
-    """A photograph with COCO's panoptic labels: a PNG of segment ids, and what COCO says of each segment."""
-
-    image: Path
-    labels: Path
-    segments: tuple[dict[str, Any], ...]
-
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture (H, W, 3) uint8 and the segment ids (H, W) int64. Raises DataError that names the file."""
-        image = read_picture(self.image)
-        ids = read_picture(self.labels).astype(np.int64) @ np.array([1, 256, 65536])
-        if ids.shape != image.shape[:2]:
-            raise DataError(f"{self.labels} is {ids.shape}, its image {self.image} is {image.shape[:2]}")
-        return image, ids
-
-
-def coco_pictures(
-    root: Path, split: str, licences: Sequence[str] = ()
-) -> tuple[list[PanopticPicture], dict[int, bool]]:
-    """The pictures of COCO's panoptic layout in the order of the JSON, and of each category whether it is of things.
-
-    Looks for ``images/{split}2017`` and ``panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}``. Raises
-    DataError for another folder. licences: only pictures under these, by the names that the JSON gives them.
-    """
-    annotations = root / "panoptic_segmentation" / "annotations"
-    index = annotations / f"panoptic_{split}2017.json"
-    if not index.exists():
-        raise DataError(f"no panoptic annotations at {index}")
-    listing = read_json(index)
-    things = {category["id"]: bool(category["isthing"]) for category in listing.get("categories", ())}
-    known = {licence["id"]: licence["name"] for licence in listing.get("licenses", ())}
-    unknown = sorted(set(licences) - set(known.values()))
-    if unknown:
-        raise DataError(f"{index} knows no licence {unknown[0]!r}; it has {', '.join(map(repr, known.values()))}")
-    chosen = [image for image in listing["images"] if not licences or known.get(image.get("license")) in licences]
-    names = {image["id"]: image["file_name"] for image in chosen}
-    pictures = [
-        PanopticPicture(
-            root / "images" / f"{split}2017" / names[entry["image_id"]],
-            annotations / f"panoptic_{split}2017" / entry["file_name"],
-            tuple(entry["segments_info"]),
-        )
-        for entry in listing["annotations"]
-        if entry["image_id"] in names
-    ]
-    return pictures, things
+def inside(folder: Path, name: Any, origin: str | Path) -> Path:
+    """The file that a text names, which must lie in the folder. Raises DataError that says which text."""
+    try:
+        return storage.inside(folder, name, str(origin))
+    except FileError as error:
+        raise DataError(str(error)) from error

@@ -7,7 +7,7 @@ The first click is the point deepest inside the object, each next one the centre
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
-from sam2core.data.pictures import DataError, coco_pictures, read_ids, read_picture
+from sam2core.data.footage import IdFootage
+from sam2core.data.formats import DataSet, open_data
+from sam2core.data.label_folder import LabelPicture
+from sam2core.data.pictures import DataError
 from sam2core.evaluation.metrics import iou
 
 
@@ -35,6 +38,7 @@ class Sample:
     image: np.ndarray  # (H, W, 3) uint8
     masks: np.ndarray  # (N, H, W) bool
     name: str
+    ignored: np.ndarray | None = None  # (H, W) bool: pixels that are not counted
 
 
 Answers = Callable[[Sequence[Click], Any], tuple[np.ndarray, Any]]
@@ -72,6 +76,11 @@ def next_click(answer: np.ndarray, truth: np.ndarray) -> Click | None:
     return Click(x, y, positive=missed[2] > extra[2])
 
 
+def judged(answer: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
+    """An answer as it is judged: right wherever pixels are not counted."""
+    return answer if ignored is None else np.where(ignored, truth, answer)
+
+
 @dataclass(frozen=True)
 class Session:
     """What came of clicking on one object: IoU after each click, the clicks that were needed, seconds of answering."""
@@ -81,15 +90,19 @@ class Session:
     seconds: float
 
 
-def click_through(answer_clicks: Answers, truth: np.ndarray, *, clicks: int) -> Session:
+def click_through(
+    answer_clicks: Answers, truth: np.ndarray, *, clicks: int, ignored: np.ndarray | None = None
+) -> Session:
     """Click on one object, each time where its own answer is most wrong; scores has `clicks` numbers.
 
-    An answer without error is kept and gets no further click. Seconds are those of the answers alone.
+    An answer without error is kept and gets no further click. Seconds are those of the answers alone. ignored: pixels
+    (H, W) that are neither right nor wrong.
     """
     said = [first_click(truth)]
     start = time.perf_counter()
     answer, state = answer_clicks(said, None)
     seconds = time.perf_counter() - start
+    answer = judged(answer, truth, ignored)
     scores = [iou(answer, truth)]
     while len(scores) < clicks:
         following = next_click(answer, truth)
@@ -98,6 +111,7 @@ def click_through(answer_clicks: Answers, truth: np.ndarray, *, clicks: int) -> 
             start = time.perf_counter()
             answer, state = answer_clicks(said, state)
             seconds += time.perf_counter() - start
+            answer = judged(answer, truth, ignored)
         scores.append(iou(answer, truth))
     return Session(tuple(scores), tuple(said), seconds)
 
@@ -113,7 +127,10 @@ def replay(answer_clicks: Answers, truth: np.ndarray, clicks: Sequence[Click], c
 def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[list[float]]:
     """IoU after each of `clicks` clicks, for every object of a sample: scores[object][click]."""
     answer_clicks = segmenter.look(sample.image)
-    return [list(click_through(answer_clicks, truth, clicks=clicks).scores) for truth in sample.masks]
+    return [
+        list(click_through(answer_clicks, truth, clicks=clicks, ignored=sample.ignored).scores)
+        for truth in sample.masks
+    ]
 
 
 # segmenters ----------------------------------------------------------------------------------------------------------
@@ -173,24 +190,25 @@ def regions_of(
     largest: float = 0.6,
     most: int = 10,
     background: bool = True,
+    void: int | None = None,
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Masks (N, H, W) of up to `most` regions of a label map whose area is within the given shares of the image.
 
-    background: label 0 is a region like any other.
+    background: label 0 is a region like any other. void: a label that is none.
     """
     values, counts = np.unique(labels, return_counts=True)
     usable = [
         value
         for value, count in zip(values, counts)
-        if smallest <= count / labels.size <= largest and (background or value != 0)
+        if smallest <= count / labels.size <= largest and (background or value != 0) and value != void
     ]
     picks = sorted(generator.permutation(len(usable))[:most])
     return np.stack([labels == usable[pick] for pick in picks]) if picks else np.zeros((0, *labels.shape), dtype=bool)
 
 
-def folder_samples(
-    root: str | Path,
+def samples_of(
+    data: DataSet,
     *,
     last: int | None = None,
     background: bool = True,
@@ -199,59 +217,57 @@ def folder_samples(
     smallest: float = 0.005,
     largest: float = 0.6,
 ) -> Iterator[Sample]:
-    """Samples of a folder with `images/NAME.*` and `labels/NAME.png` or `labels/NAME_ANNOTATOR.png`.
+    """Samples of a data set in any format: its pictures, or the labelled frames of its clips.
 
-    Of several annotators one is drawn at random per image. last: only the last so many names in sorted order. Regions
-    are asked for whose area is within the given shares of the picture.
-    Raises ValueError for a folder of another shape, and for an image without labels.
+    Objects are asked for whose area is within the given shares of the picture; of more than `most` some are drawn, and
+    of several annotators of a picture one. background: where a picture has a map of classes, 0 is a class like any
+    other. last: only the last so many pictures. Raises DataError that names the file that does not fit.
     """
-    root = Path(root)
-    if not (root / "images").is_dir() or not (root / "labels").is_dir():
-        raise ValueError(f"{root} must hold the folders images/ and labels/")
-    paths = sorted(path for path in (root / "images").iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    for number, path in enumerate(paths):
-        if last is not None and number < len(paths) - last:
-            continue
-        found = sorted((root / "labels").glob(f"{path.stem}.png")) or sorted(
-            (root / "labels").glob(f"{path.stem}_*.png")
-        )
-        if not found:
-            raise ValueError(f"{path} has no labels/{path.stem}.png")
+    frames = [(item, frame) for item in data.footage for frame in range(item.length)]
+    first = 0 if last is None else max(len(frames) - last, 0)
+    for number, (item, frame) in enumerate(frames[first:], first):
         generator = np.random.default_rng([seed, number])
-        chosen = found[int(generator.integers(len(found)))]
-        labels, image = read_ids(chosen), read_picture(path)
-        if labels.shape != image.shape[:2]:
-            raise DataError(f"{chosen} is {labels.shape}, its image {path} is {image.shape[:2]}")
-        masks = regions_of(
-            labels, smallest=smallest, largest=largest, most=most, background=background, generator=generator
-        )
+        if isinstance(item, LabelPicture):
+            item = item.by(int(generator.integers(item.annotators)))
+        (image,) = item.pictures([frame])
+        areas = {"smallest": smallest, "largest": largest, "most": most}
+        if item.overlapping:
+            masks = _some(item.read(frame), image.shape[:2], generator, **areas)
+        else:
+            ids = item.map(frame) if isinstance(item, IdFootage) else item.ids(frame)
+            void = item.void.value(ids) if isinstance(item, IdFootage) else None
+            zero = background and isinstance(item, LabelPicture)
+            masks = regions_of(ids, background=zero, void=void, generator=generator, **areas)
+        if masks.shape[1:] != image.shape[:2]:
+            raise DataError(f"{item.source} has labels of {masks.shape[1:]} on a picture of {image.shape[:2]}")
         if len(masks):
-            yield Sample(image, masks, path.name)
+            yield Sample(
+                image, masks, item.name if item.still else f"{item.name}/{item.names[frame]}", item.ignored(frame)
+            )
 
 
-def coco_samples(
-    root: str | Path,
+def _some(
+    masks: Mapping[int, np.ndarray],
+    size: tuple[int, int],
+    generator: np.random.Generator,
     *,
-    split: str = "val",
-    seed: int = 0,
-    most: int = 10,
-    smallest: float = 0.005,
-    largest: float = 0.6,
-) -> Iterator[Sample]:
-    """Samples of COCO panoptic: ``images/{split}2017``, ``panoptic_segmentation/annotations/panoptic_{split}2017``.
+    smallest: float,
+    largest: float,
+    most: int,
+) -> np.ndarray:
+    usable = [mask for mask in masks.values() if smallest <= mask.mean() <= largest]
+    picks = sorted(generator.permutation(len(usable))[:most])
+    return np.stack([usable[pick] for pick in picks]) if picks else np.zeros((0, *size), dtype=bool)
 
-    The objects are segments, things and stuff, of the given shares of the picture, no crowds; of more than `most` some
-    are drawn. Raises DataError for a folder of another shape, and names the file that does not fit.
-    """
-    pictures, _ = coco_pictures(Path(root), split)
-    for number, picture in enumerate(sorted(pictures, key=lambda picture: picture.image.name)):
-        image, ids = picture.read()
-        asked = [segment["id"] for segment in picture.segments if not segment["iscrowd"]]
-        ids[~np.isin(ids, asked)] = 0
-        generator = np.random.default_rng([seed, number])
-        masks = regions_of(ids, smallest=smallest, largest=largest, most=most, background=False, generator=generator)
-        if len(masks):
-            yield Sample(image, masks, picture.image.name)
+
+def folder_samples(root: str | Path, **options: Any) -> Iterator[Sample]:
+    """`samples_of` a label folder."""
+    return samples_of(open_data(root, "label_folder"), **options)
+
+
+def coco_samples(root: str | Path, *, split: str = "val", **options: Any) -> Iterator[Sample]:
+    """`samples_of` COCO's panoptic layout."""
+    return samples_of(open_data(root, "coco_panoptic", split=split), **options)
 
 
 def evaluate(

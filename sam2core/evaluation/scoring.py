@@ -15,20 +15,23 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sam2core.data.datasets import MaskFolder, mask_folders
+from sam2core.data.davis import ObjectFolders, listed, read_masks
+from sam2core.data.footage import Footage
+from sam2core.data.formats import FORMATS, open_clips, recognise
 from sam2core.data.pictures import DataError, read_ids
 from sam2core.evaluation.contours import contour_score
 from sam2core.evaluation.metrics import Course, Summary, course, iou, summarise, terciles
 
 PROTOCOLS = ("davis", "davis2016", "sav")
 LISTED = 20
+LARGEST_COUNT = 255  # numbers above are no count of objects
 THIRDS = ("small", "medium", "large")
 
 
@@ -167,25 +170,55 @@ def _number(value: float) -> float | None:
 # what is compared ----------------------------------------------------------------------------------------------------
 
 
-def counted(truth: MaskFolder, folder: str = "", *, ends: bool = False) -> list[str]:
-    """The names of a video's (or an object's) true frames that count: all but the first and last, unless `ends`."""
-    names = truth.objects[folder]
-    return names if ends else names[1:-1]
+def truths(
+    root: str | Path, name: str = "", videos: Sequence[str] | None = None, subset: str | None = None
+) -> list[Footage]:
+    """The true masks of a data set in any format of clips, or of a bare folder of annotations.
+
+    name: the format, if it is not to be recognised. videos: only these, all of which must be there; subset: those of a
+    list of the data set. Raises DataError.
+    """
+    root = Path(root)
+    likely = [name] if name else [each for each in recognise(root) if FORMATS[each].clips]
+    if not likely or likely[0] == "davis":  # masks may lie without their pictures
+        return read_masks(root, videos=list(videos or ()) or listed(root, subset))
+    return open_clips(root, likely[0], videos=videos or (), subset=subset).footage
 
 
-def missing(truth: Mapping[str, MaskFolder], answers: Path, *, ends: bool = False) -> list[str]:
+def tracks(truth: Footage) -> dict[str, tuple[int, list[int]]]:
+    """Folder of answers -> the object and its labelled frames; one entry '' for all objects when they share files."""
+    if not truth.overlapping:
+        return {"": (0, list(range(truth.length)))}
+    found: dict[str, tuple[int, list[int]]] = {}
+    whole = not isinstance(truth, ObjectFolders)  # only folders tell frames without a label from empty ones
+    for frame in range(truth.length):
+        for number in truth.objects(frame):
+            found.setdefault(truth.object_name(number), (number, []))[1].append(frame)
+    everywhere = list(range(truth.length))
+    return {name: (number, everywhere if whole else frames) for name, (number, frames) in sorted(found.items())}
+
+
+def counted(frames: Sequence[int], *, ends: bool = False) -> list[int]:
+    """Those of an object's labelled frames that count: all but the first and last, unless `ends`."""
+    return list(frames) if ends else list(frames[1:-1])
+
+
+def missing(footage: Sequence[Footage], answers: Path, *, ends: bool = False) -> list[str]:
     """What a folder of answers lacks, as lines: videos, objects and frames that count."""
     lines = []
-    for video, masks in truth.items():
+    for truth in footage:
+        video, names = truth.name, truth.names
         if not (answers / video).is_dir():
             lines.append(f"{video}: no folder {answers / video}")
             continue
-        for folder in masks.objects:
-            names = counted(masks, folder, ends=ends)
-            absent = [name for name in names if not (answers / video / folder / f"{name}.png").exists()]
+        for folder, (_, frames) in tracks(truth).items():
+            wanted = counted(frames, ends=ends)
+            absent = [
+                names[frame] for frame in wanted if not (answers / video / folder / f"{names[frame]}.png").exists()
+            ]
             if absent:
                 place = f"{video}/{folder}" if folder else video
-                lines.append(f"{place}: {len(absent)} of {len(names)} frames, the first is {absent[0]}.png")
+                lines.append(f"{place}: {len(absent)} of {len(wanted)} frames, the first is {absent[0]}.png")
     return lines
 
 
@@ -197,7 +230,7 @@ def check_protocol(protocol: str) -> str:
 
 
 def score(
-    truth: str | Path,
+    truth: str | Path | list[Footage],
     answers: str | Path,
     *,
     protocol: str = "davis",
@@ -207,7 +240,7 @@ def score(
 ) -> Iterator[tuple[str, list[ObjectScore]]]:
     """Score video by video: its name and its objects, as they are made; collect them in `Scores`.
 
-    truth        a data set or its folder of annotations, see `datasets`
+    truth        a data set, its folder of annotations, or its footage; see `truths`
     answers      ``VIDEO/FRAME.png`` or ``VIDEO/OBJECT/FRAME.png``, as the truth
     videos       names of those that count; None: all that have true masks
     ends         count the first and last frame too, which the evaluators do only when told to
@@ -217,79 +250,100 @@ def score(
     that do not fit; ValueError for an unknown protocol.
     """
     check_protocol(protocol)
-    folders = mask_folders(Path(truth), videos)
-    if lines := missing(folders, Path(answers), ends=ends):
+    footage = truth if isinstance(truth, list) else truths(truth, videos=videos)
+    if lines := missing(footage, Path(answers), ends=ends):
         raise IncompleteError(lines)
-    for name, masks in folders.items():
-        yield (
-            name,
-            score_video(name, masks, Path(answers) / name, protocol=protocol, ends=ends, narrow_bins=narrow_bins),
-        )
+    for item in footage:
+        found = score_video(item, Path(answers) / item.name, protocol=protocol, ends=ends, narrow_bins=narrow_bins)
+        yield item.name, found
 
 
 def score_video(
-    name: str, truth: MaskFolder, answers: Path, *, protocol: str, ends: bool = False, narrow_bins: bool = False
+    truth: Footage, answers: Path, *, protocol: str, ends: bool = False, narrow_bins: bool = False
 ) -> list[ObjectScore]:
     """The scores of one video's objects; arguments and errors are those of `score`."""
     if protocol != "sav":
-        if truth.per_object:
-            raise DataError(f"{truth.path} has a folder per object; protocol {protocol} wants palette PNGs")
+        if truth.overlapping:
+            raise DataError(f"{truth.source} has a folder per object; protocol {protocol} wants palette PNGs")
         frames = _davis(truth, answers, merged=protocol == "davis2016", ends=ends)
-        return [record.score(name, narrow_bins) for record in _records(frames).values()]
+        return [record.score(truth.name, narrow_bins) for record in _records(frames).values()]
     found = []
-    for folder in truth.objects:
-        frames = _sav(truth, answers, folder, ends=ends)
+    for folder, (number, labelled) in tracks(truth).items():
+        frames = _sav(truth, answers, folder, number, counted(labelled, ends=ends))
         records = {key: record for key, record in _records(frames).items() if record.in_truth}
         if folder and not records:
-            raise DataError(f"{truth.path / folder} shows its object on no frame that counts")
+            raise DataError(f"{truth.source}/{folder} shows its object on no frame that counts")
         for key in sorted(records):
             record = records[key]
             record.name = folder or record.name
-            found.append(record.score(name, narrow_bins))
+            found.append(record.score(truth.name, narrow_bins))
     return found
 
 
 Pair = tuple[int, np.ndarray, np.ndarray]  # object, its answer (H, W), its truth (H, W)
 
 
-def _davis(truth: MaskFolder, answers: Path, *, merged: bool, ends: bool) -> Iterator[Pair]:
+def _davis(truth: Footage, answers: Path, *, merged: bool, ends: bool) -> Iterator[Pair]:
     """Every object on every frame that counts, all objects of the first true frame from the start."""
-    first = read_ids(truth.file(truth.objects[""][0]))
-    count = 1 if merged else int(first[first != 255].max(initial=0))
+    count = 1 if merged else max(truth.objects(0), default=0)
     if not count:
-        raise DataError(f"{truth.file(truth.objects[''][0])} shows no object")
-    for frame in counted(truth, ends=ends):
-        wanted, answered = _pair(truth.file(frame), answers / f"{frame}.png")
+        raise DataError(
+            f"{truth.source} shows no object on {truth.names[0]}; its labels' values are "
+            f"{', '.join(map(str, truth.values(0)))}"
+        )
+    places = _numbers(truth, count)
+    names = truth.names
+    for frame in counted(range(truth.length), ends=ends):
+        path = answers / f"{names[frame]}.png"
+        wanted, answered = _pair(truth, frame, path)
         if merged:
             yield 1, answered > 0, wanted > 0
             continue
         if answered.max(initial=0) > count:
-            raise DataError(f"{answers / f'{frame}.png'} has object {answered.max()}; the video has {count}")
-        for number in range(1, count + 1):
+            raise DataError(f"{path} has object {answered.max()}; the video has {count}")
+        for number in places:
             yield number, answered == number, wanted == number
 
 
-def _sav(truth: MaskFolder, answers: Path, folder: str, *, ends: bool) -> Iterator[Pair]:
+def _numbers(truth: Footage, count: int) -> Sequence[int]:
+    """The objects that are scored: 1 to the highest, as DAVIS counts; where numbers are no count, those there are."""
+    return range(1, count + 1) if count <= LARGEST_COUNT else truth.objects(0)
+
+
+def _sav(truth: Footage, answers: Path, folder: str, number: int, frames: Sequence[int]) -> Iterator[Pair]:
     """Every object on every frame that counts, from where it was first seen in truth or answer."""
     seen: set[int] = set()
-    for frame in counted(truth, folder, ends=ends):
-        files = truth.file(frame, folder), answers / folder / f"{frame}.png"
-        wanted, answered = _pair(*files)
+    names = truth.names
+    for frame in frames:
+        path = answers / folder / f"{names[frame]}.png"
         if folder:
-            for file, ids in zip(files, (wanted, answered)):
-                if len(np.unique(ids)) > 2:
-                    raise DataError(f"{file} has more than one object; with a folder per object each has one")
-            wanted, answered = (wanted > 0).astype(np.uint8), (answered > 0).astype(np.uint8)
-        seen |= {int(number) for ids in (wanted, answered) for number in np.unique(ids)} - {0}
-        for number in sorted(seen):
-            yield number, answered == number, wanted == number
+            wanted, answered = truth.masks(frame, [number])[0], _answer(path)
+            if len(np.unique(answered)) > 2:
+                raise DataError(f"{path} has more than one object; with a folder per object each has one")
+            _same_size(path, wanted, answered)
+            wanted, answered = wanted.astype(np.uint8), (answered > 0).astype(np.uint8)
+        else:
+            wanted, answered = _pair(truth, frame, path)
+        seen |= {int(value) for ids in (wanted, answered) for value in np.unique(ids)} - {0}
+        for value in sorted(seen):
+            yield value, answered == value, wanted == value
 
 
-def _pair(truth: Path, answer: Path) -> tuple[np.ndarray, np.ndarray]:
-    wanted, answered = read_ids(truth), read_ids(answer)
+def _pair(truth: Footage, frame: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The true map and the answered one; pixels that are not counted are no object in either."""
+    wanted, answered = truth.ids(frame), _answer(path)
+    _same_size(path, wanted, answered)
+    ignored = truth.ignored(frame)
+    return wanted, answered if ignored is None else np.where(ignored, 0, answered)
+
+
+def _answer(path: Path) -> np.ndarray:
+    return read_ids(path)
+
+
+def _same_size(path: Path, wanted: np.ndarray, answered: np.ndarray) -> None:
     if wanted.shape != answered.shape:
-        raise DataError(f"{answer} is {answered.shape}, the true mask {wanted.shape} (height, width)")
-    return wanted, answered
+        raise DataError(f"{path} is {answered.shape}, the true mask {wanted.shape} (height, width)")
 
 
 @dataclass

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sam2core.data.datasets import VideoFolder, video_folders
-from sam2core.evaluation.clicks import PredictorSegmenter, Sample, coco_samples, evaluate, folder_samples
+from sam2core.data.footage import Footage
+from sam2core.data.formats import open_data
+from sam2core.evaluation.clicks import PredictorSegmenter, Sample, evaluate, samples_of
 from sam2core.evaluation.metrics import summarise
 from sam2core.evaluation.scoring import score_video
 from sam2core.evaluation.vos import Task, write_video
@@ -23,20 +24,18 @@ from sam2core.predictors.video import VideoPredictor
 CLICKS = (1, 3, 8)
 
 
-def validation(root: str | Path, *, pictures: int = 50, objects: int = 4) -> Callable[[Sam2], dict[str, float]]:
+def validation(
+    root: str | Path, name: str = "", *, pictures: int = 50, objects: int = 4
+) -> Callable[[Sam2], dict[str, float]]:
     """What to call with a model now and then: `picture_scores` or `clip_scores`, by what the folder holds.
 
-    root: ``images/`` and ``labels/``, COCO's panoptic layout, or videos in any layout of `datasets`. pictures: the last
-    so many in sorted order are clicked on. objects: of each picture, at most. Raises ValueError for another folder.
+    root: labelled data in the format `name`, or in the one it looks like. pictures: the last so many are clicked on.
+    objects: of each picture, at most. Raises ValueError for another folder.
     """
-    root = Path(root)
-    if (root / "panoptic_segmentation").is_dir():
-        samples = list(coco_samples(root, most=objects))[-pictures:]
-    elif (root / "labels").is_dir():
-        samples = list(folder_samples(root, last=pictures, most=objects))
-    else:
-        videos = video_folders(root)
-        return lambda model: clip_scores(model, videos)
+    data = open_data(root, name)
+    if data.format.clips:
+        return lambda model: clip_scores(model, data.footage)
+    samples = list(samples_of(data, last=pictures, most=objects))
     if not samples:
         raise ValueError(f"{root} holds no region of a usable size")
     return lambda model: picture_scores(model, samples)
@@ -48,7 +47,7 @@ def picture_scores(model: Sam2, samples: Sequence[Sample]) -> dict[str, float]:
     return {f"iou@{n}": summarise([[each[n - 1] for each in scores] for scores in found]).mean for n in CLICKS}
 
 
-def clip_scores(model: Sam2, videos: Sequence[VideoFolder]) -> dict[str, float]:
+def clip_scores(model: Sam2, videos: Sequence[Footage]) -> dict[str, float]:
     """The mean over objects of ``J&F``, ``J`` and ``F``, from the masks of the first frames.
 
     Data sets with a folder per object are scored as SA-V is, others as DAVIS is.
@@ -57,10 +56,8 @@ def clip_scores(model: Sam2, videos: Sequence[VideoFolder]) -> dict[str, float]:
     objects = []
     with tempfile.TemporaryDirectory() as folder:
         for video in videos:
-            apart = video.masks.per_object
+            apart = video.overlapping
             write_video(predictor, video, Task(later=apart), Path(folder))
-            objects += score_video(
-                video.name, video.masks, Path(folder) / video.name, protocol="sav" if apart else "davis"
-            )
+            objects += score_video(video, Path(folder) / video.name, protocol="sav" if apart else "davis")
     j, f = (float(np.mean([getattr(one, letter).mean for one in objects])) for letter in "jf")
     return {"J&F": (j + f) / 2, "J": j, "F": f}

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sam2core.data.datasets import VideoFolder, read_palette
-from sam2core.data.pictures import DataError, read_ids
+from sam2core.data.footage import Footage
+from sam2core.data.pictures import DataError
 from sam2core.evaluation.clicks import box_of, first_click
 from sam2core.media.labels import davis
 from sam2core.ops.masks import exclusive
@@ -64,40 +64,48 @@ class Task:
 
 
 def track_video(
-    predictor: VideoPredictor, video: VideoFolder, task: Task, progress: Progress | None = None
+    predictor: VideoPredictor, video: Footage, task: Task, progress: Progress | None = None
 ) -> Iterator[tuple[str, FrameResult | None]]:
     """The name of each frame of a video with its result, None before the first object; only one frame is ever held.
 
     `progress(done, total)` is called after every frame. Raises DataError when the first frame has no mask, or there
     is never any.
     """
-    session = predictor.open([str(path) for path in video.frames])
-    total = len(video.frames)
+    session = predictor.open(frames_of(video))
+    total = session.length or video.labelled[-1] + 1
+    labels = {number: place for place, number in enumerate(video.labelled)}
     known: set[int] = set()
-    for index, path in enumerate(video.frames):
-        if index == 0 or task.later:
-            for number, mask in sorted(_true_masks(video, path.stem, task).items()):
+    for index in range(total):
+        if index in labels and (index == 0 or task.later):
+            for number, mask in sorted(_true_masks(video, labels[index], task).items()):
                 if number not in known and mask.any():
                     session.prompt(index, number, **_said(mask, task.prompt))
                     known.add(number)
+        name = video.frame_name(index)
         if index == 0 and not known and not task.later:
+            values = ", ".join(map(str, video.values(labels[0]))) if 0 in labels else "none: it is not labelled"
             raise DataError(
-                f"{video.masks.path} shows no object on the first frame, {path.stem}; objects that come later are "
-                "tracked only when asked for"
+                f"{video.source} shows no object on the first frame, {name}; its labels' values are {values}; objects "
+                "that come later are tracked only when asked for"
             )
         result = next(session.propagate(index, index + 1)) if known else None
         if progress is not None:
             progress(index + 1, total)
-        yield path.stem, result
+        yield name, result
     if not known:
-        raise DataError(f"{video.masks.path} shows no object on any frame of {video.images}")
+        raise DataError(f"{video.source} shows no object on any frame")
 
 
-def _true_masks(video: VideoFolder, frame: str, task: Task) -> dict[int, np.ndarray]:
-    if not task.merged:
-        return video.masks.read(frame)
-    path = video.masks.file(frame)
-    return {1: read_ids(path) > 0} if path.exists() else {}
+def frames_of(video: Footage) -> Any:
+    """A video's frames as `VideoPredictor.open` takes them. Raises DataError for a picture."""
+    if video.still:
+        raise DataError(f"{video.source} is a picture and no clip; evaluate clicks takes pictures")
+    return [str(path) for path in video.media] if isinstance(video.media, tuple) else video.media
+
+
+def _true_masks(video: Footage, frame: int, task: Task) -> dict[int, np.ndarray]:
+    masks = video.read(frame)
+    return {1: np.any(list(masks.values()), axis=0)} if task.merged and masks else masks
 
 
 def _said(mask: np.ndarray, prompt: str) -> dict[str, Any]:
@@ -176,18 +184,17 @@ class Record:
 
 
 def write_video(
-    predictor: VideoPredictor, video: VideoFolder, task: Task, out: Path, progress: Progress | None = None
+    predictor: VideoPredictor, video: Footage, task: Task, out: Path, progress: Progress | None = None
 ) -> Record:
     """Segment one video into ``OUT/VIDEO``. Raises what `track_video` does; then only ``VIDEO.part`` is left."""
     start = time.monotonic()
     unfinished = out / f"{video.name}.part"
     shutil.rmtree(unfinished, ignore_errors=True)
-    per_object = video.masks.per_object and not task.merged
-    folders = {video.masks.number(name): name for name in video.masks.objects} if per_object else None
-    first = video.masks.frames[0]
-    palette = None if per_object else read_palette(video.masks.file(first))
-    with Image.open(video.frames[0]) as picture:
-        size = (picture.height, picture.width)
+    per_object = video.overlapping and not task.merged
+    objects = sorted({number for frame in range(video.length) for number in video.objects(frame)}) if per_object else []
+    folders = {number: video.object_name(number) for number in objects} if per_object else None
+    palette = None if per_object else video.palette()
+    size = video.pictures([0])[0].shape[:2]
     files = MaskFiles(unfinished, folders, palette)
     frames = 0
     for name, result in track_video(predictor, video, task, progress):
@@ -285,10 +292,10 @@ class Writers:
     progress: Callable[[str, int, int], None] | None = None
     """Told a video's name, how many of its frames are done, and how many it has; for one worker, in this process."""
 
-    def __call__(self, number: int) -> Callable[[VideoFolder], Record]:
+    def __call__(self, number: int) -> Callable[[Footage], Record]:
         predictor = self.make(number)
 
-        def work(video: VideoFolder) -> Record:
+        def work(video: Footage) -> Record:
             told = None if self.progress is None else partial(self.progress, video.name)
             return write_video(predictor, video, self.task, self.out, told)
 
@@ -297,8 +304,8 @@ class Writers:
 
 def run(
     engine: Engine,
-    writers: Callable[[int], Callable[[VideoFolder], Record]],
-    videos: Sequence[VideoFolder],
+    writers: Callable[[int], Callable[[Footage], Record]],
+    videos: Sequence[Footage],
     manifest: Manifest,
 ) -> Iterator[tuple[str, Record]]:
     """Do what a manifest still lacks, on any engine; each finished video is in the manifest before it is yielded."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from sam2core.data.footage import Footage
 from sam2core.training.clips import Clip, LabelledImage
 from sam2core.training.filming import Filming, film
-from sam2core.training.footage import Footage
 from sam2core.training.pseudo import Motion, pseudo_video
 
 
@@ -229,7 +229,7 @@ def paste_object(
     texture: a picture that fills the object's outline; what was inside is gone, its parts too.
     """
     group = source.objects[number]
-    lookup = np.zeros(1 + max(max(each) for each in source.objects), dtype=bool)
+    lookup = np.zeros(1 + max(int(source.regions.max()), *map(max, source.objects)), dtype=bool)
     lookup[list(group)] = True
     mask = lookup[source.regions]
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

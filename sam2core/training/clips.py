@@ -19,9 +19,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from sam2core import storage
-from sam2core.data.pictures import DataError, PanopticPicture, coco_pictures, read_ids, read_picture
+from sam2core.data.footage import Footage
+from sam2core.data.label_folder import of_pairs, pairs
+from sam2core.data.panoptic import PanopticPicture, coco_pictures
+from sam2core.data.pictures import DataError, files_below, read_picture
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VOID = 65535
+"""The region of pixels that count neither for nor against an answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,7 @@ class LabelledImage:
     """
 
     image: np.ndarray  # (H, W, 3) uint8
-    regions: np.ndarray  # (H, W) uint16, 0 is unlabelled
+    regions: np.ndarray  # (H, W) uint16, 0 is unlabelled, VOID is not counted
     objects: tuple[tuple[int, ...], ...]
     things: tuple[bool, ...]  # per object: may it be cut out and pasted over another picture?
     source: str
@@ -114,20 +118,27 @@ def collate(clips: Sequence[Clip], numbers: Sequence[int] | None = None, objects
 
 
 def label_folder(
-    root: str | Path, *, holdout: int = 0, split: str = "train", whole: bool = False, instances: bool = False
+    root: str | Path,
+    *,
+    holdout: int = 0,
+    split: str = "train",
+    whole: bool = False,
+    instances: bool = False,
+    ignore: int | str | None = "auto",
 ) -> Iterator[LabelledImage]:
     """Read `root/images/NAME.*` with `root/labels/NAME.png`, whose values are class or instance ids (8 or 16 bit).
 
     holdout: the last `holdout` names in sorted order are the "val" split, all others the "train" split.
     whole: everything labelled together is an object too (parts of a person and the person).
     instances: ids are instances, each a thing by itself; otherwise they are classes, whose pieces are objects.
+    ignore: the value of pixels that are not counted; see `data.label_folder`.
     """
-    root = Path(root)
-    names, lonely = label_pairs(root)
+    found, lonely = pairs(Path(root))
     if lonely:
         raise DataError(f"{len(lonely)} images of {root} have no labels/NAME.png, the first is {lonely[0].name}")
-    for pair in names[: len(names) - holdout] if split == "train" else names[len(names) - holdout :]:
-        yield read_pair(*pair, whole=whole, instances=instances)
+    footage = of_pairs(found, ignore)
+    for picture in footage[: len(footage) - holdout] if split == "train" else footage[len(footage) - holdout :]:
+        yield divide(picture, whole=whole, instances=instances)
 
 
 def panoptic_jobs(
@@ -175,7 +186,7 @@ def cut_out_jobs(
     skip: paths that contain one of these are left out. smallest: shortest side in pixels. colours: least number of
     colours (5 bits a channel) of the opaque part, which tells photographs from drawings.
     """
-    paths = [path for path in sorted(Path(root).rglob("*.png")) if not any(part in str(path) for part in skip)]
+    paths = [path for path in sorted(files_below(Path(root), (".png",))) if not any(part in str(path) for part in skip)]
     if not paths:
         raise DataError(f"{root} holds no PNG")
     return [partial(_cut_out, path, smallest, colours) for path in paths]
@@ -194,10 +205,20 @@ def _cut_out(path: Path, smallest: int, colours: int) -> LabelledImage | None:
 
 
 def from_labels(
-    image: np.ndarray, labels: np.ndarray, *, whole: bool = False, instances: bool = False, source: str = ""
+    image: np.ndarray,
+    labels: np.ndarray,
+    ignored: np.ndarray | None = None,
+    *,
+    whole: bool = False,
+    instances: bool = False,
+    source: str = "",
 ) -> LabelledImage:
-    """Divide a picture by a map of class or instance ids; see `label_folder` for the options."""
+    """Divide a picture by a map of class or instance ids; see `label_folder` for the options.
+
+    ignored: pixels (H, W) that are not counted; they are the region `VOID`, and in no object.
+    """
     regions = np.zeros(labels.shape, dtype=np.uint16)
+    counted = True if ignored is None else ~ignored
     objects: list[tuple[int, ...]] = []
     things: list[bool] = []
     everything: list[int] = []
@@ -205,7 +226,9 @@ def from_labels(
         background = value == 0
         if background and instances:
             continue
-        added = _add_region(regions, labels == value, split_pieces=not instances, minimum=0.0 if instances else 0.001)
+        added = _add_region(
+            regions, (labels == value) & counted, split_pieces=not instances, minimum=0.0 if instances else 0.001
+        )
         objects += [(region,) for region in added]
         things += [not background and (instances or whole)] * len(added)
         if len(added) > 1:
@@ -216,6 +239,8 @@ def from_labels(
     if whole and len(everything) > 1:
         objects.append(tuple(everything))
         things.append(True)
+    if ignored is not None:
+        regions[ignored] = VOID
     return LabelledImage(image, regions, tuple(objects), tuple(things), source)
 
 
@@ -235,25 +260,10 @@ def _add_region(regions: np.ndarray, mask: np.ndarray, *, split_pieces: bool, mi
     return added
 
 
-def label_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """The pairs of `root/images/NAME.*` and `root/labels/NAME.png` by name, and the images that have no labels."""
-    root = Path(root)
-    if not (root / "images").is_dir() or not (root / "labels").is_dir():
-        raise DataError(f"{root} must hold the folders images/ and labels/")
-    labels = {path.stem: path for path in sorted((root / "labels").glob("*.png"))}
-    images = [path for path in sorted((root / "images").iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise DataError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    pairs = [(path, labels[path.stem]) for path in images if path.stem in labels]
-    return pairs, [path for path in images if path.stem not in labels]
-
-
-def read_pair(image: Path, labels: Path, *, whole: bool = False, instances: bool = False) -> LabelledImage:
-    """A picture and its labels; see `label_folder`. Raises DataError when one cannot be read or sizes differ."""
-    pixels, ids = read_picture(image), read_ids(labels)
-    if ids.shape != pixels.shape[:2]:
-        raise DataError(f"{labels} is {ids.shape}, its image {image} is {pixels.shape[:2]}")
-    return from_labels(pixels, ids, whole=whole, instances=instances, source=str(image))
+def divide(picture: Footage, *, whole: bool = False, instances: bool = False) -> LabelledImage:
+    """A labelled picture as regions; see `label_folder`. Raises DataError when it cannot be read."""
+    (pixels,), ids, ignored = picture.pictures([0]), picture.ids(0), picture.ignored(0)
+    return from_labels(pixels, ids, ignored, whole=whole, instances=instances, source=picture.source)
 
 
 # pack ----------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from sam2core.data.footage import Footage
 from sam2core.training.clips import Clip
-from sam2core.training.footage import Footage
 from sam2core.training.pseudo import affine, inverse, then
 
 BILINEAR = Image.Resampling.BILINEAR

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from sam2core.data.pictures import DataError, read_picture
-from sam2core.training.clips import IMAGE_SUFFIXES, LabelledImage, cut_out_jobs
+from sam2core.data.pictures import PICTURES, DataError, files_below, read_picture
+from sam2core.training.clips import LabelledImage, cut_out_jobs
 
 BINS = 10  # of each channel's histogram
 REACH = 1.2  # how long a region must last: the merging cost that ends it, over the one that made it
@@ -41,10 +41,10 @@ def photograph_jobs(
     and again in 2 x 2 up to tiles x tiles pieces, which show what is small in it. names: only these file names. most:
     objects of a picture. smallest, largest: share of the picture. What lies well inside a picture may be cut out.
     """
-    paths = [path for path in sorted(Path(root).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = sorted(files_below(Path(root), PICTURES))
     paths = [path for path in paths if not names or path.name in names]
     if not paths:
-        raise DataError(f"{root} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{root} holds no picture ({', '.join(PICTURES)})")
     return [
         partial(_photograph, path, box, side, most, (smallest, largest))
         for path in paths

@@ -1,4 +1,4 @@
-"""The readers of labelled pictures, by the names that recipes use; those of footage are in `footage`."""
+"""The readers that recipes name: labelled pictures that are decoded once, and footage of every format of `data`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sam2core.data.footage import Footage
+from sam2core.data.formats import FORMATS, open_data
 from sam2core.training.clips import LabelledImage, cut_out_jobs, label_folder, panoptic_jobs
 from sam2core.training.partition import drawing_jobs, photograph_jobs
 
@@ -35,3 +37,15 @@ READERS: dict[str, Callable[..., Iterator[LabelledImage]]] = {
     "label_folder": label_folder,
     **{name: _reader(jobs) for name, jobs in JOBS.items()},
 }
+
+
+def recognised(root: str | Path) -> list[Footage]:
+    """The footage of a folder in the format that it looks like. Raises DataError for one of no known format."""
+    return open_data(root).footage
+
+
+FOOTAGE: dict[str, Callable[..., list[Footage]]] = {
+    "auto": recognised,
+    **{name: each.read for name, each in FORMATS.items() if name not in READERS},
+}
+"""Readers of footage, which is listed and read as it is needed."""

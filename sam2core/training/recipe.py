@@ -17,6 +17,8 @@ from sam2core.training.prompting import PromptPlan
 from sam2core.training.pseudo import Motion
 from sam2core.training.rollout import TrainMemory
 
+RENAMED = {"palette_videos": "davis", "coco_instances": "coco"}
+"""What older recipes call some readers."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -155,6 +157,8 @@ def _read(kind: type, tree: Mapping[str, Any], where: str) -> Any:
             near = get_close_matches(str(key), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise RecipeError(f"recipe: unknown key {place!r}; allowed there: {', '.join(sorted(known))}{hint}")
+        if (kind, key) == (Source, "reader"):
+            value = RENAMED.get(value, value)
         if not fits(value, known[key]):
             raise RecipeError(f"recipe: {place} is {known[key]}, not {value!r}")
         nested = _NESTED.get((kind, key))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import registry
-from sam2core.data.datasets import listed, mask_folders, video_folders
+from sam2core.data.davis import listed, read, read_masks
 from sam2core.data.pictures import DataError
 from sam2core.evaluation.vos import (
     Manifest,
@@ -85,8 +85,8 @@ def ids(path: Path) -> np.ndarray:
 
 
 def test_davis_layout(mose, predictor, tmp_path):
-    videos = video_folders(mose)
-    assert [video.name for video in videos] == ["a", "b"] and len(videos[0].frames) == 4
+    videos = read(mose)
+    assert [video.name for video in videos] == ["a", "b"] and len(videos[0].media) == 4
     told = []
     record = write_video(predictor, videos[0], Task(), tmp_path / "out", lambda *step: told.append(step))
     files = sorted((tmp_path / "out" / "a").iterdir())
@@ -98,8 +98,8 @@ def test_davis_layout(mose, predictor, tmp_path):
     assert (ids(files[0])[7:23, 7:23] == 1).all()  # the mask that was said, but for its edge
     assert not list((tmp_path / "out").glob("*.part"))
     # the same as a session by hand
-    session = predictor.open([str(path) for path in videos[0].frames])
-    for number, truth in videos[0].masks.read("00000").items():
+    session = predictor.open([str(path) for path in videos[0].media])
+    for number, truth in videos[0].read(0).items():
         session.prompt(0, number, mask=truth)
     for result, file in zip(session.propagate(), files):
         wanted = np.zeros(SIZE, np.uint8)
@@ -109,13 +109,14 @@ def test_davis_layout(mose, predictor, tmp_path):
 
 
 def test_objects_that_come_later(mose, predictor):
-    video = video_folders(mose, ["a"])[0]
+    video = read(mose, videos=["a"])[0]
     first_only = [result.objects for _, result in track_video(predictor, video, Task())]
     assert first_only == [(1, 2)] * 4
     later = [result.objects for _, result in track_video(predictor, video, Task(later=True))]
     assert later == [(1, 2), (1, 2), (1, 2, 5), (1, 2, 5)]
     for frame in range(2):
         (mose / "Annotations" / "a" / f"{frame:05d}.png").unlink()
+    video = read(mose, videos=["a"])[0]
     assert [result and result.objects for _, result in track_video(predictor, video, Task(later=True))] == [
         None,
         None,
@@ -127,8 +128,8 @@ def test_objects_that_come_later(mose, predictor):
 
 
 def test_sav_layout(sav, predictor, tmp_path):
-    (video,) = video_folders(sav)
-    assert video.masks.per_object and video.masks.frames == ["00000", "00004", "00008"]
+    (video,) = read(sav)
+    assert video.overlapping and video.names == ["00000", "00004", "00008"]
     record = write_video(predictor, video, Task(later=True), tmp_path / "out")
     assert record.frames == 9 and record.files == 18
     out = tmp_path / "out" / "v"
@@ -139,8 +140,8 @@ def test_sav_layout(sav, predictor, tmp_path):
 
 @pytest.mark.parametrize("prompt", ["click", "box"])
 def test_other_prompts_come_from_the_first_mask(mose, predictor, prompt):
-    video = video_folders(mose, ["b"])[0]
-    session = predictor.open([str(path) for path in video.frames])
+    video = read(mose, videos=["b"])[0]
+    session = predictor.open([str(path) for path in video.media])
     said = {"click": {"points": [[14, 14]]}, "box": {"box": [5, 5, 25, 25]}}[prompt]
     wanted = session.prompt(0, 1, **said).logits[0]
     _, result = next(track_video(predictor, video, Task(prompt)))
@@ -150,7 +151,7 @@ def test_other_prompts_come_from_the_first_mask(mose, predictor, prompt):
 
 
 def test_everything_as_one_object(mose, predictor, tmp_path):
-    write_video(predictor, video_folders(mose)[1], Task(merged=True), tmp_path)
+    write_video(predictor, read(mose)[1], Task(merged=True), tmp_path)
     assert set(np.unique(ids(tmp_path / "b" / "00000.png"))) <= {0, 1}
     assert ids(tmp_path / "b" / "00000.png")[27:31, 32:36].all()  # where object 2 is
 
@@ -188,7 +189,7 @@ def hashes(out: Path) -> dict[str, str]:
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(mose, predictor, tmp_path):
-    videos = video_folders(mose)
+    videos = read(mose)
     names = [video.name for video in videos]
     made_by = describe(predictor, "test_tiny", Task())
     assert made_by["fingerprint"] == fingerprint(predictor.model) and made_by["options"]["fill_holes"] == 0
@@ -217,7 +218,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(mose, predictor, tmp_path):
 
 
 def test_two_workers_make_the_same_files(mose, tmp_path):
-    videos = video_folders(mose)
+    videos = read(mose)
     found = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
@@ -241,28 +242,28 @@ def test_shapes_of_data_sets(tmp_path):
         picture(tmp_path / shape / images / "frame_000010.jpg", 0)
         picture(tmp_path / shape / images / "frame_2.jpg", 0)
         mask(tmp_path / shape / masks / "frame_2.png", o1=(1, 1, 5))
-        (video,) = video_folders(tmp_path / shape)
-        assert video.name == "v" and [path.stem for path in video.frames] == ["frame_2", "frame_000010"]
-        assert list(video.masks.read("frame_2")) == [1] and video.masks.read("frame_000010") == {}
-        assert list(mask_folders(tmp_path / shape)) == ["v"]
-    assert list(mask_folders(tmp_path / "mose" / "Annotations")) == ["v"]
+        (video,) = read(tmp_path / shape)
+        assert video.name == "v" and [path.stem for path in video.media] == ["frame_2", "frame_000010"]
+        assert list(video.read(0)) == [1] and video.names == ["frame_2"]
+        assert [each.name for each in read_masks(tmp_path / shape)] == ["v"]
+    assert [each.name for each in read_masks(tmp_path / "mose" / "Annotations")] == ["v"]
 
 
 def test_what_does_not_fit_is_named(tmp_path, mose):
     with pytest.raises(DataError, match="no folder .*nowhere"):
-        video_folders(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     (tmp_path / "bare" / "x").mkdir(parents=True)
     with pytest.raises(DataError, match="holds neither JPEGImages_24fps nor JPEGImages"):
-        video_folders(tmp_path / "bare")
+        read(tmp_path / "bare")
     with pytest.raises(DataError, match="no video c"):
-        video_folders(mose, ["a", "c"])
+        read(mose, videos=["a", "c"])
     picture(mose / "JPEGImages" / "c" / "0.jpg", 0)
     with pytest.raises(DataError, match="video .*JPEGImages/c has no folder of masks"):
-        video_folders(mose)
+        read(mose)
     (mose / "Annotations" / "c" / "000").mkdir(parents=True)
     mask(mose / "Annotations" / "c" / "0.png", o1=(0, 0, 4))
     with pytest.raises(DataError, match="0.png stands beside folders"):
-        _ = video_folders(mose)[-1].masks.objects
+        read(mose)
 
 
 def test_lists_of_videos(mose):

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.data.coco import read as coco_instances
+from sam2core.data.davis import read as palette_videos
+from sam2core.data.documents import Documents
+from sam2core.data.footage import Footage
 from sam2core.data.pictures import DataError
+from sam2core.data.sa1b import read as sa1b
+from sam2core.data.sav import read as sav
 from sam2core.ops import rle
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import Clip, Pack, from_labels
 from sam2core.training.filming import Filming, draw_frames, film, mosaic
-from sam2core.training.footage import Documents, coco_instances, palette_videos, sa1b, sav
 
 PLAIN = Filming(
     reverse=0.0,
@@ -79,16 +84,16 @@ def test_videos_lie_where_evaluation_finds_them(davis, tmp_path):
         (davis / name).mkdir()
         (tmp_path / "480p").rename(davis / name / "480p")
     (puma,) = palette_videos(tmp_path / "puma")
-    assert puma.source == "a" and puma.length == 5
+    assert puma.name == "a" and puma.length == 5
     (high,) = palette_videos(davis)
     (told,) = palette_videos(davis, images="JPEGImages/480p", labels="Annotations/480p")
-    assert high.source == told.source == "b" and high.length == told.length == 5
+    assert high.name == told.name == "b" and high.length == told.length == 5
 
 
 def test_errors_name_the_file(davis):
     with pytest.raises(DataError, match=r"no folder .*Masks"):
         palette_videos(davis, labels="Masks")
-    with pytest.raises(DataError, match=r"no folder c of JPEGImages_24fps or JPEGImages in "):
+    with pytest.raises(DataError, match=r"has no video c"):
         palette_videos(davis, videos=["c"])
     (davis / "Annotations/a/00009.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"labels of '00009', but .* no such frame"):
@@ -111,10 +116,10 @@ def test_sav_has_every_fourth_frame_labelled(tmp_path):
     ]
     (tmp_path / "v1_manual.json").write_text(json.dumps({"masklet": masklet}))
     (footage,) = sav(tmp_path)
-    assert footage.length == 5 and footage.objects(1) == [0] and footage.objects(2) == [0, 1]
+    assert footage.length == 5 and footage.objects(1) == [1] and footage.objects(2) == [1, 2]
     assert [int(picture[0, 0, 0]) for picture in footage.pictures([0, 3])] == [40, 100]
-    assert (footage.masks(3, [1, 0]) == np.stack([ids[3] == 7, ids[3] == 1])).all()
-    assert not footage.masks(0, [1]).any()
+    assert (footage.masks(3, [2, 1]) == np.stack([ids[3] == 7, ids[3] == 1])).all()
+    assert not footage.masks(0, [2]).any()
     with pytest.raises(DataError, match="no auto annotations"):
         sav(tmp_path, kind="auto")
     (tmp_path / "v2_manual.json").write_text("{")
@@ -151,6 +156,9 @@ def test_sav_reads_mp4s_from_the_key_frame_before(tmp_path):
         assert [int(picture.mean().round(-1)) for picture in footage.pictures(wanted)] == [40 * n for n in wanted]
     clip = film(footage, 3, np.random.default_rng(0), size=32, objects=1, min_area=0.0, filming=PLAIN)
     assert clip.frames.shape == (3, 32, 32, 3) and clip.masks.any((2, 3)).all()
+    document["masklet"].append(masklet[0])
+    (tmp_path / "sav_000" / "sav_000001_manual.json").write_text(json.dumps(document))
+    (footage,) = sav(tmp_path)
     with pytest.raises(DataError, match=r"sav_000001.mp4 has 17 frames, asked for \[20\]"):
         footage.pictures([5])
     (tmp_path / "sav_000" / "sav_000001.mp4").write_bytes(b"no video")
@@ -168,7 +176,7 @@ def test_annotations_are_kept_for_a_while_and_damage_is_named(tmp_path):
         assert documents(path)["masklet"] and list(documents.held) == [path]
     damaged, other, cut = sav(tmp_path, kind="auto")
     with pytest.raises(DataError, match=r"a mask of .*v0_auto.json"):
-        damaged.masks(0, [0])
+        damaged.masks(0, [1])
     with pytest.raises(DataError, match=r"cannot read annotations .*v2_auto.json"):
         cut.objects(0)
     assert pickle.loads(pickle.dumps(other)).length == 1
@@ -208,22 +216,22 @@ def test_sa1b_and_coco_decode_what_is_asked_for(tmp_path):
         for value, sure in ((1, 0.9), (7, 0.5), (0, 0.9))
     ]
     (tmp_path / "sa_1.json").write_text(json.dumps({"annotations": annotations}))
-    assert sa1b(tmp_path, max_area=0.6)[0].objects(0) == [0, 1]  # the ground is too large
+    assert sa1b(tmp_path, max_area=0.6)[0].objects(0) == [1, 2]  # the ground is too large
     (sure,) = sa1b(tmp_path, min_iou=0.8, max_area=0.6)
-    assert sure.objects(0) == [0] and (sure.masks(0, [0])[0] == (ids[2] == 1)).all()
+    assert sure.objects(0) == [1] and (sure.masks(0, [1])[0] == (ids[2] == 1)).all()
 
     tree = {
         "images": [{"id": 3, "file_name": "sa_1.jpg", "height": 40, "width": 60}, {"id": 4, "file_name": "none.jpg"}],
         "annotations": [
-            {"image_id": 3, "segmentation": [[10, 5, 29, 5, 29, 24, 10, 24]], "iscrowd": 0},
+            {"image_id": 3, "segmentation": [[10, 5, 30, 5, 30, 25, 10, 25]], "iscrowd": 0},
             {"image_id": 3, "segmentation": rle.encode(ids[2] == 7), "iscrowd": 1},
         ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(tree))
     (plain,) = coco_instances(tmp_path, annotations="coco.json", images=".")
-    assert plain.objects(0) == [0] and (plain.masks(0, [0])[0] == (ids[2] == 1)).all()
+    assert plain.objects(0) == [1] and (plain.masks(0, [1])[0] == (ids[2] == 1)).all()
     (crowd,) = coco_instances(tmp_path, annotations="coco.json", images=".", crowds=True)
-    assert (crowd.masks(0, [1])[0] == (ids[2] == 7)).all()
+    assert (crowd.masks(0, [2])[0] == (ids[2] == 7)).all()
 
 
 def test_clips_take_frames_in_a_row_and_late_objects(davis):
@@ -242,10 +250,9 @@ def test_clips_take_frames_in_a_row_and_late_objects(davis):
 
 
 def test_all_frames_are_changed_alike():
-    from sam2core.training.footage import Footage
-
     class Twice(Footage):
-        source, length = "twice", 2
+        def __init__(self):
+            super().__init__("twice", (Path("a"), Path("b")))
 
         def pictures(self, frames):
             return [video()[0][3] * (np.arange(60) > 20)[None, :, None].astype(np.uint8) for _ in frames]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam2core.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+from sam2core.cli.options import DEFAULT_MODEL, build_arguments, format_option, model_options, pairs
 from sam2core.cli.table import table
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ GOALS = (0.8, 0.9)
 )
 @click.option("--foreground", is_flag=True, help="Label 0 is background and never asked for.")
 @click.option("--seed", default=0, show_default=True, help="Draws the annotator and the regions.")
-@click.option("--split", default="val", show_default=True, help="Of a data set in COCO's panoptic layout.")
+@click.option("--split", metavar="NAME", help="Of a data set that is divided, such as val of COCO's panoptic layout.")
+@format_option
 @click.option(
     "--baselines/--no-baselines", default=True, show_default=True, help="Constant disc and flood fill beside it."
 )
@@ -54,30 +55,29 @@ def clicks(
     smallest: float,
     foreground: bool,
     seed: int,
-    split: str,
+    split: str | None,
+    format_name: str,
     baselines: bool,
     also: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Click on the objects of ROOT/images as ROOT/labels has them, and print the mean IoU after each click.
+    """Click on the labelled objects of ROOT, and print the mean IoU after each click.
 
-    Labels are PNGs of region ids, NAME.png or NAME_ANNOTATOR.png, of which one is drawn; a folder in
-    COCO's panoptic layout is read too. Regions of 0.5 (see --smallest) to 60 % of the picture are asked
+    ROOT is labelled data in any format of docs/data.md, such as images/ with labels/; of several
+    annotators of a picture one is drawn. Regions of 0.5 (see --smallest) to 60 % of the picture are asked
     for. The first click is the middle of the region, each further one the middle of the largest error of
     the method's own answer. In brackets: the 95 % interval over pictures. NoC: the clicks it took on
     average to an IoU of 0.80 or 0.90, those that never got there counted as all of them.
     """
     import registry
+    from sam2core.data.formats import open_data
     from sam2core.evaluation import baselines as simple
-    from sam2core.evaluation.clicks import PredictorSegmenter, click_through, coco_samples, folder_samples
+    from sam2core.evaluation.clicks import PredictorSegmenter, click_through, samples_of
 
-    if (root / "panoptic_segmentation").is_dir():
-        samples = list(coco_samples(root, split=split, seed=seed, most=objects, smallest=smallest))[-(last or 0) :]
-    else:
-        samples = list(
-            folder_samples(root, last=last, background=not foreground, seed=seed, most=objects, smallest=smallest)
-        )
+    data = open_data(root, format_name, **({"split": split} if split else {}))
+    click.echo(data.sentence, err=True)
+    samples = list(samples_of(data, last=last, background=not foreground, seed=seed, most=objects, smallest=smallest))
     if not samples:
         raise ValueError(
             f"{root} holds no region of {100 * smallest:g} to 60 % of its picture; --smallest takes smaller ones"
@@ -93,7 +93,9 @@ def clicks(
         with click.progressbar(samples, label=label, file=sys.stderr) as bar:
             for sample in bar:
                 answers = segmenter.look(sample.image)
-                results[label].append([click_through(answers, truth, clicks=clicks) for truth in sample.masks])
+                results[label].append(
+                    [click_through(answers, truth, clicks=clicks, ignored=sample.ignored) for truth in sample.masks]
+                )
     if as_json:
         document = {
             label: {sample.name: [list(one.scores) for one in each] for sample, each in zip(samples, found)}

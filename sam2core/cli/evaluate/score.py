@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sam2core.cli.options import format_option
+
 if TYPE_CHECKING:
+    from sam2core.data.footage import Footage
     from sam2core.evaluation.scoring import Scores
 
 PROTOCOLS = ("davis", "davis2016", "sav")
@@ -22,6 +24,7 @@ INCOMPLETE = 2  # the exit code when answers are missing
 @click.argument("answers", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="[default: sav for folders per object, else davis]")
 @click.option("--subset", metavar="NAME", help="The videos of ImageSets/**/NAME.txt, such as val.")
+@format_option
 @click.option("--video", "videos", multiple=True, metavar="NAME", help="Only this video; may be repeated.")
 @click.option("--ends", is_flag=True, help="Count the first and the last frame too.")
 @click.option("--compat", is_flag=True, help="The decay of davis2017-evaluation, wrong beyond 256 frames.")
@@ -33,6 +36,7 @@ def score(
     answers: Path,
     protocol: str | None,
     subset: str | None,
+    format_name: str,
     videos: tuple[str, ...],
     ends: bool,
     compat: bool,
@@ -43,38 +47,33 @@ def score(
     Prints a table and writes scores.json, scores.csv and scores.md. When answers are missing, they are
     listed, nothing is scored, and the exit code is 2.
     """
-    from sam2core.data.datasets import listed
+    from sam2core.evaluation.scoring import truths
 
     if subset and videos:
         raise click.UsageError("--subset and --video exclude each other")
-    names = list(videos) or listed(truth, subset)
-    report(truth, answers, protocol, names, ends=ends, compat=compat, out=out or answers)
+    footage = truths(truth, format_name, list(videos), subset)
+    report(footage, answers, protocol, ends=ends, compat=compat, out=out or answers)
 
 
 def report(
-    truth: Path,
+    footage: list[Footage],
     answers: Path,
     protocol: str | None,
-    names: Sequence[str] | None,
     *,
     ends: bool = False,
     compat: bool = False,
     out: Path,
 ) -> None:
     """Score, print the table, write the reports; exit with 2 when answers are missing."""
-    from sam2core.data.datasets import mask_folders
     from sam2core.evaluation.scoring import IncompleteError, Scores
     from sam2core.evaluation.scoring import score as score_folder
 
-    folders = mask_folders(truth, names)
     if protocol is None:
-        protocol = "sav" if next(iter(folders.values())).per_object else "davis"
+        protocol = "sav" if footage[0].overlapping else "davis"
     found = []
     try:
-        with click.progressbar(length=len(folders), label="scoring", file=sys.stderr) as bar:
-            for _, objects in score_folder(
-                truth, answers, protocol=protocol, videos=list(folders), ends=ends, narrow_bins=compat
-            ):
+        with click.progressbar(length=len(footage), label="scoring", file=sys.stderr) as bar:
+            for _, objects in score_folder(footage, answers, protocol=protocol, ends=ends, narrow_bins=compat):
                 found += objects
                 bar.update(1)
     except IncompleteError as error:

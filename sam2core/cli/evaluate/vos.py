@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sam2core.cli.evaluate.score import PROTOCOLS, report
-from sam2core.cli.options import DEFAULT_MODEL, build_arguments, model_options, pairs
+from sam2core.cli.options import DEFAULT_MODEL, build_arguments, format_option, model_options, pairs
 
 if TYPE_CHECKING:
     from sam2core.predictors.video import VideoPredictor
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     help="Track objects that appear after the first frame too.  [default: for sav only]",
 )
 @click.option("--subset", metavar="NAME", help="The videos of ImageSets/**/NAME.txt, such as val.")
+@format_option
 @click.option("--video", "videos", multiple=True, metavar="NAME", help="Only this video; may be repeated.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Videos at once.")
 @click.option(
@@ -42,21 +43,23 @@ if TYPE_CHECKING:
 def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: Any) -> None:
     """Segment every video of the data set ROOT from what is known of its first frame, and score the masks.
 
-    ROOT is laid out as DAVIS, MOSE, YouTube-VOS, LVOS or SA-V. The masks go to OUT/VIDEO as the data
-    set's own evaluator wants them, what made them to OUT/manifest.json. A run that was stopped goes
+    ROOT holds clips in any format of docs/data.md: DAVIS, MOSE, YouTube-VOS, LVOS, SA-V and others.
+    The masks go to OUT/VIDEO as the data set's own evaluator wants them, what made them to OUT/manifest.json. A run that was stopped goes
     on with --resume. Without true masks beyond the first frame there is nothing to score.
     """
     from registry.plugins import current
-    from sam2core.data.datasets import listed, video_folders
-    from sam2core.evaluation.scoring import counted
+    from sam2core.data.footage import frame_count
+    from sam2core.data.formats import open_clips
+    from sam2core.evaluation.scoring import counted, tracks
     from sam2core.evaluation.vos import Manifest, Task, Writers, describe, run
 
     if options["subset"] and options["videos"]:
         raise click.UsageError("--subset and --video exclude each other")
     root = root.resolve()  # workers elsewhere do not start in this folder
-    names = list(options["videos"]) or listed(root, options["subset"])
-    videos = video_folders(root, names)
-    protocol = protocol or ("sav" if videos[0].masks.per_object else "davis")
+    data = open_clips(root, options["format_name"], videos=options["videos"], subset=options["subset"])
+    click.echo(data.sentence, err=True)
+    videos = data.footage
+    protocol = protocol or ("sav" if videos[0].overlapping else "davis")
     later = protocol == "sav" if options["later"] is None else options["later"]
     task = Task(options["prompt"], later=later, merged=protocol == "davis2016")
     engine = current().components.make("engine", {"type": options["engine"]}, workers=options["workers"])
@@ -66,7 +69,7 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     manifest = Manifest(out, made_by, [video.name for video in videos], resume=options["resume"])
     here = options["engine"] == "local" and options["workers"] == 1
     waiting = manifest.waiting
-    length = sum(len(video.frames) for video in videos if video.name in waiting) if here else len(waiting)
+    length = sum(frame_count(video) for video in videos if video.name in waiting) if here else len(waiting)
     with click.progressbar(
         length=length, label=f"{len(waiting)} of {len(videos)} videos", file=sys.stderr, item_show_func=_shown
     ) as bar:
@@ -84,10 +87,10 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
                 bar.update(1, name)
     if not scored:
         return
-    if not any(counted(video.masks, folder) for video in videos for folder in video.masks.objects):
+    if not any(counted(frames) for video in videos for _, frames in tracks(video).values()):
         click.echo("not scored: there are no true masks beyond the first frames", err=True)
         return
-    report(root, out, protocol, [video.name for video in videos], out=out)
+    report(videos, out, protocol, out=out)
 
 
 def _shown(name: str | None) -> str | None:
