@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.evaluation_report import report  # noqa: E402
-from sam2core.data.datasets import VideoFolder, video_folders  # noqa: E402
+from sam2core.data.davis import read as video_folders  # noqa: E402
+from sam2core.data.footage import Footage  # noqa: E402
 from sam2core.evaluation import baselines, clicks  # noqa: E402
 from sam2core.evaluation.clicks import Click, Sample  # noqa: E402
 from sam2core.evaluation.metrics import iou  # noqa: E402
@@ -202,7 +203,7 @@ IN_VIEW: dict[str, tuple[int | None, ...]] = {"chair": (None, 3, 2), "made": (No
 """How much of the frames is looked at, in times the size of the object; None: all. It must stay at its place."""
 
 
-def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[VideoFolder]]]:
+def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[Footage]]]:
     """The clips: a real one, and made ones, written to a folder that lasts as long as its set is used."""
     yield "chair", video_folders(options.data / "pumavos_samples" / "example_videos" / "chair")
     with tempfile.TemporaryDirectory() as folder:
@@ -235,12 +236,12 @@ def made_clips(data: Path, folder: Path) -> None:
             files.write(f"{at:05}", {1: seen[0]}, frame.shape[:2])
 
 
-def around(video: VideoFolder, times: int | None) -> Crop:
+def around(video: Footage, times: int | None) -> Crop:
     """The crop so many times as large as the box of the true first mask, cut to the frame; None: the whole frame."""
-    width, height = Image.open(video.frames[0]).size
+    width, height = Image.open(video.media[0]).size
     if times is None:
         return 0, 0, width, height
-    (mask,) = video.masks.read(video.frames[0].stem).values()
+    (mask,) = video.read(0).values()
     x0, y0, x1, y1 = clicks.box_of(mask)
     aside, along = (x1 - x0) * (times - 1) / 2, (y1 - y0) * (times - 1) / 2
     return read_crop((x0 - aside, y0 - along, x1 + aside, y1 + along), (height, width))
@@ -252,11 +253,11 @@ def in_view(method: str, times: int | None) -> str:
 
 def clip_entry(
     store: Store,
-    videos: tuple[str, list[VideoFolder]],
+    videos: tuple[str, list[Footage]],
     method: str,
     prompt: str,
     settings: str,
-    make: Callable[[VideoFolder, Path], int],
+    make: Callable[[Footage, Path], int],
 ) -> None:
     """Make the masks of a set's clips in a folder, score them as DAVIS does, and keep it; nothing when that is done."""
     name, clips = videos
@@ -267,7 +268,7 @@ def clip_entry(
         start = time.perf_counter()
         frames = sum(make(clip, Path(folder)) for clip in clips)
         seconds = (time.perf_counter() - start) / frames
-        found = [one for _, objects in score(clips[0].masks.path.parent, folder, protocol="davis") for one in objects]
+        found = [one for _, objects in score(clips, folder, protocol="davis") for one in objects]
     overall = Scores("davis", tuple(found)).overall()
     held[prompt] = {"settings": settings, "overall": overall, "seconds": round(seconds, 4), "frames": frames}
     store.save(force=True)
@@ -283,23 +284,23 @@ def clip_baselines(store: Store, options: argparse.Namespace) -> None:
             settings = {"mask": "", "click": repr(walker), "box": repr(cut)}[prompt]
 
             def make(
-                video: VideoFolder,
+                video: Footage,
                 folder: Path,
                 prompt: str = prompt,
                 method: Any = method,
                 times: int | None = times,
             ) -> int:
-                whole = [np.array(Image.open(path).convert("RGB")) for path in video.frames]
+                whole = [np.array(Image.open(path).convert("RGB")) for path in video.media]
                 x0, y0, x1, y1 = around(video, times)
                 frames = [frame[y0:y1, x0:x1] for frame in whole]
-                first = {number: mask[y0:y1, x0:x1] for number, mask in video.masks.read(video.frames[0].stem).items()}
+                first = {number: mask[y0:y1, x0:x1] for number, mask in video.read(0).items()}
                 for number, mask in first.items():
                     if prompt == "click":
                         first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
                     if prompt == "box":
                         first[number] = cut.box(frames[0], clicks.box_of(mask))
                 files = MaskFiles(folder / video.name, None)
-                for path, masks in zip(video.frames, method.follow(frames, first)):
+                for path, masks in zip(video.media, method.follow(frames, first)):
                     placed = {}
                     for number, mask in masks.items():
                         placed[number] = np.zeros(whole[0].shape[:2], dtype=bool)
@@ -328,7 +329,7 @@ def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None
     for videos in clip_sets(options):
         for times, prompt in product(IN_VIEW[videos[0]], ("mask", "click", "box")):
 
-            def make(video: VideoFolder, folder: Path, prompt: str = prompt, times: int | None = times) -> int:
+            def make(video: Footage, folder: Path, prompt: str = prompt, times: int | None = times) -> int:
                 seen: Any = Cropped(tool, around(video, times))
                 return write_video(seen, video, Task(prompt), folder).frames
 

@@ -67,4 +67,9 @@ def entry(tree: dict[str, Any], key: str, where: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else {dict: "a mapping", list: "a list", str: "a text"}.get(type(value), repr(value))
+    if value is None:
+        return "null"
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), repr(value))
+
+
+_KINDS = ((dict, "a mapping"), (list, "a list"), (str, "a text"))

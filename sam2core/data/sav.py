@@ -63,10 +63,10 @@ class SavVideo(ShapeFootage):
 
 
 def recognise(root: Path) -> bool:
-    return bool(annotations(root, "both"))
+    return bool(masklets(root, "both"))
 
 
-def annotations(root: Path, kind: str) -> list[Path]:
+def masklets(root: Path, kind: str) -> list[Path]:
     """The annotation files of a kind below `root`."""
     wanted = KINDS if kind == "both" else (kind,)
     return [
@@ -82,10 +82,10 @@ def read(root: Path, *, kind: str = "") -> list[Footage]:
     """
     if kind not in ("", *KINDS, "both"):
         raise DataError(f"sav: kind is manual, auto or both, not {kind!r}")
-    kind = kind or ("manual" if annotations(root, "manual") or not annotations(root, "auto") else "auto")
+    kind = kind or ("manual" if masklets(root, "manual") or not masklets(root, "auto") else "auto")
     found: list[Footage] = []
     documents = Documents()
-    for annotation in annotations(root, kind):
+    for annotation in masklets(root, kind):
         name = annotation.stem.rpartition("_")[0]
         places = [annotation.with_name(name), annotation.with_name(f"{name}.mp4")]
         video = next((place for place in places if place.exists()), None)

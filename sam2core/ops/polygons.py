@@ -91,7 +91,8 @@ def trace(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     holes: list[np.ndarray] = []
     while following:
         start = next(iter(following))
-        corners, place, heading = [], start, following[start][0]
+        corners: list[tuple[int, int]] = []
+        place, heading = start, following[start][0]
         while place in following:
             ways = following[place]
             # inside lies to the right: where two pieces meet in a corner, the right turn stays with its own
@@ -119,12 +120,14 @@ def _edges(padded: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
             following.setdefault((x, y), []).append(way)
 
     inside, above, left = padded[1:, 1:], padded[:-1, 1:], padded[1:, :-1]
-    add(*np.nonzero(inside & ~above), (1, 0))  # along the top edge to the right
+    rows, columns = np.nonzero(inside & ~above)
+    add(rows, columns, (1, 0))  # along the top edge to the right
     rows, columns = np.nonzero(above & ~inside)
     add(rows, columns + 1, (-1, 0))  # along the bottom edge back
     rows, columns = np.nonzero(inside & ~left)
     add(rows + 1, columns, (0, -1))  # up the left edge
-    add(*np.nonzero(left & ~inside), (0, 1))  # down the right edge
+    rows, columns = np.nonzero(left & ~inside)
+    add(rows, columns, (0, 1))  # down the right edge
     return following
 
 

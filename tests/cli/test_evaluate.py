@@ -86,7 +86,7 @@ def test_unknown_engines_are_answered(run, mose, tmp_path):
     assert done.code == 1 and "no engine is called 'locl'" in done.err and "did you mean 'local'" in done.err
     (tmp_path / "bare" / "x").mkdir(parents=True)
     done = run("evaluate", "vos", tmp_path / "bare", "-o", tmp_path / "out", *TINY)
-    assert done.code == 1 and "holds neither JPEGImages_24fps nor JPEGImages" in done.err
+    assert done.code == 1 and "is in none of the formats that are read" in done.err
 
 
 def test_clicks_beside_baselines(run, tmp_path):

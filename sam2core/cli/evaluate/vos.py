@@ -44,8 +44,9 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     """Segment every video of the data set ROOT from what is known of its first frame, and score the masks.
 
     ROOT holds clips in any format of docs/data.md: DAVIS, MOSE, YouTube-VOS, LVOS, SA-V and others.
-    The masks go to OUT/VIDEO as the data set's own evaluator wants them, what made them to OUT/manifest.json. A run that was stopped goes
-    on with --resume. Without true masks beyond the first frame there is nothing to score.
+    The masks go to OUT/VIDEO as the data set's own evaluator wants them, what made them to
+    OUT/manifest.json. A run that was stopped goes on with --resume. Without true masks beyond the
+    first frame there is nothing to score.
     """
     from registry.plugins import current
     from sam2core.data.footage import frame_count
