@@ -230,7 +230,7 @@ def samples_of(
         if isinstance(item, LabelPicture):
             item = item.by(int(generator.integers(item.annotators)))
         (image,) = item.pictures([frame])
-        areas = {"smallest": smallest, "largest": largest, "most": most}
+        areas: dict[str, Any] = {"smallest": smallest, "largest": largest, "most": most}
         if item.overlapping:
             masks = _some(item.read(frame), image.shape[:2], generator, **areas)
         else:

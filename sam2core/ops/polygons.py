@@ -82,8 +82,7 @@ def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def trace(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The outer rings and the rings of the holes of a mask (H, W), each (N, 2) of x, y along its pixels' edges.
 
-    `fill_ring` of an outer ring gives back the pixels of one piece and its holes. Pieces that touch at a corner alone
-    are apart.
+    `fill_ring` of an outer ring gives a piece with its holes filled. Pieces that touch at a corner alone are apart.
     """
     padded = np.pad(np.asarray(mask) != 0, 1)
     following = _edges(padded)
