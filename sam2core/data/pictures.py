@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sam2core import storage
-from sam2core.media.frames import FrameError, open_source
-from sam2core.media.pictures import SUFFIXES
+from sam2core.media.files import PictureFile
+from sam2core.media.frames import open_source
+from sam2core.media.images import as_bytes, image_size, read_rgb
+from sam2core.media.labels import align_labels, panoptic_ids, read_labels
+from sam2core.media.listing import SUFFIXES, hidden, listed, natural
 from sam2core.storage import FileError
 
+__all__ = ["hidden", "natural"]
+
 PICTURES = SUFFIXES
-LARGEST_DOCUMENT = 4_000_000_000  # bytes; LVIS and the largest of COCO's have 1.1 GB
+LARGEST_DOCUMENT = 4_000_000_000  # bytes; the largest files of LVIS and COCO have 1.1 GB
 CLIPS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
+Found = TypeVar("Found")
 
 
 class DataError(ValueError):
     """Data that is not as it must be; the message names the file or folder."""
 
 
-def read_picture(path: Path, mode: str = "RGB") -> np.ndarray:
-    """An image file as (H, W, 3) uint8, or with "RGBA" as (H, W, 4), as displayed. Raises DataError that names it."""
-    return _pixels(path, "image", mode)
+def read_picture(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8, as displayed. Raises DataError that names it."""
+    return _naming(f"cannot read image {path}", lambda: read_rgb(path))
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """A PNG of ids (palette, grey levels of 8 or 16 bit) as (H, W). Raises DataError that names it."""
-    ids = _pixels(path, "labels", None)
-    if ids.ndim != 2:
-        raise DataError(f"{path} is a colour picture {ids.shape}; labels have one channel, a palette or grey levels")
-    return ids
+def read_transparent(path: Path) -> np.ndarray:
+    """An image file as (H, W, 4) uint8, as displayed. Raises DataError that names it."""
+    return _naming(f"cannot read image {path}", lambda: np.array(_whole(path).convert("RGBA")))
+
+
+def read_ids(path: Path, frame: int = 0) -> np.ndarray:
+    """A map of ids (palette, grey levels of up to 32 bits) as (H, W) integers. Raises DataError that names it."""
+    ids = _naming(f"cannot read labels {path}", lambda: read_labels(path, frame))
+    return ids.astype(np.uint8) if ids.dtype == bool else ids
 
 
 def read_panoptic(path: Path) -> np.ndarray:
     """COCO's panoptic ids (H, W) int64 of a PNG: R + 256 G + 65536 B. Raises DataError that names it."""
-    return read_picture(path).astype(np.int64) @ np.array([1, 256, 65536])
-
-
-def _pixels(path: Path, what: str, mode: str | None) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            shown = ImageOps.exif_transpose(picture)
-            return np.array(shown if mode is None else shown.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a PNG's damage is a SyntaxError
-        raise DataError(f"cannot read {what} {path}: {error}") from error
+    return panoptic_ids(read_picture(path))
 
 
 def read_palette(path: Path) -> np.ndarray | None:
     """The colours (256, 3) uint8 of a palette PNG, missing ones black; None for a grey one."""
-    with Image.open(path) as picture:
-        colors = picture.getpalette()
+    colors = _naming(f"cannot read labels {path}", lambda: _whole(path).getpalette())
     if not colors:
         return None
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -63,32 +60,32 @@ def read_palette(path: Path) -> np.ndarray | None:
     return table
 
 
+def _whole(path: Path) -> Image.Image:
+    with PictureFile(path) as file:
+        picture = file.picture(0)
+    if not isinstance(picture, Image.Image):
+        raise ValueError(f"{path} holds {picture.dtype}, no colours of 8 bits")
+    return picture
+
+
 def displayed_size(path: Path) -> tuple[int, int]:
     """The (H, W) of a picture as displayed; only its head is read. Raises DataError that names it."""
-    try:
-        with Image.open(path) as picture:
-            across = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if across else (picture.height, picture.width)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {error}") from error
+    return _naming(f"cannot read image {path}", lambda: image_size(path))
 
 
 def as_displayed(labels: np.ndarray, path: Path) -> np.ndarray | None:
     """A map (H, W) that was drawn on a picture as stored, turned as it is displayed; None when it fits neither way."""
-    with Image.open(path) as picture:
-        tag, stored = picture.getexif().get(0x0112, 1), (picture.height, picture.width)
-    if labels.shape != stored or tag not in range(2, 9):
+    try:
+        return align_labels(labels, path)
+    except ValueError:
         return None
-    turns = {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.T,
-        6: lambda a: a[::-1].T,
-        7: lambda a: a[::-1, ::-1].T,
-        8: lambda a: a[:, ::-1].T,
-    }
-    return np.ascontiguousarray(turns[tag](labels))
+
+
+def _naming(what: str, read: Callable[[], Found]) -> Found:
+    try:
+        return read()
+    except ValueError as error:
+        raise DataError(f"{what}: {error}") from error
 
 
 def read_frames(media: Any, wanted: Sequence[int]) -> list[np.ndarray]:
@@ -98,62 +95,33 @@ def read_frames(media: Any, wanted: Sequence[int]) -> list[np.ndarray]:
             length = source.length
             if length is not None and wanted and max(wanted) >= length:
                 raise DataError(f"{media} has {length} frames, asked for {sorted(wanted)}")
-            return [_as_bytes(np.asarray(source[number])) for number in wanted]
-    except (FrameError, ModuleNotFoundError) as error:
-        raise DataError(f"cannot read video {media}: {error}") from error
+            return [as_bytes(np.asarray(source[number])) for number in wanted]
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise DataError(f"cannot read video {media}: {error}") from error
-
-
-def _as_bytes(frame: np.ndarray) -> np.ndarray:
-    if frame.dtype == np.uint8:
-        return frame
-    scale = 255 if np.issubdtype(frame.dtype, np.floating) else 255 / np.iinfo(frame.dtype).max
-    return np.round(frame.astype(np.float64) * scale).astype(np.uint8)
-
-
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """A key that sorts 2 before 10."""
-    return [(0, int(word)) if word.isdecimal() else (1, word) for word in re.split(r"(\d+)", name) if word]
-
-
-def hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems leave behind, and no part of the data."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def visible(folder: Path) -> list[Path]:
     """What lies in a folder, in natural order, without what systems leave behind. Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    return sorted((path for path in folder.iterdir() if not hidden(path.name)), key=lambda path: natural(path.name))
+    return listed(folder)
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder that end so, in natural order, without those that systems leave behind."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.name.lower().endswith(tuple(suffixes)) and path.is_file()]
-    return sorted((path for path in found if not hidden(path.name)), key=lambda path: natural(path.name))
+    """The files of a folder that end so, in natural order; none where there is no such folder."""
+    return listed(folder, tuple(suffixes)) if folder.is_dir() else []
 
 
 def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The same anywhere below a folder, a folder at a time."""
-    found: list[Path] = []
-    for folder, below, _ in os.walk(root):
-        below[:] = sorted((name for name in below if not hidden(name)), key=natural)
-        found += files_in(Path(folder), suffixes)
-    return found
+    """The same anywhere below a folder."""
+    return listed(root, tuple(suffixes), deep=True) if root.is_dir() else []
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders in a folder, in natural order; unfinished ones (.part) and hidden ones are left out."""
-    if not root.is_dir():
-        return []
-    found = [path for path in root.iterdir() if path.is_dir() and not hidden(path.name) and path.suffix != ".part"]
-    return sorted(found, key=lambda path: natural(path.name))
+    """The folders in a folder, in natural order; unfinished ones (.part) are left out."""
+    return [path for path in listed(root) if path.is_dir() and path.suffix != ".part"] if root.is_dir() else []
 
 
 def first_folder(root: Path, names: Sequence[str]) -> Path | None:

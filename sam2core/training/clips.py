@@ -22,7 +22,7 @@ from sam2core import storage
 from sam2core.data.footage import Footage
 from sam2core.data.label_folder import of_pairs, pairs
 from sam2core.data.panoptic import PanopticPicture, coco_pictures
-from sam2core.data.pictures import DataError, files_below, read_picture
+from sam2core.data.pictures import DataError, files_below, read_transparent
 
 VOID = 65535
 """The region of pixels that count neither for nor against an answer."""
@@ -193,7 +193,7 @@ def cut_out_jobs(
 
 
 def _cut_out(path: Path, smallest: int, colours: int) -> LabelledImage | None:
-    pixels = read_picture(path, "RGBA")
+    pixels = read_transparent(path)
     inside = pixels[..., 3] > 128
     if min(inside.shape) < smallest or not 0.05 < inside.mean() < 0.98:
         return None
