@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -79,7 +79,7 @@ class History(Generic[Key, Value]):
         return key
 
 
-def _entry(entries: dict[Key, Value], key: Key) -> tuple[Key, Value | None, int]:
+def _entry(entries: Mapping[Key, Value], key: Key) -> tuple[Key, Value | None, int]:
     """An entry as it is now, and its place; where there is none, the place at which it would be added."""
     place = list(entries).index(key) if key in entries else len(entries)
     return key, entries.get(key), place

@@ -239,7 +239,7 @@ def main() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ["-c", "from sam2core.cli import main; main()", "serve", "--port", str(port), "--idle", "1"]
-    command += ["--model", MODEL, "--image-size", str(SIZE)]
+    command += ["--no-save", "--model", MODEL, "--image-size", str(SIZE)]
     server = subprocess.Popen([sys.executable, *command], env={**os.environ, "SAM2CORE_PLUGINS": "web"})
     try:
         address = f"http://127.0.0.1:{port}"

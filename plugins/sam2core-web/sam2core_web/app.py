@@ -30,9 +30,9 @@ from sam2core_web.media import Refused
 from sam2core_web.memory import give_back_freed_memory
 from sam2core_web.opening import told
 from sam2core_web.routes import router
-from sam2core_web.saved import Saved
 from sam2core_web.scratch import scratch
 from sam2core_web.sessions import Full, Session, Sessions, Unknown
+from sam2core_web.store import Overtaken, Store, StoreError
 from sam2core_web.talking import router as talking_router
 from sam2core_web.tracking import router as tracking_router
 
@@ -55,12 +55,12 @@ def create_app(
     media: Path | None = None,
     token: str | None = None,
     local: bool = True,
-    saved: Saved | None = None,
+    store: Store | None = None,
 ) -> FastAPI:
     """The server's application over a model.
 
     `media` is the folder that is offered; `token` is wanted of every call of the API; `local`: only calls for a
-    loopback host name are answered; in `saved`, sessions outlive the server.
+    loopback host name are answered; in `store`, sessions outlive the server.
     """
     limits = limits or Limits()
 
@@ -68,20 +68,27 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(limits.threads))
         with scratch() as app.state.folder:
-            sweeper = asyncio.create_task(_sweep(app.state.sessions, saved))
+            sweeper = asyncio.create_task(_sweep(app.state.sessions, store))
             try:
                 yield
             finally:
                 sweeper.cancel()
                 await app.state.sessions.close_all()
                 await asyncio.to_thread(engine.close)
+                if store is not None:
+                    store.close()
 
     async def save(session: Session) -> None:
-        assert saved is not None
+        assert store is not None
+        session.saved = False
         try:
-            await engine.run(lambda: saved.write(session))
-        except OSError as error:  # the others are saved all the same
-            LOG.error("session %s cannot be saved: %s", session.name, error)
+            await engine.run(lambda: store.write(session))
+            session.saved = True
+        except Overtaken:
+            app.state.sessions.forget(session)
+            raise
+        except StoreError as error:  # its work goes on, and the page says that it is not saved
+            LOG.error("session %r cannot be saved: %s", session.name, error)
 
     app = FastAPI(
         title="sam2core",
@@ -95,9 +102,9 @@ def create_app(
     app.state.engine = engine
     app.state.limits = limits
     app.state.media = media
-    app.state.saved = saved
+    app.state.store = store
     app.state.exports = Exports(limits.exports)
-    app.state.sessions = Sessions(limits, save=None if saved is None else save)
+    app.state.sessions = Sessions(limits, save=None if store is None else save)
     app.add_middleware(Bodies, limits=limits)
     app.add_middleware(Guard, token=token, local=local)
     app.add_middleware(CutShort)
@@ -136,13 +143,13 @@ async def nowhere(request: Request) -> JSONResponse:
     return JSONResponse({"detail": f"{request.method} is not for this address: {methods}"}, 405, {"allow": methods})
 
 
-async def _sweep(sessions: Sessions, saved: Saved | None) -> None:
+async def _sweep(sessions: Sessions, store: Store | None) -> None:
     closed = 0
     while True:
+        if store is not None:
+            await asyncio.to_thread(store.expire, {session.id for session in sessions.live()})
         await asyncio.sleep(SWEEP)
         await sessions.drop_idle()
-        if saved is not None:
-            await asyncio.to_thread(saved.expire)
         if sessions.closed != closed:
             closed = sessions.closed
             await asyncio.to_thread(give_back_freed_memory)
@@ -154,7 +161,7 @@ def _problem(detail: str, status: int) -> JSONResponse:
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return _problem(str(error), error.status)
+    return _problem(told(request.app.state, error), error.status)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

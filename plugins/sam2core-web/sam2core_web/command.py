@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from sam2core_web.limits import Limits
+    from sam2core_web.store import Store
 
 
 def _token(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -47,9 +48,14 @@ def _token(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--idle", type=click.IntRange(min=1), default=30, show_default=True,
               help="Minutes after which a session that nobody uses is closed.")  # fmt: skip
 @click.option("--save", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Save sessions there, so that they outlive the server; unused ones for a week.")  # fmt: skip
+              help="Where sessions are kept and outlive the server.  [default: a folder of the user's]")  # fmt: skip
+@click.option("--no-save", is_flag=True, help="Keep no session on disk.")
+@click.option("--keep-days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True,
+              help="How long sessions are kept that nobody uses.")  # fmt: skip
+@click.option("--keep-gb", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+              help="How much they may take; beyond that those go that were not used for longest.")  # fmt: skip
 @model_options
-def serve(host: str, port: int, media: Path | None, token: str | None, save: Path | None, **options: Any) -> None:
+def serve(host: str, port: int, media: Path | None, token: str | None, **options: Any) -> None:
     """Open a page to segment pictures and track objects in clips; the API is described at /openapi.json.
 
     \b
@@ -62,9 +68,9 @@ def serve(host: str, port: int, media: Path | None, token: str | None, save: Pat
     from sam2core_web.app import create_app
     from sam2core_web.engine import Engine
     from sam2core_web.limits import Limits
-    from sam2core_web.saved import Saved
 
     with listen(host, port) as listener:  # before a model is fetched and loaded for nothing
+        store = keeping(options)
         name = options["model"] or DEFAULT_MODEL
         changes = pairs(options["overrides"])
         if options["weights"] is None:
@@ -78,11 +84,27 @@ def serve(host: str, port: int, media: Path | None, token: str | None, save: Pat
         local = is_loopback(host)
         if token is None and not local:
             token = secrets.token_urlsafe(16)
-        saved = None if save is None else Saved(save)
-        app = create_app(engine, limits=limits, media=media, token=token, local=local, saved=saved)
+        app = create_app(engine, limits=limits, media=media, token=token, local=local, store=store)
         shown = host if ":" not in host else f"[{host}]"
         click.echo(f"{name} is ready: http://{shown}:{port}/{f'#token={token}' if token else ''}", err=True)
         run(app, listener, limits)
+
+
+def keeping(options: dict[str, Any]) -> Store | None:
+    """Where sessions are kept, as the options say. Raises Failure when that cannot be."""
+    import platformdirs
+
+    from sam2core_web.store import Store, StoreError
+
+    if options["no_save"]:
+        if options["save"] is not None:
+            raise click.UsageError("--save and --no-save contradict each other: give one of them")
+        return None
+    folder = options["save"] or Path(platformdirs.user_data_dir("sam2core", appauthor=False)) / "sessions"
+    try:
+        return Store(folder, seconds=options["keep_days"] * 86400.0, size=int(options["keep_gb"] * 2**30))
+    except StoreError as error:
+        raise Failure(f"{error} (--save takes another folder, --no-save keeps none)") from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,9 +117,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
     """Serve until the program is asked to stop. Raises Failure when the application does not start."""
-    from sam2core_web.connections import Server
+    from sam2core_web.leaving import LeavingServer
 
-    server = Server(app, limits.within(descriptors()))
+    server = LeavingServer(app, limits.within(descriptors()))
     try:
         server.run(sockets=[listener])
     except (KeyboardInterrupt, SystemExit):  # how it ends, and how it does when it cannot start: by a code of its own

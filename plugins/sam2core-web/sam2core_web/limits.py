@@ -38,7 +38,7 @@ class Limits:
     shutdown_seconds: int = 10
     """For what is under way when the server is asked to stop."""
     listed: int = 500
-    """Files of the media folder."""
+    """Files of the media folder, and sessions."""
 
     def within(self, descriptors: int) -> Limits:
         """The same for a process that may open so many files at once, of which connections get a quarter."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
-import tempfile
+import os
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +21,10 @@ from sam2core.ops import rle
 from sam2core.storage import disk_errors
 from sam2core_web import media, opening
 from sam2core_web import schemas as s
+from sam2core_web.covers import drawn
 from sam2core_web.limits import Limits
 from sam2core_web.media import Refused
-from sam2core_web.sessions import Session
+from sam2core_web.sessions import Session, new_id
 from sam2core_web.work import Answer, Said, Work
 
 THUMBNAIL = 480
@@ -37,8 +41,8 @@ router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 async def find(request: HTTPConnection, id: str) -> Session:
     """The session that the address names; a saved one comes back by that."""
-    sessions, saved = request.app.state.sessions, request.app.state.saved
-    if id not in sessions and saved is not None and saved.has(id):
+    sessions, store = request.app.state.sessions, request.app.state.store
+    if id not in sessions and store is not None and store.has(id):
         return await opening.come_back(request.app, client(request), id)
     return sessions.get(id)
 
@@ -65,6 +69,7 @@ async def about(request: Request) -> s.About:
         frames=limits.frames,
         objects=limits.objects,
         media=request.app.state.media is not None,
+        keeps=request.app.state.store is not None,
     )
 
 
@@ -93,6 +98,44 @@ async def thumbnail(
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
 
+@router.get("/sessions")
+async def kept_sessions(request: Request) -> list[s.Kept]:
+    """The sessions that can be gone on with, the one used last first; those in which nothing was done are left out."""
+    state = request.app.state
+    if state.store is not None:
+        found = await asyncio.to_thread(state.store.entries, state.limits.listed)
+        return [s.Kept(**one._asdict()) for one in found]
+    now, clock = time.time(), state.sessions.clock()
+    return [
+        s.Kept(
+            id=one.id,
+            name=one.name,
+            kind="image" if one.work.kind == "image" else "clip",
+            model=one.model,
+            frames=one.work.frames,
+            objects=len(one.work.things),
+            used=now - (clock - one.used),
+        )
+        for one in state.sessions.live()
+        if one.work.things or one.of == "uploads"
+    ]
+
+
+@router.get("/sessions/{id}/thumbnail", response_class=Response, responses=JPEG)
+async def session_thumbnail(request: Request, id: str) -> Response:
+    """A small JPEG of a session's first frame, with the masks that it has there."""
+    sessions, store = request.app.state.sessions, request.app.state.store
+    if id in sessions:
+        session = sessions.get(id)
+        masks = [(one.color, one.answers[0].segmentation) for one in session.work.things.values() if 0 in one.answers]
+        small = session.cover
+    elif store is not None:
+        small, masks = await asyncio.to_thread(store.glimpse, id)
+    else:
+        raise Refused("there is no such session", 404)
+    return Response(await asyncio.to_thread(drawn, small, masks), media_type="image/jpeg")
+
+
 @router.post("/sessions", status_code=201, responses=OPENED)
 async def open_session(request: Request, body: s.Open) -> s.State:
     """Open a sample or a file of the media folder."""
@@ -102,7 +145,7 @@ async def open_session(request: Request, body: s.Open) -> s.State:
     assert name is not None
     path = await asyncio.to_thread(opening.place, request.app, of, name)
     caller = client(request)
-    with request.app.state.sessions.reserved(caller):
+    async with request.app.state.sessions.reserved(caller):
         return describe(await opening.begin(request.app, caller, path, of=of, file=name, name=path.name))
 
 
@@ -121,19 +164,17 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
     """Open a file of the caller's: the request's body is its bytes. What it is goes by its content."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Refused("send the file's bytes as the request's body, not as a form")
-    caller, told = client(request), media.plain(name)
-    with (
-        request.app.state.sessions.reserved(caller),
-        tempfile.NamedTemporaryFile(dir=request.app.state.folder, delete=False) as file,
-    ):
-        path = Path(file.name)
+    state, caller, told, id = request.app.state, client(request), media.plain(name), new_id()
+    path = state.folder / id if state.store is None else state.store.media(id)
+    async with state.sessions.reserved(caller):
         try:
-            async for chunk in request.stream():
-                with disk_errors(request.app.state.folder):
-                    file.write(chunk)
-            with disk_errors(request.app.state.folder):
-                file.flush()
-            return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told))
+            with open(path, "xb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+                async for chunk in request.stream():
+                    with disk_errors(path.parent):
+                        file.write(chunk)
+                with disk_errors(path.parent):
+                    file.flush()
+            return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told, id=id))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -147,13 +188,16 @@ async def state(session: Found) -> s.State:
 
 
 @router.delete("/sessions/{id}", status_code=204, response_class=Response)
-async def close(request: Request, session: Found) -> Response:
-    """Close a session; its masks and what was uploaded for it are gone."""
-    sessions, saved = request.app.state.sessions, request.app.state.saved
+async def close(request: Request, id: str) -> Response:
+    """Delete a session; its masks and what was uploaded for it are gone."""
+    sessions, store = request.app.state.sessions, request.app.state.store
     async with sessions.moving:
-        await sessions.close(session)
-        if saved is not None:
-            await asyncio.to_thread(saved.remove, session.id)
+        if id in sessions:
+            await sessions.close(sessions.get(id))
+        elif store is None or not store.has(id):
+            sessions.get(id)  # says that there is none
+        if store is not None:
+            await asyncio.to_thread(store.remove, id)
     return Response(status_code=204)
 
 
@@ -186,7 +230,7 @@ async def say(state: Any, session: Session, body: s.PromptIn) -> s.FrameOut:
     said = Said(
         tuple(body.points or ()), tuple(body.labels or ()), body.box, await asyncio.to_thread(_mask, body, work)
     )
-    async with held(session):
+    async with changing(state, session):
         if body.object not in work.things and len(work.things) >= limit:
             raise Refused(f"a session has at most {limit} objects", 409)
         await state.engine.run(lambda: work.prompt(body.object, body.frame, said, body.name, body.color))
@@ -213,33 +257,33 @@ async def everything(request: Request, session: Found, body: s.EverythingIn) -> 
 @router.post("/sessions/{id}/undo")
 async def undo(request: Request, session: Found) -> s.State:
     """Take the latest prompt or removal back: its object is as it was before, tracked masks included. 64 steps."""
-    async with held(session):
+    async with changing(request.app.state, session):
         await request.app.state.engine.run(session.work.undo)
-        return describe(session)
+    return describe(session)
 
 
 @router.post("/sessions/{id}/redo")
 async def redo(request: Request, session: Found) -> s.State:
     """Do again what `undo` took back last, tracked masks included, until there is another prompt or removal."""
-    async with held(session):
+    async with changing(request.app.state, session):
         await request.app.state.engine.run(session.work.redo)
-        return describe(session)
+    return describe(session)
 
 
 @router.put("/sessions/{id}/objects/{number}")
-async def describe_object(session: Found, number: ObjectNumber, body: s.ObjectIn) -> s.State:
+async def describe_object(request: Request, session: Found, number: ObjectNumber, body: s.ObjectIn) -> s.State:
     """Name or colour an object."""
-    async with held(session):
+    async with changing(request.app.state, session):
         session.work.describe(number, body.name, body.color)
-        return describe(session)
+    return describe(session)
 
 
 @router.delete("/sessions/{id}/objects/{number}")
 async def remove_object(request: Request, session: Found, number: ObjectNumber) -> s.State:
     """Remove an object, until `undo`; the others are not touched."""
-    async with held(session):
+    async with changing(request.app.state, session):
         await request.app.state.engine.run(lambda: session.work.remove(number))
-        return describe(session)
+    return describe(session)
 
 
 class held:
@@ -256,6 +300,16 @@ class held:
 
     async def __aexit__(self, *_: object) -> None:
         self.session.lock.release()
+
+
+@contextlib.asynccontextmanager
+async def changing(state: Any, session: Session) -> AsyncIterator[None]:
+    """A session's lock, for work that changes it; what has changed is on disk in the end."""
+    async with held(session):
+        yield
+        session.saved = False
+        if state.sessions.save is not None:
+            await state.sessions.save(session)
 
 
 def describe(session: Session) -> s.State:
@@ -290,6 +344,7 @@ def describe(session: Session) -> s.State:
         resumable=bool(work.legs) and not session.tracking,
         undoable=work.undoable,
         redoable=work.redoable,
+        saved=session.saved,
     )
 
 

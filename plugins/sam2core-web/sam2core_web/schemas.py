@@ -135,6 +135,19 @@ class State(BaseModel):
     resumable: bool
     undoable: int
     redoable: int
+    saved: bool = Field(description="whether all of it is on disk, and outlives the server")
+
+
+class Kept(BaseModel):
+    """A session in the list of those that can be gone on with."""
+
+    id: str
+    name: str
+    kind: Literal["image", "clip"]
+    model: str
+    frames: int
+    objects: int
+    used: float = Field(description="when it was used last, in seconds since 1970")
 
 
 class Found(BaseModel):
@@ -164,6 +177,7 @@ class About(BaseModel):
     frames: int
     objects: int
     media: bool
+    keeps: bool = Field(description="whether sessions outlive the server")
 
 
 class Problem(BaseModel):

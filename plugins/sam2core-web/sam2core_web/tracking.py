@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from sam2core_web import schemas as s
 from sam2core_web.media import Refused
 from sam2core_web.opening import told
-from sam2core_web.routes import PROBLEMS, Found, describe, frame_out, held
+from sam2core_web.routes import PROBLEMS, Found, changing, describe, frame_out, held
 from sam2core_web.sessions import Session
 from sam2core_web.work import ClipWork
 
@@ -46,6 +48,8 @@ EVENTS = {
 }
 """Of the stream: the description of each event in it."""
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENTS}}}}
+SAVE_EVERY = 1.0
+"""Seconds between writes during a run: what a server loses at most that is killed, and tracks again."""
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
@@ -66,7 +70,9 @@ async def begin(state: Any, session: Session, body: s.PropagateIn) -> tuple[asyn
     work = session.work
     if not isinstance(work, ClipWork):
         raise Refused("a picture has nothing to track", 409)
-    async with held(session):
+    if state.sessions.leaving:
+        raise Refused("the server is about to stop", 503)
+    async with changing(state, session):
         if session.tracking:
             raise Refused("tracking is under way; cancel it first", 409)
         total = work.go_on() if body.resume else work.begin(body.direction, body.start, body.stop)
@@ -92,11 +98,16 @@ async def _run(
     done = 0
     last: Event = ("error", {"detail": "tracking ended unexpectedly"})
     events.put_nowait(("start", {"total": total}))
+    written = time.monotonic()
     try:
         while not stop.is_set():
             async with held(session):
                 frame = await state.engine.run(work.advance)
                 answer = None if frame is None else frame_out(work, frame)
+                session.saved = False
+                if state.sessions.save is not None and time.monotonic() - written > SAVE_EVERY:
+                    await state.sessions.save(session)
+                    written = time.monotonic()
             if answer is None:
                 last = ("done", {"reason": "finished"})
                 break
@@ -108,12 +119,11 @@ async def _run(
         last = ("error", {"detail": told(state, error)})
     finally:
         session.tracking = False
+        with contextlib.suppress(Refused):  # it was deleted, here or by another server
+            async with changing(state, session):
+                pass
         events.put_nowait(last)
         events.put_nowait(None)
-    if state.sessions.save is not None:
-        async with session.lock:
-            if not session.closed:
-                await state.sessions.save(session)
 
 
 async def _stream(stop: asyncio.Event, events: asyncio.Queue[Event | None]) -> AsyncIterator[str]:

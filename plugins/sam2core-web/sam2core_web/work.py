@@ -14,7 +14,7 @@ from sam2core.media.frames import FrameSource
 from sam2core.media.render import palette
 from sam2core.ops import rle
 from sam2core.predictors.history import History
-from sam2core.predictors.session import FrameResult
+from sam2core.predictors.session import FrameResult, VideoSession
 from sam2core_web.engine import Engine
 from sam2core_web.media import Refused
 
@@ -215,11 +215,11 @@ class ClipWork(Work):
     kind = "clip"
 
     def __init__(
-        self, engine: Engine, source: FrameSource, path: Path | None = None, *, saved: Path | None = None
+        self, engine: Engine, source: FrameSource, path: Path | None = None, *, session: VideoSession | None = None
     ) -> None:
         super().__init__(engine, source.size, path)
         self.source = source
-        self.session = engine.video.open(source, keep="all") if saved is None else engine.video.load(saved, source)
+        self.session = session or engine.video.open(source, keep="all")
         self.frames = source.length or 1
         self.fps = source.fps
         self._run: Iterator[FrameResult] | None = None

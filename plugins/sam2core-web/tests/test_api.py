@@ -207,14 +207,17 @@ def test_nothing_of_a_closed_session_stays(client: TestClient) -> None:
 
 def test_sessions_and_objects_are_bounded(serve: Callable[..., TestClient]) -> None:
     client = serve(limits={"sessions_per_client": 2, "objects": 1})
-    id = opened(client, "cat.jpg")["id"]
-    opened(client, "cat.jpg")
+    id, other = (opened(client, "cat.jpg")["id"] for _ in range(2))
+    for one in (id, other):
+        prompted(client, one, object=1, points=[[220, 150]])
     assert client.post("/api/sessions", json={"sample": "cat.jpg"}).status_code == 429
-    prompted(client, id, object=1, points=[[220, 150]])
     body = {"object": 2, "points": [[220, 150]]}
     assert client.post(f"/api/sessions/{id}/prompts", json=body).status_code == 409
     client.delete(f"/api/sessions/{id}")
-    opened(client, "cat.jpg")
+    empty = opened(client, "cat.jpg")["id"]
+    opened(client, "cat.jpg")  # takes the place of the one in which nothing was done
+    assert client.get(f"/api/sessions/{empty}").status_code == 404
+    assert [one["id"] for one in client.get("/api/sessions").json()] == [other]
 
 
 def test_objects_are_named_and_removed(client: TestClient) -> None:

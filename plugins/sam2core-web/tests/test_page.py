@@ -59,7 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-c", "from sam2core.cli import main; main()", "serve", "--port", str(port)]
-    process = subprocess.Popen([*command, "--model", MODEL, "--image-size", str(SIZE), "--media", str(media)])
+    command += ["--model", MODEL, "--image-size", str(SIZE), "--media", str(media)]
+    process = subprocess.Popen([*command, "--save", str(tmp_path_factory.mktemp("kept"))])
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
     try:
         while True:
