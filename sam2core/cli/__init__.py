@@ -26,6 +26,7 @@ VERBS = (
     "track",
     "train",
     "evaluate",
+    "data",
     "models",
     "show",
     "convert",
@@ -40,6 +41,7 @@ EXTRAS = {  # extra -> the modules it brings
     "baselines": ("cv2", "skimage"),
     "lora": ("peft",),
     "plot": ("matplotlib",),
+    "medical": ("nibabel",),
 }
 
 

@@ -184,8 +184,7 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
             if ignored is not None and ignored.any():
                 category = categories.setdefault("not counted", len(categories) + 1)
                 annotated.append(_annotation(len(annotated) + 1, len(pictures), category, ignored, crowd=True))
-        if not item.still:
-            written.lose("clips whose objects are no longer known from frame to frame")
+        written.lose_identity(item)
     document = {
         "images": pictures,
         "annotations": annotated,

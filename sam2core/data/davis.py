@@ -217,6 +217,7 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
     """Write videos as MOSE has them: one palette PNG a labelled frame, all frames as pictures."""
     for item in footage:
         copy_pictures(root / "JPEGImages" / item.name, item, every=True)
+        written.lose("class names", len(item.classes))
         for frame, name in enumerate(item.names):
             ids = written.map_of(item, frame, largest=254)
             ignored = item.ignored(frame)

@@ -9,7 +9,21 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from sam2core.data import coco, davis, label_folder, panoptic, sa1b, sav
+from sam2core.data import (
+    coco,
+    cvat,
+    davis,
+    label_folder,
+    labelstudio,
+    mots,
+    nifti,
+    panoptic,
+    sa1b,
+    sav,
+    stacks,
+    voc,
+    yolo,
+)
 from sam2core.data.footage import Footage
 from sam2core.data.pictures import DataError
 from sam2core.data.writing import Written
@@ -47,8 +61,15 @@ FORMATS: dict[str, Format] = {
     for each in (
         _of("coco_panoptic", "COCO panoptic", panoptic, clips=False),
         _of("sav", "SA-V", sav, clips=True),
+        _of("voc", "Pascal VOC", voc, clips=False),
         _of("davis", "DAVIS, MOSE, YouTube-VOS, LVOS", davis, clips=True),
+        _of("mots", "MOTS PNG", mots, clips=True),
+        _of("cvat", "CVAT for video 1.1", cvat, clips=True),
+        _of("nifti", "NIfTI volumes", nifti, clips=True),
+        _of("tiff_stack", "TIFF stacks with label stacks", stacks, clips=True),
+        _of("yolo", "YOLO-seg", yolo, clips=False),
         _of("label_folder", "label folder", label_folder, clips=False),
+        _of("labelstudio", "Label Studio export", labelstudio, clips=False),
         _of("coco", "COCO instances", coco, clips=False),
         _of("sa1b", "SA-1B", sa1b, clips=False),
     )

@@ -81,6 +81,8 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
     for item in footage:
         for frame, stem in enumerate(copy_pictures(root / "images", item)):
             write_ids(root / "labels" / f"{stem}.png", _with_void(item, frame, written))
+        written.lose("class names", len(item.classes))
+        written.lose_identity(item)
 
 
 def _with_void(item: Footage, frame: int, written: Written) -> np.ndarray:

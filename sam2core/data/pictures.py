@@ -12,7 +12,7 @@ from PIL import Image
 from sam2core import storage
 from sam2core.media.files import PictureFile
 from sam2core.media.frames import open_source
-from sam2core.media.images import as_bytes, image_size, read_rgb
+from sam2core.media.images import as_bytes, image_count, image_size, read_rgb
 from sam2core.media.labels import align_labels, panoptic_ids, read_labels
 from sam2core.media.listing import SUFFIXES, hidden, listed, natural
 from sam2core.storage import FileError
@@ -29,9 +29,14 @@ class DataError(ValueError):
     """Data that is not as it must be; the message names the file or folder."""
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8, as displayed. Raises DataError that names it."""
-    return _naming(f"cannot read image {path}", lambda: read_rgb(path))
+def read_picture(path: Path, page: int = 0) -> np.ndarray:
+    """An image file, or one page of it, as (H, W, 3) uint8, as displayed. Raises DataError that names it."""
+    return _naming(f"cannot read image {path}", lambda: read_rgb(path, page))
+
+
+def page_count(path: Path) -> int:
+    """How many pictures a file holds. Raises DataError that names it."""
+    return _naming(f"cannot read image {path}", lambda: image_count(path))
 
 
 def read_transparent(path: Path) -> np.ndarray:

@@ -77,5 +77,4 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
             ]
             write_document(root / f"{stem}.json", {"image": picture, "annotations": annotated})
         written.lose("class names", len(item.classes))
-        if not item.still:
-            written.lose("clips whose objects are no longer known from frame to frame")
+        written.lose_identity(item)

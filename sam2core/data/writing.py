@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ class Written:
     def lose(self, what: str, count: int = 1) -> None:
         if count:
             self.lost[what] += count
+
+    def lose_identity(self, item: Footage) -> None:
+        """Tell that a format of pictures does not say which objects of a clip's frames are the same."""
+        if not item.still:
+            self.lose("clips whose objects are no longer known from frame to frame")
 
     @property
     def sentences(self) -> list[str]:
@@ -102,6 +108,13 @@ def write_ids(path: Path, ids: np.ndarray, *, palette: np.ndarray | None = None)
     if ids.dtype == np.uint8:
         picture.putpalette((davis() if palette is None else palette).tobytes())
     picture.save(path)
+
+
+def write_ids_stack(path: Path, maps: Sequence[np.ndarray]) -> None:
+    """Maps (H, W) of 16 bits as the pages of a TIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = (Image.fromarray(ids) for ids in maps)
+    first.save(path, save_all=True, append_images=rest)
 
 
 def write_document(path: Path, document: Any) -> None:

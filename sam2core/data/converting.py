@@ -1,0 +1,50 @@
+"""From one format to another: what goes along, and what is said of what does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sam2core.data.footage import Footage
+from sam2core.data.formats import FORMATS, DataSet, named
+from sam2core.data.pictures import DataError, visible
+from sam2core.data.writing import Written
+from sam2core.storage import finish
+
+
+def writable() -> list[str]:
+    """The names of the formats that are written."""
+    return [name for name, each in FORMATS.items() if each.write is not None]
+
+
+def convert(data: DataSet, out: Path, to: str, progress: Callable[[int], None] | None = None) -> Written:
+    """Write a data set in another format to a folder that is empty or not there; returns what was lost.
+
+    The folder is called ``OUT.part`` until all is written. progress: told how many pictures or clips are done. Raises
+    DataError for a format that is not written, that holds clips where these are pictures, and for what it cannot hold.
+    """
+    target = named(to)
+    if target.write is None:
+        raise DataError(f"the format {to} is read and not written; {', '.join(writable())} are")
+    if target.clips and any(item.still for item in data.footage):
+        kinds = ", ".join(name for name in writable() if not FORMATS[name].clips)
+        raise DataError(f"{to} holds clips, {data.root} holds pictures; formats of pictures are {kinds}")
+    if out.exists() and (not out.is_dir() or visible(out)):
+        raise DataError(f"{out} is there already and not empty")
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    written = Written()
+    target.write(part, _told(data.footage, progress), written)
+    if out.exists():
+        out.rmdir()
+    finish(part, out)
+    return written
+
+
+def _told(footage: list[Footage], progress: Callable[[int], None] | None) -> Iterator[Footage]:
+    for done, item in enumerate(footage, 1):
+        yield item
+        if progress is not None:
+            progress(done)
