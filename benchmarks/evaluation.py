@@ -40,7 +40,8 @@ from sam2core.evaluation import baselines, clicks  # noqa: E402
 from sam2core.evaluation.clicks import Click, Sample  # noqa: E402
 from sam2core.evaluation.metrics import iou  # noqa: E402
 from sam2core.evaluation.scoring import Scores, score  # noqa: E402
-from sam2core.evaluation.vos import MaskFiles, Task, fingerprint, write_video  # noqa: E402
+from sam2core.evaluation.vos import MaskFiles, Task, write_video  # noqa: E402
+from sam2core.jobs.manifest import fingerprint  # noqa: E402
 from sam2core.predictors.crops import Crop  # noqa: E402
 from sam2core.predictors.session import VideoSession  # noqa: E402
 from sam2core.predictors.transforms import read_crop  # noqa: E402

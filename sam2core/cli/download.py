@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from registry.spec import ModelSpec
 
 SOURCES = {"any": ("hub", "direct"), "hub": ("hub",), "direct": ("direct",)}
 
@@ -36,6 +39,18 @@ def command(name: str, source: str, folder: Path | None, revision: str | None, v
     if verify:
         _verify(spec, path, revision)
     click.echo(path)
+
+
+def fetch(spec: ModelSpec, quiet: bool) -> None:
+    """Download the model's weights with a bar on stderr, unless they are here."""
+    from contextlib import nullcontext
+
+    from registry.weights import locate
+    from sam2core.cli.models import whereabouts
+
+    if whereabouts(spec)[0] == "remote":
+        with nullcontext() if quiet else progress(f"downloading {spec.name}") as report:
+            locate(spec, progress=report)
 
 
 @contextmanager

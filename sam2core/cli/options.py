@@ -122,6 +122,23 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{path} cannot be written: {path.parent} is no folder")
 
 
+def open_model(options: Mapping[str, Any], changes: Iterable[str], say: Callable[[str], None]) -> str:
+    """The name of the model that the options of `model_options` ask for, its weights fetched when they are not here."""
+    import registry
+    from sam2core.cli.download import fetch
+
+    name = options["model"] or DEFAULT_MODEL
+    if options["model"] is None:
+        say(f"{name} is a small model for trying things out; an official one: --model sam2.1_hiera_l (sam2core models)")
+    if options["weights"] is None:
+        fetch(registry.spec(name, *changes), options["quiet"])
+    if options["weights"] == "none":  # the same random ones in every run, so that one that was stopped goes on
+        import torch
+
+        torch.manual_seed(0)
+    return name
+
+
 def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the options of `model_options`, all but the overrides, into keywords of `registry.build`; set threads."""
     if options["threads"]:

@@ -62,6 +62,26 @@ class Bar:
         self.say(f"{self.label}: {count} frames in {seconds:.1f} s, {count / max(seconds, 1e-6):.2f} frames/s")
 
 
+class Bars:
+    """A bar for each thing that is done, one after the other: called with what, how much of it is done, and of what."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self._bar: Bar | None = None
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        if self._bar is None or self._bar.label != label:
+            self.finish()
+            self._bar = Bar(self.say, label, total, done - 1)
+        self._bar.update(done)
+
+    def finish(self) -> None:
+        """Say how long the last one took."""
+        if self._bar is not None:
+            self._bar.finish()
+            self._bar = None
+
+
 def listen(asked: threading.Event) -> None:
     """Take q and Enter for a request to stop."""
     if not sys.stdin.isatty():

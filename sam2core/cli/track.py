@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sam2core.cli.job import Job, check_frame, compare, earlier_run
-from sam2core.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, model_options, pairs
-from sam2core.cli.output import KINDS, report
-from sam2core.cli.progress import Say
-from sam2core.cli.prompts import PROMPTS, InOrder, OnFrame, Prompts, Said, spoken, written
+from sam2core.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, model_options, open_model, pairs
+from sam2core.cli.progress import Bars, Say, listen
+from sam2core.cli.prompts import PROMPTS, InOrder, OnFrame, spoken
+from sam2core.jobs.clip import ClipRun, ClipSettings, open_run
+from sam2core.jobs.folder import KINDS
+from sam2core.jobs.prompts import Prompts
 
 PALETTES = ("bright", "davis", "colorblind", "pastel")
 
@@ -64,26 +67,7 @@ class Kinds(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
 @model_options
-def command(
-    video: str | None,
-    prompts_file: str | None,
-    camera: str | None,
-    start: int,
-    stop: int | None,
-    stride: int,
-    crop: tuple[float, ...] | None,
-    direction: str,
-    keep: str,
-    exclusive: bool,
-    write: tuple[str, ...],
-    palette: str,
-    output: Path,
-    resume: bool,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
-) -> None:
+def command(video: str | None, **options: Any) -> None:
     """Follow what you point at through a video.
 
     \b
@@ -129,88 +113,119 @@ def command(
     A trailing KEY=VALUE changes the model's spec, such as predictors.video.fill_holes=0.
     """
     context = click.get_current_context()
+    camera = options["camera"]
     if camera is not None and video is not None:  # then there is no VIDEO: the word is the first of the pairs
         options["overrides"], video = (video, *options["overrides"]), None
     changes = pairs(options["overrides"])
-    if camera is None and video is None:
-        raise click.UsageError("say what to follow in: VIDEO, or --camera N")
-    if camera is not None and resume:
-        raise click.UsageError("what a camera saw is over: --resume is for files")
-    if resume and force:
-        raise click.UsageError("--resume goes on with what --force would delete: choose one")
-    if stop is not None and stop <= start:
-        raise click.UsageError(f"--stop {stop} comes before the first frame: --start is {start}")
+    _check_usage(video, options)
     prompts = Prompts()
-    if prompts_file is not None:
-        written(prompts_file, prompts)
-    spoken(context.meta["sam2core.order"], {name: options.pop(name) for name in PROMPTS}, prompts)
+    if options["prompts_file"] is not None:
+        prompts.read(options["prompts_file"])
+    spoken(context.meta["sam2core.order"], {name: options[name] for name in PROMPTS}, prompts)
 
-    say = Say(quiet)
+    say, folder = Say(options["quiet"]), options["output"]
     address = camera if camera is None or "://" in camera else f"camera:{camera}"
-    settings = {
-        "video": address or (video if "://" in str(video) else os.path.abspath(str(video))),
-        "start": start,
-        "stop": stop,
-        "stride": stride,
-        "crop": crop and list(crop),
-        "direction": direction,
-        "keep": keep,
-        "exclusive": exclusive,
-        "write": list(write),
-        "palette": palette,
-        "model": options["model"] or DEFAULT_MODEL,
-        "overrides": list(changes),
-        **{name: options[name] for name in ("weights", "dtype")},
-        "image_size": options["image_size"] and str(options["image_size"]),
-    }
-    earlier = earlier_run(output, write, resume=resume, force=force)
-    if earlier is not None:
-        if not prompts:
-            for one in earlier["prompts"]:
-                prompts[one["object"], one["frame"]] = Said(**one)
-        compare({**settings, "prompts": prompts.document()}, {**earlier["settings"], "prompts": earlier["prompts"]})
-        if earlier["status"] == "complete":
-            say(f"{output} is finished already")
-            report(earlier, output, as_json)
-            return
+    source = address or str(video)
+    settings = clip_settings(
+        source,
+        options,
+        **{name: options[name] for name in ("start", "stop", "stride", "direction", "keep", "exclusive", "palette")},
+        crop=options["crop"] and list(options["crop"]),
+        write=list(options["write"]),
+    )
+    earlier = open_run(folder, settings, prompts, resume=options["resume"], force=options["force"])
+    if earlier is not None and earlier["status"] == "complete":
+        say(f"{folder} is finished already")
+        report(earlier, folder, options["as_json"])
+        return
     if not prompts:
         raise click.UsageError("say what to follow: --point F:X,Y, --box F:X0,Y0,X1,Y1, --mask F:PNG or --prompts FILE")
+    run = _run(source, settings, prompts, folder, options, changes, say)
+    end(run, options["as_json"], say)
 
+
+def _check_usage(video: str | None, options: Mapping[str, Any]) -> None:
+    """Raise click.UsageError for options that exclude each other."""
+    if options["camera"] is None and video is None:
+        raise click.UsageError("say what to follow in: VIDEO, or --camera N")
+    if options["camera"] is not None and options["resume"]:
+        raise click.UsageError("what a camera saw is over: --resume is for files")
+    if options["resume"] and options["force"]:
+        raise click.UsageError("--resume goes on with what --force would delete: choose one")
+    if options["stop"] is not None and options["stop"] <= options["start"]:
+        raise click.UsageError(f"--stop {options['stop']} comes before the first frame: --start is {options['start']}")
+
+
+def clip_settings(video: str, options: Mapping[str, Any], **more: Any) -> ClipSettings:
+    """What a run over a clip was asked for, in the words of the command line."""
+    return ClipSettings(
+        video=video if "://" in video or video.startswith("camera:") else os.path.abspath(video),
+        model=options["model"] or DEFAULT_MODEL,
+        overrides=list(options["overrides"]),
+        **{name: options[name] for name in ("weights", "dtype")},
+        image_size=options["image_size"] and str(options["image_size"]),
+        **more,
+    )
+
+
+def _run(
+    video: str,
+    settings: ClipSettings,
+    prompts: Prompts,
+    folder: Path,
+    options: Mapping[str, Any],
+    changes: tuple[str, ...],
+    say: Say,
+) -> ClipRun:
+    """Follow what was pointed at; what cannot be done is said before the model is built."""
     import registry
-    from sam2core.cli.segment import fetch
     from sam2core.media.frames import open_source
     from sam2core.media.render import folder_name
 
     for name in prompts.objects:
         folder_name(name)
-    if "palette" in write and len(prompts.objects) > 255:
+    if "palette" in settings.write and len(prompts.objects) > 255:
         raise ValueError(f"palette files hold 255 objects, not {len(prompts.objects)}: --write masks or rle instead")
-    if "overlay" in write:
+    if "overlay" in settings.write:
         import av  # noqa: F401  what is missing is said before anything slow
-    with open_source(address or video, start=start, stop=stop, stride=stride) as source:
+    with open_source(video, start=settings.start, stop=settings.stop, stride=settings.stride) as source:
         for one in prompts.values():
-            check_frame(one, source, start, stop, stride)
-        if source.live and (resume or direction != "forward"):
+            settings.stretch.check(one, source)
+        if source.live and (options["resume"] or settings.direction != "forward"):
             raise ValueError("a live source goes forward only, once: no --direction, no --resume")
-        name = settings["model"]
-        if options["model"] is None:
-            say(f"{name} is a small model for trying things out; an official one: --model sam2.1_hiera_l")
-        if options["weights"] is None:
-            fetch(registry.spec(name, *changes), quiet)
-        also: dict[str, Any] = {"exclusive": True} if exclusive else {}
-        if options["weights"] == "none":  # the same random ones in every run, so that --resume goes on with them
-            import torch
-
-            torch.manual_seed(0)
+        name = open_model(options, changes, say)
+        also: dict[str, Any] = {"exclusive": True} if settings.exclusive else {}
         predictor = registry.predictor(name, "video", *changes, **build_arguments(options), **also)
-        job = Job(output, settings, prompts, source, predictor, say)
+        bars = Bars(say)
+        run = ClipRun(folder, settings, prompts, source, predictor, say=say, progress=bars)
         if source.live:
-            job.live(force=force)
+            run.live(force=options["force"], listen=listen)
         else:
-            job.track(force=force, resume=resume)
-    job.report(as_json)
-    if job.status == "failed":
-        raise ValueError(f"{job.error}; {job.kept}")
-    if job.status == "interrupted":
-        say(f"interrupted; {job.kept}", always=True)
-        context.exit(job.code)
+            run.track(force=options["force"], resume=options["resume"])
+        if run.status == "complete":
+            bars.finish()
+    return run
+
+
+def end(run: ClipRun, as_json: bool, say: Say) -> None:
+    """Tell how a run went, and end as it did: with an error, or with the exit code of an interruption."""
+    report(run.document(), run.folder, as_json)
+    if run.late:
+        say(run.late, always=True)
+    if run.status == "failed":
+        raise ValueError(f"{run.error}; {run.kept}")
+    if run.status == "interrupted":
+        say(f"interrupted; {run.kept}", always=True)
+        click.get_current_context().exit(run.code)
+
+
+def report(document: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """Print a run's summary on stdout: JSON for programs, a line per object and output for people."""
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    for one in document["objects"]:
+        iou = "" if one["iou"] is None else f"  iou {one['iou']:.2f}"
+        click.echo(f"object {one['id']}  present on {one['present']} of {one['frames']} frames{iou}")
+    for place in document["files"].values():
+        click.echo(str(folder / place) + ("" if "." in place else os.sep))

@@ -11,11 +11,9 @@ of the layouts: upstream's ``tools/vos_inference.py``.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,17 +26,16 @@ from PIL import Image
 from sam2core.data.footage import Footage
 from sam2core.data.pictures import DataError
 from sam2core.evaluation.clicks import box_of, first_click
+from sam2core.jobs.manifest import Record, fingerprint
 from sam2core.media.labels import davis
 from sam2core.ops.masks import exclusive
+from sam2core.storage import disk_errors, finish
 
 if TYPE_CHECKING:
-    from sam2core.model import Sam2
     from sam2core.predictors.session import FrameResult
     from sam2core.predictors.video import VideoPredictor
-    from sam2core.protocols import Engine
 
 PROMPTS = ("mask", "click", "box")
-FORMAT = "sam2core.vos.1"
 Progress = Callable[[int, int], None]
 
 
@@ -173,16 +170,6 @@ def result_masks(result: FrameResult | None, *, apart: bool) -> dict[int, np.nda
     return {int(result.objects[row]): mask for row, mask in zip(order, masks)}  # type: ignore[call-overload]
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a manifest says of a finished video."""
-
-    frames: int
-    files: int
-    sha256: str
-    seconds: float
-
-
 def write_video(
     predictor: VideoPredictor, video: Footage, task: Task, out: Path, progress: Progress | None = None
 ) -> Record:
@@ -197,24 +184,16 @@ def write_video(
     size = video.pictures([0])[0].shape[:2]
     files = MaskFiles(unfinished, folders, palette)
     frames = 0
-    for name, result in track_video(predictor, video, task, progress):
-        files.write(name, result_masks(result, apart=not per_object), size)
-        frames += 1
+    with disk_errors(out):
+        for name, result in track_video(predictor, video, task, progress):
+            files.write(name, result_masks(result, apart=not per_object), size)
+            frames += 1
     shutil.rmtree(out / video.name, ignore_errors=True)
-    os.replace(unfinished, out / video.name)
+    finish(unfinished, out / video.name)
     return Record(frames, files.count, files.digest, round(time.monotonic() - start, 2))
 
 
 # many videos ---------------------------------------------------------------------------------------------------------
-
-
-def fingerprint(model: Sam2) -> str:
-    """A hash of a model's weights, names and shapes, whatever their type: the same for the same checkpoint."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def describe(predictor: VideoPredictor, name: str, task: Task) -> dict[str, Any]:
@@ -230,53 +209,6 @@ def describe(predictor: VideoPredictor, name: str, task: Task) -> dict[str, Any]
         "task": asdict(task),
         "torch": torch.__version__,
     }
-
-
-class Manifest:
-    """``OUT/manifest.json``: what made the masks, the videos that were asked for, and a record of each finished one.
-
-    Raises ValueError when there is one already and `resume` is false, or when it is of another model, of other options
-    or other videos: masks of two runs are never mixed.
-    """
-
-    def __init__(self, out: Path, made_by: Mapping[str, Any], videos: Sequence[str], *, resume: bool) -> None:
-        self.path = out / "manifest.json"
-        self.document: dict[str, Any] = {"format": FORMAT, "made_by": dict(made_by), "videos": list(videos), "done": {}}
-        if self.path.exists():
-            held = json.loads(self.path.read_text())
-            if not resume:
-                raise ValueError(f"{out} holds the masks of a run already: resume it, or name another folder")
-            for key in ("format", "made_by", "videos"):
-                if held.get(key) != json.loads(json.dumps(self.document[key])):
-                    raise ValueError(f"{self.path} is of another run: {_difference(key, held, self.document)}")
-            self.document["done"] = {name: record for name, record in held["done"].items() if (out / name).is_dir()}
-        self.save()
-
-    @property
-    def waiting(self) -> list[str]:
-        """The videos that are not done, in order."""
-        return [name for name in self.document["videos"] if name not in self.document["done"]]
-
-    def add(self, video: str, record: Record) -> None:
-        self.document["done"][video] = asdict(record)
-        self.save()
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        spare = self.path.with_suffix(".part")
-        spare.write_text(json.dumps(self.document, indent=1) + "\n")
-        os.replace(spare, self.path)
-
-
-def _difference(key: str, held: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    was, new = held.get(key), now[key]
-    if isinstance(was, dict) and isinstance(new, dict):
-        return "; ".join(
-            f"{name} was {was.get(name)!r}, is {new[name]!r}" for name in new if was.get(name) != new[name]
-        )
-    if isinstance(was, list) and isinstance(new, list):
-        return f"{len(was)} videos were asked for, now {len(new)}, {len(set(was) ^ set(new))} of them in one only"
-    return f"{key} was {was!r}, is {new!r}"
 
 
 @dataclass(frozen=True)
@@ -300,17 +232,3 @@ class Writers:
             return write_video(predictor, video, self.task, self.out, told)
 
         return work
-
-
-def run(
-    engine: Engine,
-    writers: Callable[[int], Callable[[Footage], Record]],
-    videos: Sequence[Footage],
-    manifest: Manifest,
-) -> Iterator[tuple[str, Record]]:
-    """Do what a manifest still lacks, on any engine; each finished video is in the manifest before it is yielded."""
-    waiting = set(manifest.waiting)
-    todo = [video for video in videos if video.name in waiting]
-    for index, record in engine.map(writers, todo):
-        manifest.add(todo[index].name, record)
-        yield todo[index].name, record

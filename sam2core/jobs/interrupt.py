@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 10.0
 """Seconds that the step at hand is given: as long as `docker stop` waits before it kills."""
 Answer = Callable[[int, "FrameType | None"], None]
@@ -84,6 +84,7 @@ class InterruptGuard:
         self.number: int = signal.SIGINT
         self.asked = threading.Event()
         self._clock: threading.Timer | None = None
+        self._shielded, self._late = False, False
         self._open = ExitStack()
 
     def __enter__(self) -> InterruptGuard:
@@ -102,7 +103,10 @@ class InterruptGuard:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked.is_set():
-            raise Interrupted(self.number)
+            self._late = True
+            if not self._shielded:
+                raise Interrupted(self.number)
+            return
         self.number = number
         self.asked.set()
         self.say(self.promise)
@@ -115,6 +119,17 @@ class InterruptGuard:
         self._clock.daemon = True
         self._clock.start()
 
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """What is short and must not be left half done, such as writing a frame: it is ended, and then interrupted."""
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._late:
+            raise Interrupted(self.number)
+
     def check(self) -> None:
         """Raise Interrupted when somebody has asked to stop."""
         if self.asked.is_set():
@@ -126,4 +141,4 @@ def _wake(number: int) -> None:
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))

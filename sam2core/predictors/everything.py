@@ -19,6 +19,7 @@ def track_everything(
     generator: MaskGenerator,
     *,
     every: int = 30,
+    start: int = 0,
     stop: int | None = None,
     same: float = 0.5,
     covered: float = 0.7,
@@ -33,7 +34,8 @@ def track_everything(
     smaller than `min_area` of the picture is left out. The others start new objects, numbered from 1 in the order they
     were found, up to `max_objects`; nested masks give one object, the one with the best estimate. Objects that the
     session has already are followed along. `progress(done, total)` counts frames. Results come one per frame; the
-    generator can be closed at any time. Raises ValueError for a live session and for numbers out of range.
+    generator can be closed at any time; ``start=reached(session)`` goes on, also with a session that was saved. Raises
+    ValueError for a live session and for numbers out of range.
     """
     if session.source is None:
         raise ValueError("a live session has no frames to look through; open the video itself")
@@ -45,7 +47,7 @@ def track_everything(
         if not 0 <= share <= 1:
             raise ValueError(f"{name} is a share from 0 to 1, not {share}")
     end = session.length if stop is None else stop if session.length is None else min(stop, session.length)
-    frame = 0
+    frame = start
     while (end is None or frame < end) and (session.length is not None or session.source.has(frame)):
         result = None
         if session.tracks:
@@ -60,6 +62,12 @@ def track_everything(
             progress(frame + 1, end)
         yield session.result(frame) if result is None else result
         frame += 1
+
+
+def reached(session: VideoSession) -> int:
+    """How many frames `track_everything` has gone through in a session; before it found anything, none."""
+    prompted = (frame for track in session.tracks.values() for frame in track.prompts)
+    return 1 + max([-1 if session.position is None else session.position, *prompted])
 
 
 def newcomers(found: Sequence[AutoMask], known: Sequence[Tensor], *, same: float, covered: float) -> list[np.ndarray]:

@@ -43,13 +43,13 @@ def test_a_picture(run, folder, tmp_path):
     answer = run("automask", folder / "a.png", "-o", tmp_path / "out", "--json", *WORDS)
     assert answer.code == 0
     (told,) = json.loads(answer.out)["pictures"]
-    document = json.loads((tmp_path / "out" / "a.json").read_text())
+    document = json.loads((tmp_path / "out" / "a.automask.json").read_text())
     assert told["masks"] == len(document["masks"]) > 0 and document["image"]["width"] == 60
-    ids = np.asarray(Image.open(tmp_path / "out" / "a.ids.png"))
+    ids = np.asarray(Image.open(tmp_path / "out" / "a.automask.ids.png"))
     assert ids.shape == (40, 60) and set(np.unique(ids)) <= {0, *(mask["id"] for mask in document["masks"])}
     mask = document["masks"][0]
     assert rle.decode(mask["segmentation"]).sum() == mask["area"]
-    assert Image.open(tmp_path / "out" / "a.overlay.png").size == (60, 40)
+    assert Image.open(tmp_path / "out" / "a.automask.overlay.png").size == (60, 40)
 
 
 def test_a_folder_goes_on_where_it_was_and_a_bad_picture_stops_nothing(run, folder, tmp_path):
@@ -57,14 +57,18 @@ def test_a_folder_goes_on_where_it_was_and_a_bad_picture_stops_nothing(run, fold
     out = tmp_path / "out"
     answer = run("automask", folder, "-o", out, *WORDS)
     assert answer.code == 1 and "c.png" in answer.err and "1 of 4" in answer.err
-    assert {file.name for file in out.glob("*.json")} == {"a.json", "b.jpg.json", "b.png.json"}
-    (out / "a.json").unlink()
-    before = (out / "b.png.json").stat().st_mtime_ns
+    assert {file.name for file in out.glob("*.json")} == {
+        "a.automask.json",
+        "b.jpg.automask.json",
+        "b.png.automask.json",
+    }
+    (out / "a.automask.json").unlink()
+    before = (out / "b.png.automask.json").stat().st_mtime_ns
     answer = run("automask", folder, "-o", out, *WORDS)
-    assert (out / "a.json").exists() and (out / "b.png.json").stat().st_mtime_ns == before
+    assert (out / "a.automask.json").exists() and (out / "b.png.automask.json").stat().st_mtime_ns == before
     assert answer.err.count("there already") == 2
     run("automask", folder, "-o", out, *WORDS, "--nms", "0.5")  # other options: made again
-    assert (out / "b.png.json").stat().st_mtime_ns != before
+    assert (out / "b.png.automask.json").stat().st_mtime_ns != before
 
 
 def test_what_is_done_is_done_for_that_picture_and_those_weights_alone(run, folder, tmp_path):
@@ -84,49 +88,53 @@ def test_what_is_done_is_done_for_that_picture_and_those_weights_alone(run, fold
     assert "there already" not in run(*words).err
     shutil.copy(tmp_path / "moved" / "b.png", tmp_path / "moved" / "a.png")
     assert "there already" not in run(*words).err and "there already" in run(*words).err
-    document = json.loads((out / "a.json").read_text())
+    document = json.loads((out / "a.automask.json").read_text())
     del document["image"]["sha256"]  # as earlier versions wrote it
-    (out / "a.json").write_text(json.dumps(document))
+    (out / "a.automask.json").write_text(json.dumps(document))
     assert "there already" not in run(*words).err
     (tmp_path / "other").mkdir()
-    before = (out / "a.json").read_bytes()
+    before = (out / "a.automask.json").read_bytes()
     shutil.copy(tmp_path / "moved" / "b.jpg", tmp_path / "other" / "a.png")
     words = (words[0], tmp_path / "other" / "a.png", *words[2:])
     ended = run(*words)
-    assert ended.code == 1 and "a.json holds the masks of" in ended.err and (out / "a.json").read_bytes() == before
-    assert run(*words, "--force").code == 0 and (out / "a.json").read_bytes() != before
+    assert (
+        ended.code == 1
+        and "a.automask.json holds the masks of" in ended.err
+        and (out / "a.automask.json").read_bytes() == before
+    )
+    assert run(*words, "--force").code == 0 and (out / "a.automask.json").read_bytes() != before
 
 
 def test_results_have_distinct_names(run, folder, tmp_path):
     shutil.copy(folder / "a.png", folder / "b.jpg.png")
     assert run("automask", folder, "-o", tmp_path / "out", *WORDS).code == 0
     found = {file.name for file in (tmp_path / "out").glob("*.json")}
-    assert found == {"a.json", "b.jpg.json", "b.png.json", "b.jpg.png.json"}
+    assert found == {"a.automask.json", "b.jpg.automask.json", "b.png.automask.json", "b.jpg.png.automask.json"}
 
 
 def test_a_folder_of_ones_own_keeps_its_documents_and_pictures(run, folder):
     before = {file: file.read_bytes() for file in folder.iterdir()}
-    (folder / "b.png.json").write_text('{"image": {}, "annotations": []}')
+    (folder / "b.png.automask.json").write_text('{"image": {}, "annotations": []}')
     for force in ((), ("--force",)):
         ended = run("automask", folder, "-o", folder, *WORDS, *force)
-        assert ended.code == 1 and "b.png.json is there, and automask did not write it: -o OTHER" in ended.err
-    (folder / "b.png.json").unlink()
-    shutil.copy(folder / "a.png", folder / "a.ids.png")
+        assert ended.code == 1 and "b.png.automask.json is there, and automask did not write it: -o OTHER" in ended.err
+    (folder / "b.png.automask.json").unlink()
+    shutil.copy(folder / "a.png", folder / "a.automask.ids.png")
     ended = run("automask", folder, "-o", folder, *WORDS)
     assert ended.code == 1 and "would replace the picture" in ended.err
-    (folder / "a.ids.png").unlink()
+    (folder / "a.automask.ids.png").unlink()
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     assert run("automask", folder, "-o", folder, *WORDS).code == 0
     again = json.loads(run("automask", folder, "-o", folder, "--json", *WORDS).out)  # not of its own drawings
     assert [Path(one["path"]).name for one in again["pictures"]] == ["a.png", "b.jpg", "b.png"]
-    (folder / "a.json").rename(folder / "a.json.part")  # stopped before the document had its name
+    (folder / "a.automask.json").rename(folder / "a.automask.json.part")  # stopped before the document had its name
     assert run("automask", folder, "-o", folder, *WORDS).code == 0
 
 
 def test_tiles(run, folder, tmp_path):
     np.save(folder / "large.npy", np.random.default_rng(0).integers(0, 256, (90, 150), dtype=np.uint8))
     answer = run("automask", folder / "large.npy", "-o", tmp_path / "out", "--tile", "64", *WORDS)
-    document = json.loads((tmp_path / "out" / "large.json").read_text())
+    document = json.loads((tmp_path / "out" / "large.automask.json").read_text())
     assert answer.code == 0 and document["masks"] and document["image"]["height"] == 90
 
 
@@ -139,23 +147,28 @@ def test_a_video(run, tmp_path):
             film.write(np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     words = ("automask", tmp_path / "clip.mp4", "-o", tmp_path / "out", "--every", "2", "--max-objects", "2", *WORDS)
     assert run(*words).code == 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "masks.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == [0, 1, 2] and lines[-1]["objects"]
+    frames = json.loads((tmp_path / "out" / "masks.json").read_text())["frames"]
+    assert list(frames) == ["0", "1", "2"] and frames["2"]["objects"]
     assert (tmp_path / "out" / "overlay.mp4").exists() and len(list((tmp_path / "out" / "palette").glob("*.png"))) == 3
     ended = run(*words)
-    assert ended.code == 1 and "masks.jsonl is there already: --force replaces it" in ended.err
+    assert ended.code == 1 and "out holds a finished run: --force replaces it" in ended.err
+    assert "finished already" in run(*words, "--resume").err
     # nor does `track` replace it unasked, and the other way round; when asked, nothing of the other is left
     (tmp_path / "out" / "palette" / "00007.png").touch()
     follow = ("track", tmp_path / "clip.mp4", "-p", "0:9,9", "--stop", "2", *WORDS[:4], *WORDS[-2:], "-o")
     ended = run(*follow, tmp_path / "out")
-    assert ended.code == 1 and "masks.jsonl is there already: --force replaces it" in ended.err
+    assert ended.code == 1 and "out holds a finished run: --force replaces it" in ended.err
+    ended = run(*follow, tmp_path / "out", "--resume")
+    assert ended.code == 1 and "--resume goes on with the same command" in ended.err
     assert run(*follow, tmp_path / "out", "--force").code == 0
     assert {file.name for file in (tmp_path / "out").rglob("*.*")} == {
         *("run.json", "masks.json", "overlay.mp4", "00000.png", "00001.png"),
     }
     ended = run(*words)
-    assert ended.code == 1 and "run.json is there already: --force replaces it" in ended.err
-    assert run(*words, "--force").code == 0 and not (tmp_path / "out" / "run.json").exists()
+    assert ended.code == 1 and "out holds a finished run: --force replaces it" in ended.err
+    assert run(*words, "--force").code == 0
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["everything"]["every"] == 2 and len(list((tmp_path / "out" / "palette").glob("*.png"))) == 3
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "overlay.mp4").write_text("a film of one's own")
     for asked in ((*follow, tmp_path / "mine"), (*words, "-o", tmp_path / "mine")):

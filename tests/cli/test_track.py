@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from sam2core.cli.job import gone, legs
-from sam2core.cli.output import KINDS, split
-from sam2core.cli.prompts import Prompts, written
+from sam2core.jobs.folder import KINDS
+from sam2core.jobs.output import split
+from sam2core.jobs.plan import Plan
+from sam2core.jobs.prompts import Prompts
 from sam2core.media import frames as frames_module
 from sam2core.ops import rle
 from sam2core.predictors import session_file
@@ -304,7 +305,7 @@ def test_a_second_interruption_stops_at_once(track, clip, tmp_path, interrupt, m
 
 def test_a_killed_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
     """What SIGKILL leaves: a document with .part, more frames in it than the session knows, a line that breaks off."""
-    monkeypatch.setattr("sam2core.cli.job.CHECKPOINT", 0.0)
+    monkeypatch.setattr("sam2core.jobs.clip.CHECKPOINT", 0.0)
     saved = []
 
     def save(self, path, keep=VideoSession.save):
@@ -413,7 +414,7 @@ def test_null_in_a_prompts_file_is_not_said(tmp_path):
         json.dumps({"prompts": [entry, {"object": 2, "frame": 0, "points": [[1, 1]], "labels": None}]})
     )
     prompts = Prompts()
-    written(str(tmp_path / "prompts.json"), prompts)
+    prompts.read(str(tmp_path / "prompts.json"))
     assert prompts.document() == [
         {"object": "1", "frame": 0, "box": [1, 1, 50, 50]},
         {"object": "2", "frame": 0, "points": [[1.0, 1.0]], "labels": [1]},
@@ -449,7 +450,7 @@ def test_a_frame_of_another_size_ends_the_run_and_keeps_what_came_before(track, 
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("sam2core.cli.job.CHECKPOINT", 0.0)
+    monkeypatch.setattr("sam2core.jobs.clip.CHECKPOINT", 0.0)
     out, tries = tmp_path / "out", []
 
     def save(*words, write=session_file.save_file, **more):
@@ -587,7 +588,7 @@ def test_masks_at_the_videos_size_a_few_at_a_time(monkeypatch):
     logits = torch.randn(5, 12, 16)
     result = FrameResult(0, tuple("abcde"), logits, torch.ones(5), torch.ones(5), (HEIGHT, WIDTH))
     masks, numbers = split(result, list("edcba"))
-    monkeypatch.setattr("sam2core.cli.output.CHUNK", HEIGHT * WIDTH * 2)
+    monkeypatch.setattr("sam2core.jobs.output.CHUNK", HEIGHT * WIDTH * 2)
     again = split(result, list("edcba"))
     np.testing.assert_array_equal(masks, again[0])
     np.testing.assert_array_equal(numbers, again[1])
@@ -613,10 +614,11 @@ def test_where_a_run_goes_on():
     ):
         for done, position in enumerate([None, *route]):
             ahead = []
-            for start, stop, way in legs(direction, first, position, Source()):
+            plan = Plan(direction, first)
+            for start, stop, way in plan.ahead(position, Source()):
                 ahead += range(start, -1, -1) if way == "backward" else range(start, stop or 8)
             assert ahead == route[done:], (direction, first, position)
-            assert gone(direction, first, position, 8) == done
+            assert plan.behind(position, 8) == done
 
 
 def test_an_object_is_named_once(tmp_path):

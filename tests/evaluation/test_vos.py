@@ -14,19 +14,9 @@ from PIL import Image
 import registry
 from sam2core.data.davis import listed, read, read_masks
 from sam2core.data.pictures import DataError
-from sam2core.evaluation.vos import (
-    Manifest,
-    MaskFiles,
-    Task,
-    Writers,
-    describe,
-    fingerprint,
-    result_masks,
-    run,
-    track_video,
-    write_video,
-)
+from sam2core.evaluation.vos import MaskFiles, Task, Writers, describe, result_masks, track_video, write_video
 from sam2core.jobs.engines import LocalEngine
+from sam2core.jobs.manifest import Manifest, fingerprint, run
 from sam2core.predictors.session import FrameResult
 
 SIZE = (48, 64)

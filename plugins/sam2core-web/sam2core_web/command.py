@@ -64,7 +64,7 @@ def serve(host: str, port: int, media: Path | None, token: str | None, **options
     sam2core serve --host 0.0.0.0                     for other machines: prints an address with a token
     """
     import registry
-    from sam2core.cli.segment import fetch
+    from sam2core.cli.download import fetch
     from sam2core_web.app import create_app
     from sam2core_web.engine import Engine
     from sam2core_web.limits import Limits

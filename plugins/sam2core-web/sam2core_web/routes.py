@@ -375,7 +375,7 @@ def _thumbnail(path: Path, limits: Limits) -> bytes:
     if media.kind(path) == "image":
         picture = media.read_picture(path, limits)
     else:
-        from sam2core.cli.output import pixels
+        from sam2core.jobs.output import pixels
 
         with media.open_clip(path, limits) as source:
             picture = pixels(source[0])

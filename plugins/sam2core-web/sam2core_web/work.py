@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam2core.cli.output import pixels
+from sam2core.jobs.output import pixels
 from sam2core.media.frames import FrameSource
 from sam2core.media.render import palette
 from sam2core.ops import rle

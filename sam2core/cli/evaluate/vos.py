@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     "--engine", default="local", show_default=True, metavar="NAME", help="Where workers run; plugins add more."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--force", is_flag=True, help="Replace the masks of an earlier run.")
 @click.option("--score/--no-score", "scored", default=True, help="Score the masks when they are there.")
 @model_options
 def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: Any) -> None:
@@ -52,10 +53,14 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     from sam2core.data.footage import frame_count
     from sam2core.data.formats import open_clips
     from sam2core.evaluation.scoring import counted, tracks
-    from sam2core.evaluation.vos import Manifest, Task, Writers, describe, run
+    from sam2core.evaluation.vos import Task, Writers, describe
+    from sam2core.jobs.folder import try_folder
+    from sam2core.jobs.manifest import Manifest, run
 
     if options["subset"] and options["videos"]:
         raise click.UsageError("--subset and --video exclude each other")
+    if options["resume"] and options["force"]:
+        raise click.UsageError("--resume goes on with what --force would delete: choose one")
     root = root.resolve()  # workers elsewhere do not start in this folder
     data = open_clips(root, options["format_name"], videos=options["videos"], subset=options["subset"])
     click.echo(data.sentence, err=True)
@@ -64,10 +69,13 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     later = protocol == "sav" if options["later"] is None else options["later"]
     task = Task(options["prompt"], later=later, merged=protocol == "davis2016")
     engine = current().components.make("engine", {"type": options["engine"]}, workers=options["workers"])
+    try_folder(out)
     make = Maker(options)
     predictor = make(0)
     made_by = describe(predictor, str(options["model"] or DEFAULT_MODEL), task)
-    manifest = Manifest(out, made_by, [video.name for video in videos], resume=options["resume"])
+    manifest = Manifest(
+        out, made_by, [video.name for video in videos], resume=options["resume"], force=options["force"]
+    )
     here = options["engine"] == "local" and options["workers"] == 1
     waiting = manifest.waiting
     length = sum(frame_count(video) for video in videos if video.name in waiting) if here else len(waiting)

@@ -1,109 +1,120 @@
-"""What a tracking run writes, and what it says of itself in the end."""
+"""What a run over a clip writes, frame by frame; what is written is valid at any time it is left."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from sam2core.cli.progress import Bar
-from sam2core.jobs.interrupt import InterruptGuard
+from sam2core.jobs.folder import PLACES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
-    from sam2core.cli.job import Job
+    from sam2core.jobs.interrupt import InterruptGuard
+    from sam2core.jobs.plan import Stretch
+    from sam2core.jobs.prompts import UserPrompt
     from sam2core.media.frames import FrameSource
     from sam2core.predictors.session import FrameResult
 
-KINDS = ("overlay", "palette", "masks", "rle", "cutouts")
-PLACES = {
-    "overlay": "overlay.mp4",
-    "palette": "palette",
-    "masks": "masks",
-    "rle": "masks.json",
-    "cutouts": "cutouts",
-}
-"""Where each kind of output lies in the folder."""
 CHUNK = 2**26
 """Mask values at the video's size that are made at once."""
 
 
-_FILM = ("palette/*.png", "overlay.mp4", "overlay.mp4.part")
-_LINES = (*_FILM, "masks.jsonl", "masks.jsonl.part")
-WRITTEN = {
-    "run.json": (
-        *_FILM,
-        "masks/*/*.png",
-        "cutouts/*/*.png",
-        "unfinished/*",
-        "masks.json",
-        "masks.json.part",
-        "run.json",
-    ),
-    "masks.jsonl": _LINES,
-    "masks.jsonl.part": _LINES,
-}
-"""The record of a run of `track`, and those of `automask` through a video -> patterns of all that such a run writes."""
+@dataclass
+class Tally:
+    """What was written so far: frames, and of each object those with an answer, those it is seen on, their IoU."""
+
+    objects: list[str]
+    frames: int = 0
+    seen: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.seen = {name: [0, 0, 0.0] for name in self.objects}
+
+    def count(self, entry: Mapping[str, Any]) -> None:
+        """Take note of a frame in masks.json."""
+        self.frames += 1
+        for name, one in entry["objects"].items():
+            tally = self.seen[name]
+            tally[0] += 1
+            if one["presence"] > 0:
+                tally[1] += 1
+                tally[2] += one["iou"]
+
+    def document(self, colors: Sequence[Sequence[int]], *, all: bool) -> list[dict[str, Any]]:
+        """A line of run.json per object; without `all`, only of those that had an answer."""
+        return [
+            {
+                "number": number,
+                "id": name,
+                "color": colors[number - 1],
+                "frames": frames,
+                "present": present,
+                "iou": round(iou / present, 4) if present else None,
+            }
+            for number, (name, (frames, present, iou)) in enumerate(self.seen.items(), 1)
+            if all or frames
+        ]
 
 
-def check_free(folder: Path, kinds: Iterable[str]) -> None:
-    """Raise ValueError when a folder holds a run of `track` or `automask`, or what these kinds of output replace."""
-    for name in (*WRITTEN, *(PLACES[kind] for kind in kinds)):
-        if (folder / name).exists():
-            raise ValueError(f"{folder / name} is there already: --force replaces it, -o OTHER keeps it")
+class ClipOutput:
+    """Writes the frames of a run in every form that was asked for.
 
+    Args:
+        folder: where to.
+        kinds: what, of `sam2core.jobs.folder.KINDS`.
+        source: the frames.
+        video: what masks.json says of the video's path.
+        stretch: which frames of the video they are.
+        tally: the objects, and what is counted of them.
+        prompts: are drawn on their frames.
+        palette: the overlay's colours, of `sam2core.media.render.PALETTES`.
+        in_order: frames come in the video's order, so that each can be drawn as it comes.
+        resume: the frames that are written already; None begins anew.
+        progress: told (label, done, total) while frames are drawn again.
+    """
 
-def clear(folder: Path) -> None:
-    """Delete what earlier runs of `track` and `automask` wrote, and nothing else."""
-    for record, patterns in WRITTEN.items():
-        if (folder / record).exists():
-            for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-                path.unlink()
-
-
-def report(document: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """Print a run's summary on stdout: JSON for programs, a line per object and output for people."""
-    if as_json:
-        click.echo(json.dumps(document, indent=1))
-        return
-    for one in document["objects"]:
-        iou = "" if one["iou"] is None else f"  iou {one['iou']:.2f}"
-        click.echo(f"object {one['id']}  present on {one['present']} of {one['frames']} frames{iou}")
-    for place in document["files"].values():
-        click.echo(str(folder / place) + ("" if "." in place else os.sep))
-
-
-class Output:
-    """Writes a run's frames in every form that was asked for; what it writes is valid at any time it is left."""
-
-    def __init__(self, job: Job, *, in_order: bool, resume: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Sequence[str],
+        source: FrameSource,
+        video: str,
+        stretch: Stretch,
+        tally: Tally,
+        *,
+        prompts: Sequence[UserPrompt],
+        palette: str,
+        in_order: bool,
+        resume: int | None,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
         from sam2core.media import render
 
-        self.job, self.in_order = job, in_order
-        folder, kinds, source = job.folder, job.settings["write"], job.source
-        self.objects = job.prompts.objects
-        self.colors = render.palette(len(self.objects), job.settings["palette"])
+        self.folder, self.source, self.stretch, self.tally = folder, source, stretch, tally
+        self.prompts, self.in_order, self.progress = prompts, in_order, progress
+        self.objects = tally.objects
+        self.colors = render.palette(len(self.objects), palette)
         self.names = _distinct(source)
-        self.palette = render.PaletteWriter(folder / "palette") if "palette" in kinds else None
-        self.masks = render.MaskWriter(folder / "masks", self.objects) if "masks" in kinds else None
-        self.cutouts = render.CutoutWriter(folder / "cutouts", self.objects) if "cutouts" in kinds else None
+        self.palette = render.PaletteWriter(folder / PLACES["palette"]) if "palette" in kinds else None
+        self.masks = render.MaskWriter(folder / PLACES["masks"], self.objects) if "masks" in kinds else None
+        self.cutouts = render.CutoutWriter(folder / PLACES["cutouts"], self.objects) if "cutouts" in kinds else None
         self._overlay = "overlay" in kinds
         self._drawing: render.VideoWriter | None = None
         # the codes also tell --resume what there is: they are written in any case
-        video = {"path": job.settings["video"], "fps": source.fps, "frames": source.length}
-        path = folder / "masks.json" if "rle" in kinds else job.unfinished / "masks.json"
-        self.rle = render.RleWriter(path, source.size, self.objects, video=video, resume=resume)
+        about = {"path": video, "fps": source.fps, "frames": source.length}
+        path = folder / PLACES["rle"] if "rle" in kinds else folder / "unfinished" / "masks.json"
+        self.rle = render.RleWriter(path, source.size, self.objects, video=about, resume=resume)
         self._open = ExitStack()
         self._open.enter_context(self.rle)
 
-    def __enter__(self) -> Output:
+    def __enter__(self) -> ClipOutput:
         return self
 
     def __exit__(
@@ -119,7 +130,7 @@ class Output:
         """Take up what an earlier run has written: count it, and draw its frames again, as no mp4 can be continued."""
         frames = self.rle.frames()
         for frame in frames:
-            self.job.count(frames[frame])
+            self.tally.count(frames[frame])
         if self._overlay and self.in_order:
             self._draw(frames, guard)
 
@@ -134,23 +145,21 @@ class Output:
 
         from sam2core.ops import rle
 
-        bar = Bar(self.job.say, "drawing", len(frames), 0)
         for done, number in enumerate(sorted(frames), 1):
             said = frames[number]["objects"]
-            masks = np.stack([rle.decode(one["segmentation"]) for one in said.values()])
-            self._film(number, list(said), masks, pixels(self.job.source[self.job._index(number)]), None)
-            bar.update(done)
+            masks = [rle.decode(one["segmentation"]) for one in said.values()]
+            stack = np.stack(masks) if masks else np.zeros((0, *self.source.size), dtype=bool)
+            self._film(number, list(said), stack, pixels(self.source[self.stretch.index(number)]), None)
+            self.progress("drawing", done, len(frames))
             if guard is not None:
                 guard.check()
-        if len(frames):
-            bar.finish()
 
     def write(self, result: FrameResult, frame: Any, *, time: float | None = None) -> None:
         """Write one frame's answers; `frame` is the picture they belong to."""
         import numpy as np
 
-        index, number = result.frame, self.job.number(result.frame)
-        name = self.job.source.name(index) if self.names else f"{number:05d}"
+        index, number = result.frame, self.stretch.number(result.frame)
+        name = self.source.name(index) if self.names else f"{number:05d}"
         masks, numbers = split(result, self.objects)
         known = [str(one) for one in result.objects]
         picture = pixels(frame) if self.cutouts or self._overlay and self.in_order else None
@@ -168,15 +177,15 @@ class Output:
             assert picture is not None
             self._film(number, known, masks, picture, time)
         iou, presence = result.iou.tolist(), result.presence.tolist()
-        self.job.count(self.rle.write(number, name, masks, iou=iou, presence=presence, objects=known))
+        self.tally.count(self.rle.write(number, name, masks, iou=iou, presence=presence, objects=known))
 
     def _film(self, number: int, known: list[str], masks: np.ndarray, frame: np.ndarray, time: float | None) -> None:
         from sam2core.media import render
 
         if self._drawing is None:
-            path, fps = self.job.folder / "overlay.mp4", self.job.source.fps or 25.0
-            self._drawing = self._open.enter_context(render.VideoWriter(path, self.job.source.size, fps=fps))
-        said = [one for one in self.job.prompts.values() if one.frame == number]
+            path, fps = self.folder / "overlay.mp4", self.source.fps or 25.0
+            self._drawing = self._open.enter_context(render.VideoWriter(path, self.source.size, fps=fps))
+        said = [one for one in self.prompts if one.frame == number]
         boxed = [one for one in said if one.box is not None]
         drawn = render.overlay(
             frame,
