@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,6 +200,9 @@ def save_tensors(
         try:
             save_file(dict(tensors), str(part), metadata={"format": "pt"} | dict(metadata or {}))
         except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is not None:  # a full disk, most often, which is told as one
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise OSError(f"{path} could not be written: {error}") from error
         _sort_metadata(part)
 

@@ -122,7 +122,11 @@ def command(image: str, points: tuple, boxes: tuple, hint: str | None, **options
 
 
 def _predict(
-    photograph: np.ndarray, said: Mapping[str, Any], inside: np.ndarray | None, options: Mapping[str, Any], changes: tuple
+    photograph: np.ndarray,
+    said: Mapping[str, Any],
+    inside: np.ndarray | None,
+    options: Mapping[str, Any],
+    changes: tuple,
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """What was used, the masks (B, M, H, W) bool, best first, and their estimated IoU (B, M)."""
     import numpy as np
