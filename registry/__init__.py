@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +45,7 @@ __all__ = [
 ]
 
 _ARGUMENTS = ("weights", "device", "dtype", "image_size", "cache_dir", "offline", "revision")
+_BUILD_ARGUMENTS = (*_ARGUMENTS, "partial")
 
 
 def models(*, abstract: bool = False) -> list[str]:
@@ -97,6 +97,7 @@ def build(
     cache_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     revision: str | None = None,
+    partial: bool = False,
     **overrides: Any,
 ) -> Sam2:
     """A model in evaluation mode, with its resolved spec as ``.spec``.
@@ -109,14 +110,17 @@ def build(
     cache_dir    where downloads are kept; None: the hub's own cache
     offline      True: never ask the network; None: as HF_HUB_OFFLINE says
     revision     branch, tag or commit of the weights' repository
+    partial      the file that `weights` names holds some parts alone: it is loaded over the spec's own weights, and a
+                 warning lists what was kept of these
 
     Raises UnknownName, SpecError, WeightsError (all ValueErrors), and ValueError for a device or dtype.
     """
-    _fields(overrides, "build", _ARGUMENTS)
+    _fields(overrides, "build", _BUILD_ARGUMENTS)
     if image_size is not None:
         overrides["image_size"] = image_size
     value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
-    return _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
+    hub = {"cache_dir": cache_dir, "offline": offline, "revision": revision}
+    return _build(value, weights, device, dtype, partial=partial, **hub)
 
 
 def predictor(
@@ -174,14 +178,14 @@ def _build(
         )
     zoo = current()
     zoo.ask_once("register_kernels")
+    with hollow():  # first without storage: what cannot work is found out before memory is taken
+        model = assemble(value, zoo.components)
     if weights is False:
-        with hollow() if place.type == "meta" else nullcontext():
+        if place.type != "meta":
             model = assemble(value, zoo.components)
     else:
         from registry.weights import load as load_weights
 
-        with hollow():
-            model = assemble(value, zoo.components)
         load_weights(model, value, Path(weights) if isinstance(weights, os.PathLike) else weights, **hub)
         _all_there(model)
     model.spec = value

@@ -12,6 +12,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from registry.components import Components, call
+from registry.errors import SpecError
 from registry.spec import ModelSpec
 from sam2core.heads.object_pointer import ObjectPointer
 from sam2core.heads.prompt_encoder import PromptEncoder
@@ -28,11 +29,14 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     size = (spec.image_size[0], spec.image_size[1])
     widths = {"dim": spec.dim, "memory_dim": spec.memory_dim}
     backbone = make("backbone", spec.backbone)
+    _check_levels(spec, backbone)
+    mask_decoder = make("mask_decoder", spec.mask_decoder, dim=spec.dim)
+    _check_read(spec, backbone, mask_decoder)
     return Sam2(
         backbone=backbone,
         neck=make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim),
         prompt_encoder=call("prompt_encoder", PromptEncoder, spec.prompt_encoder, dim=spec.dim, image_size=size),
-        mask_decoder=make("mask_decoder", spec.mask_decoder, dim=spec.dim),
+        mask_decoder=mask_decoder,
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),
         memory_readout=call("memory_readout", MemoryReadout, spec.memory_readout, **widths),
@@ -44,8 +48,40 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     )
 
 
+def _check_levels(spec: ModelSpec, backbone: Any) -> None:
+    """Raise SpecError for a pyramid that no neck can use."""
+    name, strides, channels = spec.backbone["type"], list(backbone.strides), list(backbone.channels)
+    if len(strides) != len(channels) or strides != sorted(set(strides)):
+        raise SpecError(
+            f"backbone {name!r} says strides {strides} and channels {channels}; "
+            "a map has one of each, the finest map first: mend the backbone"
+        )
+    if 16 not in strides:
+        raise SpecError(
+            f"neck {spec.neck['type']!r} and all behind it work at stride 16, and backbone {name!r} has maps at "
+            f"strides {strides}: give it one at 16, or name another backbone"
+        )
+
+
+def _check_read(spec: ModelSpec, backbone: Any, mask_decoder: Any) -> None:
+    """Raise SpecError for a mask decoder that reads maps which the backbone does not make."""
+    wanted = getattr(mask_decoder, "high_res_strides", ())
+    if absent := [stride for stride in wanted if stride not in backbone.strides]:
+        raise SpecError(
+            f"mask_decoder {spec.mask_decoder['type']!r} reads maps at strides {list(wanted)}, and backbone "
+            f"{spec.backbone['type']!r} has none at {absent[0]}: set mask_decoder.skips=false, or name another backbone"
+        )
+
+
 class _WithoutRandom(TorchFunctionMode):
-    """Leaves hollow tensors unfilled. To fill one with random numbers torch imports its compiler, seconds of work."""
+    """Leaves hollow tensors unfilled. To fill one with random numbers torch imports its compiler, seconds of work.
+
+    It counts what is made, too: ``layers: 100000000`` in a spec would otherwise never end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors = self.numbers = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -57,9 +93,21 @@ class _WithoutRandom(TorchFunctionMode):
                 return tensor
         if func in _RANDOM:
             func, kwargs = torch.empty, {key: value for key, value in kwargs.items() if key != "generator"}
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        if func in _MAKES:
+            self.tensors += 1
+            self.numbers += made.numel()
+            if self.tensors > TENSORS_LIMIT or self.numbers > NUMBERS_LIMIT:
+                raise SpecError(
+                    f"this model would have more than {TENSORS_LIMIT} tensors or {NUMBERS_LIMIT:.0e} numbers, "
+                    "which no model here needs: look at its layers, stages and widths"
+                )
+        return made
 
 
+TENSORS_LIMIT = 20_000
+NUMBERS_LIMIT = 20_000_000_000
+_MAKES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand}
 _FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 _FILLS |= {init.normal_, init.uniform_, init.kaiming_uniform_}  # what reaches this mode before Tensor's methods do
 _RANDOM = {torch.randn, torch.rand}

@@ -30,9 +30,9 @@ class Component:
 
 
 class Components:
-    """The parts on offer. `failures` gives the words about broken plugins that end a message about an unknown name."""
+    """The parts on offer. `failures` gives what plugins have to do with an unknown name, to end a message with."""
 
-    def __init__(self, failures: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, failures: Callable[[str], str] = lambda name: "") -> None:
         self._entries: dict[tuple[str, str], Component] = {}
         self._failures = failures
 
@@ -69,9 +69,8 @@ class Components:
         entry = self._entries.get((kind, name))
         if entry is None:
             known = self.names(kind)
-            raise UnknownName(
-                f"no {kind} is called {name!r}.\n  known: {', '.join(known)}{hint(str(name), known)}{self._failures()}"
-            )
+            more = f"{hint(str(name), known)}{self._failures(str(name))}"
+            raise UnknownName(f"no {kind} is called {name!r}.\n  known: {', '.join(known)}{more}")
         return entry
 
     def resolve(self, kind: str, name: str) -> Any:
@@ -115,7 +114,14 @@ def call(label: str, target: Callable[..., Any], options: Mapping[str, Any], **g
     The target gets its own copy of the options: no part can change the spec it was made from.
     """
     check(label, target, options, given)
-    return target(**given, **copy.deepcopy(dict(options)))
+    try:
+        return target(**given, **copy.deepcopy(dict(options)))
+    except (SpecError, UnknownName, NotImplementedError):
+        raise
+    except ValueError as error:
+        raise SpecError(f"{label}: {error}") from error
+    except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        raise SpecError(f"{label} cannot be made with these options: {type(error).__name__}: {error}") from error
 
 
 def check(

@@ -28,6 +28,7 @@ from sam2core.hooks import PROJECT
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED = ("edgetam", "efficienttam", "tracking", "ray")  # this project's plugins whose names specs may hold
 HOOKS = ("register_components", "register_specs", "register_kernels", "register_commands")
 
 
@@ -74,13 +75,31 @@ class Zoo:
         """One record per plugin, in the order they were met; the built-in one is first."""
         return list(self._records.values())
 
-    def failures(self) -> str:
-        """The plugins that failed and why, as lines that end an error message; empty when none failed."""
-        return "".join(
+    def failures(self, name: str = "") -> str:
+        """What plugins have to do with an unknown name, as lines that end an error message; empty when nothing.
+
+        Those that failed, and why; and the one whose name this is, by what stands before its dot, when it is left out
+        or not installed.
+        """
+        lines = [
             f"\n  plugin {record.name!r} ({record.owner}) failed: {record.error}"
             for record in self.records
             if record.status == "failed"
-        )
+        ]
+        package, dot, _ = name.partition(".")
+        there = [record for record in self.records if package in (record.name, record.distribution)]
+        lines += [
+            f"\n  {package!r} is plugin {record.name!r} ({record.owner}), which SAM2CORE_PLUGINS leaves out"
+            for record in there
+            if record.status == "off"
+        ]
+        if package in PUBLISHED and not there:
+            lines.append(f"\n  it comes with the plugin {PROJECT}-{package}, which is not installed: pip install it")
+        elif dot and not there and name.isprintable() and re.fullmatch(r"[A-Za-z]\w*\.[\w.+-]+", name):
+            lines.append(
+                f"\n  names that begin with {package + '.'!r} come from a plugin, and none of them is installed"
+            )
+        return "".join(lines)
 
     def ask(self, hook: str, **arguments: Any) -> None:
         """Call `hook` plugin by plugin; one that fails is recorded, the others go on."""

@@ -12,7 +12,20 @@ from typing import Any
 from registry import places
 from registry.errors import SpecError, UnknownName, hint
 from registry.plugins import Zoo, current
-from registry.spec import FIELDS, OWN, WEIGHTLESS, ModelSpec, Source, known_words, merge, pair, plain, read, validate
+from registry.spec import (
+    FIELDS,
+    OWN,
+    PARTS,
+    WEIGHTLESS,
+    ModelSpec,
+    Source,
+    known_words,
+    merge,
+    pair,
+    plain,
+    read,
+    validate,
+)
 
 __all__ = ["find", "load", "looks_like_path"]
 
@@ -170,7 +183,21 @@ def load(
             f"\n  build one of {', '.join(family) or 'the specs that extend it'},"
             f" or write a spec with `extends: {source.name}`"
         )
-    return validate(source.name, tree, source.where)
+    spec = validate(source.name, tree, source.where)
+    for part in PARTS:
+        edited = any(part in edit for _, edit in trees)
+        _offered(part, getattr(spec, part)["type"], "" if edited else f"{source.where}: ", zoo)
+    if spec.weights is not None:
+        _offered("layout", spec.weights.layout, f"{source.where}: weights: ", zoo)
+    return spec
+
+
+def _offered(kind: str, name: str, where: str, zoo: Zoo) -> None:
+    """Raise UnknownName, with the place that asks, for a part that nobody offers."""
+    try:
+        zoo.components.get(kind, name)
+    except UnknownName as error:
+        raise UnknownName(f"{where}{error}") from None
 
 
 def _tasks(tree: Mapping[str, Any], where: str, zoo: Zoo, *, dotted: bool = True) -> None:

@@ -32,6 +32,7 @@ def load(
     spec: ModelSpec,
     weights: bool | str | Path = True,
     *,
+    partial: bool = False,
     cache_dir: str | Path | None = None,
     offline: bool | None = None,
     revision: str | None = None,
@@ -43,6 +44,8 @@ def load(
     change the file). They lie on the CPU: move the model afterwards.
 
     weights     True: what the spec names. A path: that file, its layout recognised by its keys
+    partial     the file holds some parts, such as a decoder alone: the spec's weights come first, the file's over them;
+                a warning lists which tensors were kept
     cache_dir, offline, revision    as `locate`
 
     A transformers `Sam2Model` file holds no memory parts. It is loaded, the memory parts are zeros,
@@ -53,6 +56,12 @@ def load(
     """
     import torch
 
+    if partial:
+        if isinstance(weights, bool):
+            raise WeightsError("partial=True loads a file over the model's own weights: pass weights='a/file' with it")
+        load(model, spec, cache_dir=cache_dir, offline=offline, revision=revision)
+        _load_over(model, spec, Path(weights))
+        return
     if weights is False:
         raise WeightsError("weights=False asks for a model without weights: there is nothing to load")
     if weights is True:
@@ -103,17 +112,18 @@ def read(path: str | Path, *, layout: str | None = None) -> tuple[dict[str, Tens
     """
     from sam2core.checkpoints import files
     from sam2core.checkpoints.layout import LayoutError, recognise
+    from sam2core.checkpoints.wrappers import is_wrapped, without_prefixes
 
     path = Path(path).expanduser()
     try:
         state, _ = files.read(path)
-        if layout is None:
-            found = recognise(state, layouts())
-        else:
-            found = current().components.resolve("layout", layout)
-            if not found.fits(state):
-                actual = recognise(state, layouts())
-                raise LayoutError(f"the file is said to be of layout {layout!r}, and its keys are of {actual.name!r}")
+        known = layouts() if layout is None else [current().components.resolve("layout", layout)]
+        if is_wrapped(state) or not any(each.fits(state) for each in known):
+            state = without_prefixes(state, path.name)
+        found = recognise(state, layouts())
+        if layout is not None and not known[0].fits(state):
+            raise LayoutError(f"the file is said to be of layout {layout!r}, and its keys are of {found.name!r}")
+        found = found if layout is None else known[0]
         return found.rename(state), found
     except files.FileError as error:
         raise WeightsError(str(error)) from error
@@ -131,6 +141,7 @@ def check(
     """
     problem = _differences(wanted, state)
     if not problem:
+        _check_values(file, wanted, state)
         return
     others = fitting(state, layout)
     if spec.name in others:
@@ -140,6 +151,75 @@ def check(
     else:
         advice = "pass weights=False, or give the spec weights of its own"
     raise WeightsError(f"{file} does not fit {spec.name}.\n{problem}\n  {advice}")
+
+
+def _check_values(file: str, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError for the first tensor that is of another kind of number, or holds one that is not finite."""
+    import torch
+
+    for name, tensor in state.items():
+        if wanted[name].is_floating_point() != tensor.is_floating_point() or tensor.is_complex():
+            kind = "floating-point numbers" if wanted[name].is_floating_point() else "whole numbers"
+            raise WeightsError(f"{file}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, wanted {kind}")
+        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        small = tensor.float() if tensor.element_size() == 1 else tensor  # the smallest types have no such operator
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(small)):
+            count = int((~torch.isfinite(small)).sum())
+            raise WeightsError(
+                f"{file}: {name} holds {count} of {tensor.numel()} values that are NaN or infinite: "
+                "the file is damaged, or its training diverged"
+            )
+
+
+def _load_over(model: Sam2, spec: ModelSpec, path: Path) -> None:
+    """Put a file's tensors in the place of those that a model has, and tell which were kept. Raises WeightsError."""
+    wanted = model.state_dict()
+    state = _read_parts(path, wanted)
+    there = {name: tensor for name, tensor in wanted.items() if name in state}
+    if problem := _differences(there, state):
+        raise WeightsError(f"{path.name} does not fit {spec.name}, not even in part.\n{problem}")
+    _check_values(path.name, there, state)
+    model.load_state_dict(
+        {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}, strict=False, assign=True
+    )
+    kept: dict[str, int] = {}
+    for name in wanted:
+        if name not in state:
+            kept[name.split(".")[0]] = kept.get(name.split(".")[0], 0) + 1
+    listed = ", ".join(f"{part} ({count})" for part, count in kept.items()) or "nothing"
+    logger.warning("%s: %d tensors loaded over those of %s; kept: %s", path.name, len(state), spec.name, listed)
+
+
+def _read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file that holds some of a model, under our names: by whichever layout gives most of them.
+
+    Names may lack the name of their part, as a module saved alone has them. Raises WeightsError.
+    """
+    from sam2core.checkpoints import files
+    from sam2core.checkpoints.layout import LayoutError
+    from sam2core.checkpoints.wrappers import without_prefixes
+
+    try:
+        given, _ = files.read(path)
+        bare = without_prefixes(given, path.name)
+    except files.FileError as error:
+        raise WeightsError(str(error)) from error
+    best: dict[str, Tensor] = {}
+    parts = dict.fromkeys(name.split(".")[0] for name in wanted)
+    ours = [{f"{part}.{name}": tensor for name, tensor in bare.items()} for part in parts]
+    for names in (given, bare, *ours):
+        for layout in layouts():
+            try:
+                renamed = layout.rename(names)
+            except LayoutError:
+                continue
+            if len(renamed.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+                best = renamed
+    if not best:
+        first = next(iter(given))
+        raise WeightsError(f"{path.name} holds no tensor of the model, by the names of any layout (first: {first})")
+    return best
 
 
 def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[str]:

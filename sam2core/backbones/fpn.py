@@ -13,7 +13,8 @@ class Fpn(nn.Module):
     """Lateral 1x1 convolutions, with a top-down sum on chosen strides: maps (B, dim, H / s, W / s) at strides 4, 8, 16.
 
     `channels` and `strides` describe the backbone's maps, finest first. `top_down` lists the strides that receive the
-    next coarser level, doubled by nearest neighbour in fp32. Maps coarser than stride 16 only serve that sum.
+    next coarser level, doubled by nearest neighbour in fp32. Maps coarser than stride 16 only serve that sum; maps
+    finer than stride 4, which some backbones make, are not read.
     Source: upstream ``FpnNeck`` with ``scalp=1``.
     """
 
@@ -23,8 +24,9 @@ class Fpn(nn.Module):
         super().__init__()
         if unknown := sorted(set(top_down) - set(strides)):
             raise ValueError(f"top_down names strides {unknown}; the backbone has {list(strides)}")
-        self.lateral = nn.ModuleList(nn.Conv2d(width, dim, kernel_size=1) for width in channels)
-        self.strides = tuple(strides)
+        self.finer = sum(stride < 4 for stride in strides)  # the maps in front that are passed over
+        self.lateral = nn.ModuleList(nn.Conv2d(width, dim, kernel_size=1) for width in channels[self.finer :])
+        self.strides = tuple(strides[self.finer :])
         self.top_down = frozenset(top_down)
 
     def lower(self, dtype: torch.dtype) -> None:
@@ -33,7 +35,7 @@ class Fpn(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         out: list[Tensor] = []
         coarser: Tensor | None = None
-        for stride, lateral, x in reversed(list(zip(self.strides, self.lateral, maps, strict=True))):
+        for stride, lateral, x in reversed(list(zip(self.strides, self.lateral, maps[self.finer :], strict=True))):
             x = lateral(x)
             if stride in self.top_down and coarser is not None:
                 x = x + F.interpolate(coarser.float(), scale_factor=2.0, mode="nearest").to(x.dtype)

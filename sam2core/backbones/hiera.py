@@ -43,6 +43,8 @@ class PooledAttention(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, *, heads: int, pool: bool) -> None:
         super().__init__()
+        if dim_out % heads:
+            raise ValueError(f"attention width {dim_out} cannot be split into {heads} heads")
         self.heads = heads
         self.pool = pool
         self.qkv = nn.Linear(dim, 3 * dim_out)

@@ -6,7 +6,7 @@ Both are taken off, and told: a file that fits afterwards is the one that was me
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sam2core.storage import FileError
@@ -14,7 +14,7 @@ from sam2core.storage import FileError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["state_of", "without_prefixes"]
+__all__ = ["is_wrapped", "state_of", "without_prefixes"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ def state_of(content: Any, file: str) -> dict[str, Tensor]:
     if taken and taken != ["model"]:  # as Meta's files are
         logger.warning("%s: took the state dict under %r", file, ".".join(taken))
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def is_wrapped(names: Iterable[str]) -> bool:
+    """Whether parts of a model were wrapped, which a layout's probe may overlook."""
+    return any(word in name for name in names for word in INNER)
 
 
 def without_prefixes(state: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:

@@ -35,8 +35,11 @@ class SamMaskDecoder(nn.Module):
         stability: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if dim % 8:
+            raise ValueError(f"masks are drawn from maps of an eighth of dim, and {dim} is no multiple of 8")
         if unknown := sorted(set(stability or ()) - {"delta", "threshold"}):
             raise ValueError(f"stability has delta and threshold, no {unknown[0]!r}")
+        self.high_res_strides = (4, 8) if skips else ()  # of the neck's maps, those that it reads beside the last
         self.stability = None if stability is None else Stability(**stability)
         self.transformer = TwoWayTransformer(dim, heads=heads, hidden=hidden)
         self.iou_token = nn.Embedding(1, dim)

@@ -101,6 +101,8 @@ class RopeMemoryAttention(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if dim % (4 * heads):  # a row's and a column's place, each a pair of numbers
+            raise ValueError(f"attention width {dim} cannot be split into {heads} heads, each a multiple of 4")
         self.theta = theta
         self.head_dim = dim // heads
         self.layers = nn.ModuleList(

@@ -8,6 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def refuse_nan(*answers: Tensor) -> None:
+    """Nothing, unless one of a mask decoder's answers holds NaN, which would pass for an empty mask.
+
+    Raises
+        ValueError: it does.
+    """
+    if any(bool(answer.sum().isnan()) for answer in answers):
+        raise ValueError(
+            "the mask decoder answers with NaN: the weights are damaged, the picture holds NaN, or numbers grew "
+            "beyond float16 (bfloat16 and float32 hold them)"
+        )
+
+
 def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Mask logits (B, M, h, w) at another (H, W), bilinear, in fp32; no antialiasing, as SAM 2 resizes its answers."""
     logits = logits.float()

@@ -267,6 +267,7 @@ class MaskGenerator:
         if self.several:  # scores are known before masks: those that a filter would drop are not drawn
             drawn = self.model.decode_wanted(features, features.embedding, prompt, self._wanted)
             row, logits, iou = drawn.row, drawn.logits.float(), drawn.iou.float()
+            mask_ops.refuse_nan(logits)
         else:
             logits, iou = self._single(features, prompt)
             row = torch.arange(len(points), device=device)
@@ -285,6 +286,7 @@ class MaskGenerator:
 
     def _wanted(self, iou: Tensor) -> Tensor:
         """Which of the scores (B, 4) belong to masks that can still be found: not the single mask's, nor bad ones."""
+        mask_ops.refuse_nan(iou)  # which is above no threshold, and would pass for a picture without objects
         wanted = (torch.arange(iou.shape[1], device=iou.device) > 0).expand(iou.shape)
         if self.iou_threshold > 0 and not self.refine:
             wanted = wanted & (iou.float() > self.iou_threshold)
@@ -294,6 +296,7 @@ class MaskGenerator:
         """The single masks (B, h, w) of prompts and their scores (B,), fp32."""
         output = self.model.decode(features, features.embedding, prompt)
         logits, iou, _ = candidates(output, several=False, stability=self.model.mask_decoder.stability)
+        mask_ops.refuse_nan(iou, logits)
         return logits[:, 0].float(), iou[:, 0].float()
 
     def _measure(self, logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

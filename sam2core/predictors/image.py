@@ -248,6 +248,7 @@ class ImagePredictor:
             logits, iou = self._by_rule(output, request)
         else:
             logits, iou, _ = candidates(output, several=request.several, stability=stability)
+        mask_ops.refuse_nan(iou, logits)
         clicks = None
         if self.keep_clicked:
             clicks = clicks_on(logits, request.points, request.labels, image_size=self.model.image_size)

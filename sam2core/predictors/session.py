@@ -263,6 +263,8 @@ class VideoSession:
                 logits.append(known[0][0].float())
                 iou.append(known[1].float())
                 presence.append(known[2][0].float())
+        if logits:
+            mask_ops.refuse_nan(torch.cat(iou), torch.cat(logits))
         return FrameResult(
             frame=frame,
             objects=self.objects,

@@ -44,8 +44,9 @@ def test_a_part_without_type_edits_the_inherited_part() -> None:
 
 def test_a_part_with_another_type_replaces_it_whole() -> None:
     new = {"type": "acme.pooled", "pool": 2}
-    assert registry.spec("sam2.1_hiera_t", memory_attention=new).memory_attention == new
-    assert registry.spec("sam2.1_hiera_t", memory_attention="acme.pooled").memory_attention == {"type": "acme.pooled"}
+    parent = {"memory_attention": registry.spec("sam2.1_hiera_t").memory_attention}
+    assert merge(parent, {"memory_attention": new}, "here")["memory_attention"] == new
+    assert merge(parent, {"memory_attention": "acme.pooled"}, "here")["memory_attention"] == {"type": "acme.pooled"}
 
 
 def test_a_part_with_the_same_type_edits() -> None:
