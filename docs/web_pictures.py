@@ -21,6 +21,7 @@ import conftest  # noqa: E402
 import test_page  # noqa: E402
 from sam2core_web.app import create_app  # noqa: E402
 from sam2core_web.engine import Engine  # noqa: E402
+from sam2core_web.store import Store  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
@@ -77,6 +78,17 @@ def pictures(page: test_page.Page) -> None:
     page.keys("?")
     page.wait("document.getElementById('keys').open")
     keep(shown(page), "web_keys")
+
+
+def kept(page: test_page.Page) -> None:
+    """The start for somebody who comes back."""
+    page.width(1280, height=800)
+    for name, part in (("cat.jpg", (0.5, 0.5)), ("coffee.jpg", SPOON), ("chair.mp4", FLOOR)):
+        page.open(f"?sample={name}", name)
+        page.click(part)
+    page.press("home")
+    page.wait("document.querySelectorAll('#kept img.in').length > 2")
+    keep(shown(page), "web_kept")
 
 
 def clip(page: test_page.Page) -> None:
@@ -143,11 +155,11 @@ def phone(page: test_page.Page) -> None:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as profile,
-        conftest.running(create_app(Engine("sam2core_nano"))) as address,
-        test_page.browser(Path(profile)) as driver,
+        conftest.running(create_app(Engine("sam2core_nano"), store=Store(Path(profile) / "kept"))) as address,
+        test_page.browser(Path(profile) / "browser") as driver,
     ):
         page = test_page.Page(driver, address, Path(profile))
-        for scene in (pictures, clip, phone):
+        for scene in (pictures, kept, clip, phone):
             scene(page)
 
 

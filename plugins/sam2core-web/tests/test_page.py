@@ -50,17 +50,15 @@ SECONDS = 240.0
 """Until the page must have done what was asked of it; machines of others may be busy."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`sam2core serve` on a free port, with a media folder: its address."""
-    media = tmp_path_factory.mktemp("media")
-    (media / "clips").mkdir()
-    shutil.copy(SAMPLES / "chair.mp4", media / "clips" / "a chair.mp4")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+@contextlib.contextmanager
+def serving(media: Path, kept: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`sam2core serve` with a media folder and a folder for its sessions: its address and its process."""
+    if not port:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
     command = [sys.executable, "-c", "from sam2core.cli import main; main()", "serve", "--port", str(port)]
     command += ["--model", MODEL, "--image-size", str(SIZE), "--media", str(media)]
-    process = subprocess.Popen([*command, "--save", str(tmp_path_factory.mktemp("kept"))])
+    process = subprocess.Popen([*command, "--save", str(kept)])
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
     try:
         while True:
@@ -70,10 +68,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield address
+        yield address, process
     finally:
         process.terminate()
         process.wait(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that all tests of the page share."""
+    media = tmp_path_factory.mktemp("media")
+    (media / "clips").mkdir()
+    shutil.copy(SAMPLES / "chair.mp4", media / "clips" / "a chair.mp4")
+    with serving(media, tmp_path_factory.mktemp("kept")) as (address, _):
+        yield address
 
 
 @contextlib.contextmanager
@@ -516,6 +524,107 @@ def test_two_windows_do_not_disturb_each_other(page: Page) -> None:
     assert iou(page.masks()[1], mask) == 1.0
 
 
+def test_three_clicks_are_there_when_the_page_is_loaded_again(page: Page) -> None:
+    page.open("?sample=coffee.jpg", "coffee.jpg")
+    page.click((0.5, 0.3))
+    page.click((0.45, 0.3))
+    page.click((0.5, 0.93), negative=True)
+    page.rename(1, "Cup")
+    masks, prompts, address = page.masks(), page.prompts(1), page.driver.current_url
+    assert len(prompts["points"]) == 3 and page.run("return document.getElementById('saved').textContent;") == "Saved"
+    page.driver.refresh()
+    page.wait_open("coffee.jpg")
+    page.settle()
+    assert page.driver.current_url == address and "?" not in address
+    assert np.array_equal(page.masks()[1], masks[1]) and page.prompts(1) == prompts
+    assert page.run("return [s.active, s.things.get(1).name];") == [1, "Cup"]
+    page.control("z")  # undo is the server's, which still runs
+    assert len(page.prompts(1)["points"]) == 2
+    page.press("home")  # leaving does not end it
+    page.wait("document.body.dataset.view === 'home'")
+    page.driver.back()
+    page.wait_open("coffee.jpg")
+    assert len(page.prompts(1)["points"]) == 2
+
+
+def test_the_start_lists_what_can_be_gone_on_with(page: Page) -> None:
+    page.open("?media=clips/a%20chair.mp4", "a chair.mp4")
+    page.click(CHAIR)
+    id = page.run("return s.id;")
+    page.press("home")
+    page.wait(f"document.querySelector('#kept [data-session=\"{id}\"] img.in')")
+    card = page.driver.find_element(By.CSS_SELECTOR, f"#kept [data-session='{id}']")
+    assert card.text.splitlines()[:2] == ["a chair.mp4", "1 object · just now"]
+    card.find_element(By.CSS_SELECTOR, ".card").click()
+    page.wait_open("a chair.mp4")
+    assert page.run("return s.id;") == id and list(page.masks()) == [1]
+    page.press("home")
+    page.wait(f"document.querySelector('#kept [data-session=\"{id}\"]')")
+    page.driver.execute_script(
+        "arguments[0].click();", page.driver.find_element(By.CSS_SELECTOR, f"#kept [data-session='{id}'] .remove")
+    )
+    page.driver.switch_to.alert.accept()
+    page.wait(f"!document.querySelector('#kept [data-session=\"{id}\"]')")
+    page.driver.get("about:blank")
+    page.open(f"#{id}")
+    page.wait("document.querySelector('.toast.bad')?.textContent.includes('no such session')")
+    assert page.run("return document.body.dataset.view;") == "home" and "#" not in page.driver.current_url
+    page.driver.get_log("browser")  # Chromium notes the 404 that was asked for
+
+
+def test_a_killed_server_has_forgotten_nothing(chromium: Any, predictors: tuple[Any, Any], tmp_path: Path) -> None:
+    """kill -9 in a run, another server over the same folder, the address loaded again: it goes on as if unbroken."""
+    with serving(tmp_path, tmp_path / "kept") as (address, process):
+        page = Page(chromium, address, tmp_path)
+        page.open("?sample=chair.mp4", "chair.mp4")
+        page.click(CHAIR)
+        page.keys("n")
+        page.click(FLOOR)
+        prompts = {number: page.prompts(number)["points"] for number in (1, 2)}
+        page.press("track")
+        page.wait("s.frame >= 20")
+        process.kill()
+        process.wait(SECONDS)
+        page.wait("!s.tracking")
+    with serving(tmp_path, tmp_path / "kept", port=int(address.rpartition(":")[2])):
+        page.driver.refresh()
+        page.wait_open("chair.mp4")
+        page.settle()
+        assert {number: page.prompts(number)["points"] for number in (1, 2)} == prompts
+        reached = page.presence(1)
+        assert reached == list(range(len(reached))) and 1 < len(reached) < 40 and page.run("return s.resumable;")
+        page.press("resume")
+        page.settle()
+        assert page.presence(1) == page.presence(2) == list(range(40))
+        session = predictors[1].open(str(SAMPLES / "chair.mp4"), keep="all")
+        for number, points in prompts.items():
+            session.prompt(0, number, points=points)
+        unbroken = {one.frame: one.masks for one in session.propagate()}
+        for frame in (0, len(reached) - 1, len(reached), 39):
+            page.run("document.activeElement.blur();")
+            found = page.driver.execute_async_script(
+                "const done = arguments[1]; fetch(`api/sessions/${sam2core.session.id}/masks/${arguments[0]}`)"
+                ".then((one) => one.json()).then(done);",
+                frame,
+            )["masks"]
+            for number, mask in unbroken[frame].items():
+                assert np.array_equal(rle.decode(found[str(number)]["segmentation"]), mask.numpy()), (frame, number)
+        page.driver.get("about:blank")
+        chromium.get_log("browser")  # Chromium notes the connection that broke off
+
+
+def test_what_is_not_saved_is_not_left_without_a_question(
+    chromium: Any, live: Callable[..., Any], tmp_path: Path
+) -> None:
+    asks = "return !dispatchEvent(new Event('beforeunload', { cancelable: true }));"
+    page = Page(chromium, live().address, tmp_path)
+    page.open("?sample=cat.jpg", "cat.jpg")
+    assert not page.run(asks)
+    page.click((0.5, 0.5))
+    assert page.run(asks) and page.run("return document.getElementById('saved').textContent;") == "Not kept"
+    page.driver.get("about:blank")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_all_of_it_in_its_width(page: Page, dark: bool) -> None:
     page.width(390, dark=dark)
@@ -586,11 +695,11 @@ def test_the_keys_are_listed(page: Page) -> None:
 
 
 def test_the_token_comes_with_the_address(chromium: Any, live: Callable[..., Any], tmp_path: Path) -> None:
-    page = Page(chromium, live(token="a secret").address, tmp_path)
+    page = Page(chromium, live(token="a~secret").address, tmp_path)
     page.open()
     page.wait("document.querySelector('.toast.bad')?.textContent.includes('token')")
     page.driver.get("about:blank")
-    page.open("?sample=cat.jpg#token=a%20secret", "cat.jpg")
+    page.open("?sample=cat.jpg#token=a%7Esecret", "cat.jpg")
     assert "secret" not in page.driver.current_url
     page.click((0.5, 0.5))
     assert list(page.masks()) == [1]

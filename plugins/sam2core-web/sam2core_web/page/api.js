@@ -84,7 +84,3 @@ export async function stream(path, body, on) {
     }
   }
 }
-
-export function leave(id) {
-  fetch(`api/sessions/${id}`, { method: "DELETE", headers: headers(), keepalive: true }).catch(() => {});
-}

@@ -1,45 +1,50 @@
 // The page: opening pictures and clips, and which button and key does what.
 
-import { blob, call, leave, upload } from "./api.js";
+import { blob, call, upload } from "./api.js";
 import { camera } from "./camera.js";
 import { closeFound, everything, takeAll } from "./everything.js";
 import { activate, remove } from "./objects.js";
 import { mode, redo, undo } from "./prompts.js";
+import { listKept, showKept } from "./kept.js";
 import { exportAs, label } from "./saving.js";
 import { page, session } from "./state.js";
-import { halt, play, resume, seek, stop, track } from "./tracking.js";
-import { $, busy, keys, theme, toast } from "./ui.js";
-import { fit, hint, magnify, render, show } from "./view.js";
+import { halt, play, resume, seek, stop, track, watch } from "./tracking.js";
+import { $, busy, fill, keys, theme, toast } from "./ui.js";
+import { fit, hint, locate, magnify, render, show } from "./view.js";
 
 const EFFECTS = [...$("effect").options].map((one) => one.value);
 
-// opening; `address` is what the page's own address says of it, so that it can be opened again
+// opening; the page's own address says what is open, so that it is there when the page is loaded again: #ID or #ID/FRAME
 
 let opening = 0;
 
-async function open(text, request, address = "") {
+async function open(text, request, frame = 0) {
   const turn = ++opening, before = document.body.dataset.view;
   busy(text);
   document.body.dataset.view = "work";
   try {
     const state = await request();
-    if (turn !== opening) { leave(state.id); return; } // something else was opened meanwhile
+    if (turn !== opening) return; // something else was opened meanwhile
     close();
     page.session = session(state);
-    const s = page.session, to = address ? `?${address}` : `${location.pathname}#open`;
-    history[before === "home" && location.search !== to ? "pushState" : "replaceState"]({ open: true }, "", to);
+    const s = page.session, fresh = !s.things.size;
+    s.frame = Math.min(frame, s.frames - 1);
+    if (!fresh) s.active = [...s.things.keys()].at(-1);
+    history[before === "home" && !location.search && !location.hash ? "pushState" : "replaceState"](null, "", location.pathname);
+    locate(s);
     document.title = `${s.name} · sam2core`;
     $("film").hidden = s.kind === "image";
     $("file").textContent = `${s.name} · ${s.width} × ${s.height}`;
     closeFound();
     label();
-    await show(0);
+    await show(s.frame);
     mode("add");
-    hint(s.kind === "clip" ? "Click on an object, then track it" : "Click on an object");
+    if (state.tracking) watch(s);
+    else if (fresh) hint(s.kind === "clip" ? "Click on an object, then track it" : "Click on an object");
   } catch (error) {
     if (turn !== opening) return;
     toast(error.message, true);
-    if (!page.session) document.body.dataset.view = "home";
+    if (!page.session) goHome();
   } finally {
     if (turn === opening) { busy(null); fit(); }
   }
@@ -48,12 +53,14 @@ async function open(text, request, address = "") {
 const openFile = (file) => file && open(`Sending ${file.name}`, () => upload(file, (part) => {
   busy(part < 1 ? `Sending ${file.name} · ${Math.round(100 * part)} %` : "Looking at it");
 }));
-const openNamed = (of, name) => open(`Opening ${name}`, () => call("POST", "sessions", { [of]: name }), `${of}=${encodeURIComponent(name)}`);
+const openNamed = (of, name) => open(`Opening ${name}`, () => call("POST", "sessions", { [of]: name }));
+const openKept = (id, frame, name = "it") => open(`Opening ${name}`, () => call("GET", `sessions/${id}`), frame);
 
 function close() {
-  if (!page.session) return;
+  const s = page.session;
+  if (!s) return;
   halt();
-  leave(page.session.id);
+  if (!s.watched) stop(); // what this window began ends with it; it can be gone on with
   page.session = null;
 }
 
@@ -64,44 +71,42 @@ function home() {
   document.body.dataset.view = "home";
   document.title = "sam2core";
   scrollTo(0, 0);
+  listKept();
 }
 
-const goHome = () => { if (document.body.dataset.view === "home") return; home(); history.pushState(null, "", location.pathname); };
+function goHome() {
+  if (document.body.dataset.view === "home") return;
+  history[page.session ? "pushState" : "replaceState"](null, "", location.pathname);
+  home();
+}
 
 function openAddressed() {
+  const [, id, frame] = /^#([\w-]{22})(?:\/(\d{1,9}))?$/.exec(location.hash) || [];
   const said = new URLSearchParams(location.search), of = ["sample", "media"].find((one) => said.has(one));
-  if (of) openNamed(of, said.get(of));
+  if (id && id === page.session?.id) seek(Number(frame || 0));
+  else if (id) openKept(id, Number(frame || 0));
+  else if (of) openNamed(of, said.get(of));
   else home();
 }
+
+// An answer that is on its way, and what is not on disk, are not left without a question.
+addEventListener("beforeunload", (event) => {
+  const s = page.session;
+  if (s && (s.pending || s.things.size && !s.saved)) event.preventDefault();
+});
 
 // the start
 
 function cards(where, items, of) {
   where.replaceChildren(...items.map((item) => {
     const card = document.createElement("button");
-    card.className = "card";
-    card.innerHTML = '<div class="pic"><img alt="" draggable="false"></div><footer><span></span><span class="tag"></span></footer>';
-    const [name, tag] = card.querySelectorAll("span");
-    name.textContent = card.title = item.name;
-    tag.textContent = item.kind === "clip" ? "clip" : "picture";
-    card.dataset.name = item.name;
+    fill(card, item, item.kind === "clip" ? "clip" : "picture", `thumbnail?of=${of === "sample" ? "samples" : "media"}&name=${encodeURIComponent(item.name)}`);
     card.onclick = () => openNamed(of, item.name);
-    seen.observe(card);
-    card.fetchPicture = () => blob(`thumbnail?of=${of === "sample" ? "samples" : "media"}&name=${encodeURIComponent(item.name)}`).then(({ data }) => {
-      const image = card.querySelector("img");
-      image.onload = () => image.classList.add("in");
-      image.src = URL.createObjectURL(data);
-    }, () => {});
     return card;
   }));
 }
 
-// pictures of what is on the screen only: a media folder may be large
-const seen = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
-  if (!isIntersecting) return;
-  seen.unobserve(target);
-  target.fetchPicture();
-}), { rootMargin: "300px" });
+showKept((item) => openKept(item.id, 0, item.name));
 
 $("filter").oninput = () => {
   const wanted = $("filter").value.toLowerCase();
@@ -167,8 +172,7 @@ keys({
 addEventListener("resize", fit);
 new ResizeObserver(fit).observe($("stage"));
 addEventListener("popstate", openAddressed);
-addEventListener("pagehide", () => page.session && leave(page.session.id));
-addEventListener("pageshow", (event) => { if (event.persisted) openAddressed(); }); // its session is gone
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // much may have changed meanwhile
 let over = 0;
 const files = (event) => event.dataTransfer?.types.includes("Files");
 addEventListener("dragenter", (event) => { if (files(event)) { event.preventDefault(); over++; $("veil").hidden = false; } });
@@ -193,7 +197,8 @@ try {
   $("mediapart").hidden = !media.length;
   $("filter").hidden = media.length < 7;
   cards($("media"), media, "media");
-  if (location.search) openAddressed();
+  if (location.search || location.hash) openAddressed();
+  else await listKept();
 } catch (error) {
   toast(error.status === 401 ? "This server wants its token: open the address it printed when it started." : error.message, true);
 }

@@ -11,7 +11,7 @@ export function session(state) {
     images: new Map(), things: new Map(), masks: new Map(), pictures: new Map(), drawn: new Map(),
     active: null, mode: "add", queue: Promise.resolve(), pending: 0,
     pointer: null, hover: null, asking: false, drag: null, paint: null,
-    found: null, over: null, tracking: false, playing: 0, resumable: false, undoable: 0, redoable: 0,
+    found: null, over: null, tracking: false, watched: false, playing: 0, resumable: false, undoable: 0, redoable: 0, saved: false,
   };
   adopt(made, state);
   return made;
@@ -29,6 +29,7 @@ export function adopt(s, state) {
   s.undoable = state.undoable;
   s.redoable = state.redoable;
   s.resumable = state.resumable;
+  s.saved = state.saved;
   if (s.active !== null && !things.has(s.active)) s.active = null;
 }
 

@@ -2,7 +2,7 @@
 
 import { call, stream } from "./api.js";
 import { closeFound } from "./everything.js";
-import { adopt, keep, page } from "./state.js";
+import { adopt, forget, keep, page } from "./state.js";
 import { $, toast } from "./ui.js";
 import { origin, render, show } from "./view.js";
 
@@ -48,6 +48,26 @@ async function run(body) {
       } catch (error) { toast(error.message, true); }
     }
     s.tracking = false; // only now: until the server has said how it ended, nothing can be gone on with
+    if (page.session === s) render();
+  }
+}
+
+// A run that another window began, or this one before it was loaded again.
+export async function watch(s) {
+  s.tracking = s.watched = true;
+  try {
+    for (;;) {
+      const state = await call("GET", `sessions/${s.id}`);
+      if (page.session !== s) return;
+      adopt(s, state);
+      render();
+      if (!state.tracking) break;
+      await new Promise((wake) => setTimeout(wake, 300));
+    }
+    forget(s);
+    await show(s.frame);
+  } catch (error) { if (page.session === s) toast(error.message, true); } finally {
+    s.tracking = s.watched = false;
     if (page.session === s) render();
   }
 }

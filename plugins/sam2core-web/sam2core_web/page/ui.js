@@ -1,5 +1,7 @@
 // Small parts of the page that know nothing of masks.
 
+import { blob } from "./api.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export function toast(text, bad = false) {
@@ -22,6 +24,26 @@ export function save(data, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
+
+// A card of a list: a name, a word beside it, and a picture from the server, fetched when the card is on the screen.
+export function fill(card, item, word, picture) {
+  card.className = "card";
+  card.innerHTML = '<div class="pic"><img alt="" draggable="false"></div><footer><span class="name"></span><span class="tag"></span></footer>';
+  card.querySelector(".name").textContent = card.title = card.dataset.name = item.name;
+  card.querySelector(".tag").textContent = word;
+  card.fetchPicture = () => blob(picture).then(({ data }) => {
+    const image = card.querySelector("img");
+    image.onload = () => { image.classList.add("in"); URL.revokeObjectURL(image.src); };
+    image.src = URL.createObjectURL(data);
+  }, () => {});
+  seen.observe(card);
+}
+
+const seen = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+  if (!isIntersecting) return;
+  seen.unobserve(target);
+  target.fetchPicture();
+}), { rootMargin: "300px" });
 
 // Dark or light: as the system says, until it is switched here.
 const dark = matchMedia("(prefers-color-scheme: dark)");

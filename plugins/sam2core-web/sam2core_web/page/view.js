@@ -37,7 +37,17 @@ export async function show(frame) {
   if (page.session !== s || s.frame !== frame) return; // somewhere else by now
   s.image = s.images.get(frame);
   s.shown = frame;
+  locate(s);
   render();
+}
+
+// The page's address says which frame is shown; browsers do not like it changed with every frame that is played.
+let locating = 0;
+export function locate(s) {
+  clearTimeout(locating);
+  const change = () => { if (page.session === s) history.replaceState(null, "", `#${s.id}${s.frame ? `/${s.frame}` : ""}`); };
+  if (s.shown === undefined) change();
+  else locating = setTimeout(change, 150);
 }
 
 export function fit() {
@@ -132,6 +142,13 @@ export function panel(s) {
   $("redo").disabled = !s.redoable || s.tracking;
   for (const button of document.querySelectorAll("#exports button")) button.disabled = !any || s.tracking;
   $("everything").disabled = s.tracking;
+  const [word, why] = s.saved ? ["Saved", "All of it is on disk"] : page.about.keeps
+    ? ["Not saved", "The server could not write it to disk; its log says why"]
+    : ["Not kept", "This server keeps no sessions (--no-save): export what you need"];
+  $("saved").hidden = s.tracking && page.about.keeps;
+  $("saved").textContent = word;
+  $("saved").title = why;
+  $("saved").classList.toggle("bad", !s.saved && any);
   if (s.kind !== "clip") return;
   timeline ||= new Timeline($("lanes"), seek);
   timeline.draw([...s.things.values()], s.frame, s.frames, s.active);
