@@ -85,7 +85,7 @@ def ours(weights: Path, side: int, half: bool) -> Callable[[Any], list[Any]]:
     import torch
 
     from sam2core import registry
-    from sam2core.types import WantedMasks
+    from sam2core.types import FilteredMasks
 
     generator = registry.predictor(
         "sam2.1_hiera_t",
@@ -98,7 +98,7 @@ def ours(weights: Path, side: int, half: bool) -> Callable[[Any], list[Any]]:
     )
     discs, decoder = Discs(side, 4), generator.model.mask_decoder
     clicks = [0]
-    head, decode = decoder.iou_head.forward, decoder.decode_wanted
+    head, decode = decoder.iou_head.forward, decoder.decode_filtered
 
     def scores(tokens: Any) -> Any:
         head(tokens)
@@ -106,15 +106,15 @@ def ours(weights: Path, side: int, half: bool) -> Callable[[Any], list[Any]]:
         clicks[0] += len(tokens)
         return torch.logit(discs.scores[first : clicks[0]])
 
-    def decode_wanted(*arguments: Any, **keywords: Any) -> Any:
+    def decode_filtered(*arguments: Any, **keywords: Any) -> Any:
         first = clicks[0]
         found = decode(*arguments, **keywords)
         drawn = discs.masks(found.row + first, found.mask)
-        return WantedMasks(row=found.row, mask=found.mask, logits=drawn, iou=found.iou)
+        return FilteredMasks(row=found.row, mask=found.mask, logits=drawn, iou=found.iou)
 
     generator._images.encode(picture())
     decoder.iou_head.forward = scores
-    decoder.decode_wanted = timed("decoder", decode_wanted)
+    decoder.decode_filtered = timed("decoder", decode_filtered)
     generator._images.encode = timed("encoder", generator._images.encode)
     generator._measure = timed("stability, boxes", generator._measure)
     generator._drawn = timed("masks, RLE", generator._drawn)
@@ -240,7 +240,7 @@ def work(name: str, weights: Path, side: int, threads: int) -> dict[str, Any]:
 
 
 def prepare(folder: Path) -> Path:
-    """Random weights of tiny, in Meta's layout; presence and norms as they are made."""
+    """Random weights of tiny, in Meta's layout; object score and norms as they are made."""
     import torch
 
     from sam2core import registry
@@ -280,7 +280,9 @@ def nano() -> dict[str, Any]:
                 masks = [mask.mask for mask in generator.generate(image)]
                 seconds = time.perf_counter() - began
                 answers = ImagePredictor(generator.model).encode(image)
-                logits = answers.predict(points=clicks, labels=[[1]] * len(clicks), several=True).logits.float()
+                logits = answers.predict(
+                    points=clicks, labels=[[1]] * len(clicks), multimask_output=True
+                ).logits.float()
             shown = logits > generator.mask_threshold
             drawn = shown if drawn is None else drawn
             both, either = ((which).flatten(2).sum(2) for which in (shown & drawn, shown | drawn))

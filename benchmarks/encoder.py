@@ -62,7 +62,7 @@ def contenders(size: str, names: list[str], pixels: torch.Tensor) -> tuple[Sam2,
             if dtype != "float32":
                 model = oracle.ours(shape)
                 model.load_state_dict(state)
-                model.lower(getattr(torch, dtype))
+                model.to_mixed_precision(getattr(torch, dtype))
             if compiled:
                 model.backbone.compile()
                 model.neck.compile()
@@ -86,12 +86,12 @@ def upstream(theirs: Any, exact: Sam2, pixels: torch.Tensor, half: bool) -> Imag
 @torch.no_grad()
 def masks(model: Sam2, features: ImageFeatures) -> torch.Tensor:
     """Three masks for each of 36 clicks, decoded in fp32."""
-    skips = tuple(skip.float() for skip in features.skips)
-    features = ImageFeatures(features.embedding.float(), features.position.float(), skips)
+    high_res_features = tuple(level.float() for level in features.high_res_features)
+    features = ImageFeatures(features.embedding.float(), features.position.float(), high_res_features)
     ticks = (torch.arange(6) + 0.5) * SIDE / 6
     points = torch.cartesian_prod(ticks, ticks).view(-1, 1, 2)
     prompt = Prompt(points, torch.ones(36, 1, dtype=torch.long))
-    return model.segment(features, model.condition(features, None), prompt, several=True).logits > 0
+    return model.segment(features, model.condition(features, None), prompt, multimask_output=True).logits > 0
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:

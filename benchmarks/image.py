@@ -77,12 +77,12 @@ class Ours:
     def encode(self, picture: Any) -> None:
         self.handle = self.predictor.encode(picture)
 
-    def clicks(self, points: Any, labels: Any, several: bool) -> Any:
-        result = self.handle.predict(points=points, labels=labels, several=several)
+    def clicks(self, points: Any, labels: Any, multimask_output: bool) -> Any:
+        result = self.handle.predict(points=points, labels=labels, multimask_output=multimask_output)
         return result.masks, result.iou
 
     def box(self, box: Any) -> Any:
-        result = self.handle.predict(box=box, several=False)
+        result = self.handle.predict(box=box, multimask_output=False)
         return result.masks, result.iou
 
 
@@ -127,11 +127,11 @@ class Upstream:
         with torch.inference_mode():
             self.predictor.set_image(picture)
 
-    def clicks(self, points: Any, labels: Any, several: bool) -> Any:
+    def clicks(self, points: Any, labels: Any, multimask_output: bool) -> Any:
         import torch
 
         with torch.inference_mode():
-            masks, iou, _ = self.predictor.predict(points, labels, multimask_output=several)
+            masks, iou, _ = self.predictor.predict(points, labels, multimask_output=multimask_output)
         return torch.from_numpy(masks), torch.from_numpy(iou)
 
     def box(self, box: Any) -> Any:
@@ -168,21 +168,21 @@ class Transformers:
             self.sizes = inputs["original_sizes"]
             self.embeddings = self.model.get_image_embeddings(inputs["pixel_values"])
 
-    def _answer(self, several: bool, **prompts: Any) -> Any:
+    def _answer(self, multimask_output: bool, **prompts: Any) -> Any:
         import torch
 
         with torch.inference_mode():
             inputs = self.processor(**prompts, original_sizes=self.sizes, return_tensors="pt")
             inputs.pop("original_sizes")
-            output = self.model(image_embeddings=self.embeddings, multimask_output=several, **inputs)
+            output = self.model(image_embeddings=self.embeddings, multimask_output=multimask_output, **inputs)
             masks = self.processor.post_process_masks(output.pred_masks, self.sizes)
         return masks[0], output.iou_scores[0]
 
-    def clicks(self, points: Any, labels: Any, several: bool) -> Any:
+    def clicks(self, points: Any, labels: Any, multimask_output: bool) -> Any:
         points, labels = points.tolist(), labels.tolist()
         if not isinstance(labels[0], list):
             points, labels = [points], [labels]
-        return self._answer(several, input_points=[points], input_labels=[labels])
+        return self._answer(multimask_output, input_points=[points], input_labels=[labels])
 
     def box(self, box: Any) -> Any:
         return self._answer(False, input_boxes=[[box.tolist()]])
@@ -265,7 +265,7 @@ def startup(task: str, name: str, size: str, files: dict[str, str], threads: int
             chosen.imports()
             chosen.ready(chosen.build(size, file), size)
             chosen.encode(shown)
-            chosen.clicks(*points, several=True)
+            chosen.clicks(*points, multimask_output=True)
 
         spent, _ = timed(answer)
         return {"wall": spent["wall"] + began, "cpu": time.process_time(), **memory()}
@@ -302,9 +302,9 @@ def serve(name: str, size: str, files: dict[str, str], threads: int) -> None:
     chosen.ready(chosen.build(size, Path(files[name])), size)
     work = {
         "encode": lambda: chosen.encode(shown),
-        "one_point": lambda: chosen.clicks(*given["one"], several=True),
+        "one_point": lambda: chosen.clicks(*given["one"], multimask_output=True),
         "box": lambda: chosen.box(given["box"]),
-        "prompts_16": lambda: chosen.clicks(*given["many"], several=True),
+        "prompts_16": lambda: chosen.clicks(*given["many"], multimask_output=True),
     }
     for line in sys.stdin:
         task = line.strip()

@@ -4,11 +4,11 @@
 
 All contenders have the same random weights and see the same synthetic clip; every object gets one click on frame 0.
 Frame 1 is tracked, and what each contender remembers of it is copied to frames 2 to 15, in its own form: from frame 16
-on every past is full (7 memories, 16 pointers an object) without 15 frames having been computed. Frame 16 warms up with
-few objects and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each round begun
-by another), so that a slow minute of the machine hits all alike; ratios are taken within a round, and medians over
-rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured in the same
-round.
+on every past is full (7 memories, 16 object pointers an object) without 15 frames having been computed. Frame 16 warms
+up with few objects and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each
+round begun by another), so that a slow minute of the machine hits all alike; ratios are taken within a round, and
+medians over rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured
+in the same round.
 
 Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was, and
 what is measured with some of the ``--names`` is added to what is there of the others. "ours bfloat16 amx" wants
@@ -41,7 +41,7 @@ from benchmarks.image import processor_name, versions  # noqa: E402
 from sam2core.cli.bench import counter as new_counter  # noqa: E402
 from sam2core.cli.bench import peak  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
-from sam2core.ops.rope import turn_pairs  # noqa: E402
+from sam2core.ops.rope import rotary_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
 from tests.parity import oracle, scripts  # noqa: E402
 
@@ -118,7 +118,7 @@ class Walk:
         """The next frame's logits (N, h, w). Modes are entered for each step: a generator would leave them on."""
         with (
             mock.patch.object(average_tokens, "_kernels", self.kernels.get(average_tokens.name, {})),
-            mock.patch.object(turn_pairs, "_kernels", self.kernels.get(turn_pairs.name, {})),
+            mock.patch.object(rotary_pairs, "_kernels", self.kernels.get(rotary_pairs.name, {})),
             torch.inference_mode(),
             torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != torch.float32),
         ):
@@ -138,7 +138,9 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
             "memorize": [model.memory_encoder],
         }
     )
-    session = VideoPredictor(model if dtype == torch.float32 else model.lower(dtype), fill_holes=0).open(frames)
+    session = VideoPredictor(model if dtype == torch.float32 else model.to_mixed_precision(dtype), fill_holes=0).open(
+        frames
+    )
     for number, place in enumerate(clicks(objects)):
         session.prompt(0, number, [place])
 
@@ -147,7 +149,7 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
             yield result.video_logits
         for track in session.tracks.values():
             for frame in range(2, FULL):
-                track.bank.trail[frame] = replace(copied(track.bank.trail[1]), frame=frame)
+                track.bank.recent[frame] = replace(copied(track.bank.recent[1]), frame=frame)
         for result in session.propagate(FULL):
             yield result.video_logits
 
@@ -163,7 +165,7 @@ def tiled() -> dict[str, Any]:
     if reason := missing():
         raise SystemExit(f"'ours bfloat16 amx' cannot be measured here: {reason}")
     here = ("cpu", torch.bfloat16)
-    return {average_tokens.name: {here: averages}, turn_pairs.name: {here: turned}}
+    return {average_tokens.name: {here: averages}, rotary_pairs.name: {here: turned}}
 
 
 def upstream(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:

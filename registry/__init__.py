@@ -167,7 +167,7 @@ def _build(
     dtype: str | torch.dtype | None,
     **hub: Any,
 ) -> Sam2:
-    from registry.assemble import assemble, device_of, dtype_of, hollow
+    from registry.assemble import assemble, device_of, dtype_of, init_empty_weights
 
     if not isinstance(weights, bool | str | os.PathLike):
         raise WeightsError(f"weights is True, False or a path; got {weights!r}")
@@ -178,7 +178,7 @@ def _build(
         )
     zoo = current()
     zoo.ask_once("register_kernels")
-    with hollow():  # first without storage: what cannot work is found out before memory is taken
+    with init_empty_weights():  # first without storage: what cannot work is found out before memory is taken
         model = assemble(value, zoo.components)
     if weights is False:
         if place.type != "meta":
@@ -190,7 +190,7 @@ def _build(
         _all_there(model)
     model.spec = value
     model.to(place).float()
-    return (model if precision == dtype_of(None) else model.lower(precision)).eval()
+    return (model if precision == dtype_of(None) else model.to_mixed_precision(precision)).eval()
 
 
 def _all_there(model: Sam2) -> None:
@@ -202,5 +202,5 @@ def _all_there(model: Sam2) -> None:
                 f"{name} is a buffer that is not in the state dict, so it has no values when a model is filled from a"
                 " file; the part must compute it on first use, or keep it in the state dict"
             )
-    hollow = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    assert not hollow, f"left without values after loading: {hollow}"
+    unfilled = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    assert not unfilled, f"left without values after loading: {unfilled}"

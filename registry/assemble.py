@@ -74,7 +74,7 @@ def _check_read(spec: ModelSpec, backbone: Any, mask_decoder: Any) -> None:
 
 
 class _WithoutRandom(TorchFunctionMode):
-    """Leaves hollow tensors unfilled. To fill one with random numbers torch imports its compiler, seconds of work.
+    """Leaves tensors without storage unfilled. Filling one with random numbers imports torch's compiler: seconds.
 
     It counts what is made, too: ``layers: 100000000`` in a spec would otherwise never end.
     """
@@ -114,7 +114,7 @@ _RANDOM = {torch.randn, torch.rand}
 
 
 @contextmanager
-def hollow() -> Iterator[None]:
+def init_empty_weights() -> Iterator[None]:
     """Within it, models are built without storage: in milliseconds, to be filled from a file or to be counted."""
     with torch.device("meta"), _WithoutRandom():
         yield

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from sam2core.types import DecoderOutput as DecoderOutput
     from sam2core.types import FrameMemory as FrameMemory
     from sam2core.types import ImageFeatures as ImageFeatures
+    from sam2core.types import Keep as Keep
     from sam2core.types import Label as Label
     from sam2core.types import MaskCandidates as MaskCandidates
     from sam2core.types import MaskPrediction as MaskPrediction
     from sam2core.types import Multimask as Multimask
     from sam2core.types import Prompt as Prompt
     from sam2core.types import Recall as Recall
-    from sam2core.types import Shelf as Shelf
     from sam2core.types import TokenBlock as TokenBlock
 
     registry: ModuleType
     __version__: str
 
 _NOUNS = """
-DecoderOutput FrameMemory ImageFeatures Label MaskCandidates MaskPrediction Multimask Prompt Recall Shelf TokenBlock
+DecoderOutput FrameMemory ImageFeatures Keep Label MaskCandidates MaskPrediction Multimask Prompt Recall TokenBlock
 """
 _MODULES: dict[str, str] = {
     "hookimpl": "sam2core.hooks",

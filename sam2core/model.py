@@ -19,9 +19,10 @@ from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid
 from sam2core.ops.shapes import FixedShapes
 from sam2core.types import (
-    HINT_LIMIT,
+    MASK_INPUT_LIMIT,
     NO_OBJECT,
     DecoderOutput,
+    FilteredMasks,
     FrameMemory,
     ImageFeatures,
     MaskCandidates,
@@ -29,7 +30,6 @@ from sam2core.types import (
     Multimask,
     Prompt,
     Recall,
-    WantedMasks,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Sam2(nn.Module):
     Four verbs: `encode` an image, `condition` it on what was recalled, `segment` it for a prompt, `memorize` the
     answer. The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
     `image_size` is (H, W) in model pixels, multiples of 32. With `carry_mask`, which SAM 2 has not, a tracked frame is
-    also told the mask of the frame before, as a hint. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
+    also told the mask of the frame before, as a mask input. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
     and Videos"; upstream class: ``SAM2Base``.
     """
 
@@ -97,18 +97,18 @@ class Sam2(nn.Module):
         """The type that masks and scores are made in."""
         return self.prompt_encoder.no_mask.weight.dtype
 
-    def lower(self, dtype: torch.dtype) -> Sam2:
+    def to_mixed_precision(self, dtype: torch.dtype) -> Sam2:
         """To half precision where the time goes; the same model.
 
         Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. So is what all of them are made
-        from, the first layer and the neck. A part says with a method ``lower(dtype)`` what of it stays fp32; one
-        without is cast whole, and if that is the mask decoder, the other heads too.
+        from, the first layer and the neck. A part says with a method ``to_mixed_precision(dtype)`` what of it stays
+        fp32; one without is cast whole, and if that is the mask decoder, the other heads too.
         ``model.to(dtype)`` casts everything.
         """
-        full = hasattr(self.mask_decoder, "lower")
+        full = hasattr(self.mask_decoder, "to_mixed_precision")
         for name, part in self.named_children():
-            if hasattr(part, "lower"):
-                part.lower(dtype)
+            if hasattr(part, "to_mixed_precision"):
+                part.to_mixed_precision(dtype)
             elif not (full and name in ("prompt_encoder", "object_pointer")):
                 part.to(dtype)
         return self
@@ -127,7 +127,7 @@ class Sam2(nn.Module):
         return ImageFeatures(
             embedding=embedding,
             position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
-            skips=self.mask_decoder.project_skips([each.to(self.head_dtype) for each in maps], pixels),
+            high_res_features=self.mask_decoder.high_res_features([each.to(self.head_dtype) for each in maps], pixels),
         )
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
@@ -142,27 +142,27 @@ class Sam2(nn.Module):
         embedding, position = features.embedding.to(self.dtype), features.position.to(self.dtype)
         if self.fixed is None:
             return self.memory_attention(embedding, position, blocks)
-        blocks, readable = self.fixed.fill_past(blocks)
-        return self.memory_attention(embedding, position, blocks, readable)
+        blocks, memory_mask = self.fixed.pad_memory(blocks)
+        return self.memory_attention(embedding, position, blocks, memory_mask)
 
-    def following(self, recalls: Sequence[Recall]) -> Prompt:
+    def tracking_prompt(self, recalls: Sequence[Recall]) -> Prompt:
         """The prompt of plain tracking for objects with these pasts: nothing, or what `carry_mask` carries on.
 
-        The mask (B, 1, h, w) is that of the recalled frame nearest in time, forgotten ones aside; as every hint, it is
-        clamped. One recall may serve all rows of its memories, as for `condition`.
+        The mask (B, 1, h, w) is that of the recalled frame nearest in time, forgotten ones aside; as every mask input,
+        it is clamped. One recall may serve all rows of its memories, as for `condition`.
         """
-        nearest = [min(one.pointers, key=lambda pair: abs(pair[0]), default=None) for one in recalls]
+        nearest = [min(one.object_pointers, key=lambda pair: abs(pair[0]), default=None) for one in recalls]
         rows = [1 if pair is None else pair[1].logits.shape[0] for pair in nearest]
         prompt = Prompt.nothing(sum(rows), self.device)
         if not self.carry_mask or not any(nearest):
             return prompt
-        blank = torch.zeros(1, 1, *self.prompt_encoder.hint_size, device=self.device)
+        blank = torch.zeros(1, 1, *self.prompt_encoder.mask_input_size, device=self.device)
         masks = [blank if pair is None else pair[1].logits.detach().float() for pair in nearest]
         known = [pair is not None for pair, count in zip(nearest, rows) for _ in range(count)]
         return replace(
             prompt,
-            mask=torch.cat([mask.to(self.device) for mask in masks]).clamp(-HINT_LIMIT, HINT_LIMIT),
-            has_mask=None if all(known) else torch.tensor(known, device=self.device),
+            mask_input=torch.cat([mask.to(self.device) for mask in masks]).clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
+            has_mask_input=None if all(known) else torch.tensor(known, device=self.device),
         )
 
     def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
@@ -187,38 +187,41 @@ class Sam2(nn.Module):
             masks=torch.cat([output.masks for output in outputs]),
             iou=torch.cat([output.iou for output in outputs]),
             tokens=torch.cat([output.tokens for output in outputs]),
-            presence=torch.cat([output.presence for output in outputs]),
+            object_score=torch.cat([output.object_score for output in outputs]),
         )
 
-    def decode_wanted(
-        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, wanted: Callable[[Tensor], Tensor]
-    ) -> WantedMasks:
-        """Of B prompts without hints on one image, the masks whose scores (B, 4) are `wanted`: a mask (B, 4) of them.
+    def decode_filtered(
+        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, keep: Callable[[Tensor], Tensor]
+    ) -> FilteredMasks:
+        """Of B prompts without mask inputs on one image, the masks whose scores (B, 4) are `keep`: a mask (B, 4) of
+        them.
 
         Masks that nobody wants are not drawn, where the decoder can tell (``decode_wanted``) and it pays: on a CPU, and
         where all prompts share one image, with nothing drawn into it.
         """
-        sift = getattr(self.mask_decoder, "decode_wanted", None)
-        shared = prompt.mask is None and not self.prompt_encoder.draw
+        sift = getattr(self.mask_decoder, "decode_filtered", None)
+        shared = prompt.mask_input is None and not self.prompt_encoder.draw
         if sift is not None and shared and embedding.device.type == "cpu" and self.fixed is None:
             embedding = embedding.to(self.head_dtype)
             sparse, dense, _ = self.prompt_encoder(prompt)
             position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
             rows = self._rows_per_call(embedding)
-            return sift(embedding + dense[:1], position, sparse, features.skips, wanted, rows=rows)  # one for all rows
+            return sift(
+                embedding + dense[:1], position, sparse, features.high_res_features, keep, rows=rows
+            )  # one for all rows
         output = self.decode(features, embedding, prompt)
-        places = torch.nonzero(wanted(output.iou))
+        places = torch.nonzero(keep(output.iou))
         row, mask = places.unbind(1)
-        return WantedMasks(row=row, mask=mask, logits=output.masks[row, mask], iou=output.iou[row, mask])
+        return FilteredMasks(row=row, mask=mask, logits=output.masks[row, mask], iou=output.iou[row, mask])
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         if self.fixed is not None:
-            prompt = self.fixed.fill_prompt(prompt)
-        sparse, dense, counts = self.prompt_encoder(prompt)
+            prompt = self.fixed.pad_prompt(prompt)
+        sparse, dense, token_mask = self.prompt_encoder(prompt)
         if self.fixed is not None:
-            embedding, dense = self.fixed.fill_maps(embedding, dense, prompt.batch)
+            embedding, dense = self.fixed.pad_maps(embedding, dense, prompt.batch)
         position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
-        return self.mask_decoder(embedding, position, sparse, dense, features.skips, counts)
+        return self.mask_decoder(embedding, position, sparse, dense, features.high_res_features, token_mask)
 
     @staticmethod
     def _rows_per_call(embedding: Tensor) -> int:
@@ -227,48 +230,51 @@ class Sam2(nn.Module):
             return 2**31
         return max(1, CPU_CALL_BYTES // (embedding[0].numel() * embedding.element_size()))
 
-    def segment(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, *, several: bool) -> MaskCandidates:
-        """The masks on offer for each prompt: three with `several`, otherwise one. Absent objects are gated already.
+    def segment(
+        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, *, multimask_output: bool
+    ) -> MaskCandidates:
+        """The masks on offer for each prompt: three with `multimask_output`, otherwise one. Absent objects are gated
+        already.
 
         In evaluation mode an unstable single mask is replaced by the best of the three.
         """
-        return self.offer(self.decode(features, embedding, prompt), several=several)
+        return self.select_masks(self.decode(features, embedding, prompt), multimask_output=multimask_output)
 
-    def offer(self, output: DecoderOutput, *, several: bool) -> MaskCandidates:
+    def select_masks(self, output: DecoderOutput, *, multimask_output: bool) -> MaskCandidates:
         """The candidates that `segment` makes of what the decoder put out; training needs both."""
         stability = None if self.training else self.mask_decoder.stability
-        masks, iou, tokens = candidates(output, several=several, stability=stability)
-        present = (output.presence > 0)[..., None, None]
+        masks, iou, tokens = candidates(output, multimask_output=multimask_output, stability=stability)
+        present = (output.object_score > 0)[..., None, None]
         return MaskCandidates(
             logits=torch.where(present, masks, NO_OBJECT),
             iou=iou,
-            pointers=self.object_pointer(tokens, output.presence),
-            presence=output.presence,
+            object_pointers=self.object_pointer(tokens, output.object_score),
+            object_score=output.object_score,
         )
 
-    def adopt(self, features: ImageFeatures, mask: Tensor) -> MaskCandidates:
+    def mask_as_output(self, features: ImageFeatures, mask: Tensor) -> MaskCandidates:
         """A mask prompt (B, 1, H, W) of zeros and ones, at model size, as its own only candidate.
 
-        Logits are ±10, the IoU is 1; the pointer comes from decoding the raw image with the mask as a hint
+        Logits are ±10, the IoU is 1; the object pointer comes from decoding the raw image with the mask as a mask input
         (upstream: ``_use_mask_as_output``).
         """
         mask = mask.to(self.head_dtype)
         logits = F.interpolate(
             (mask * 20.0 - 10.0).float(),
-            size=self.prompt_encoder.hint_size,
+            size=self.prompt_encoder.mask_input_size,
             mode="bilinear",
             align_corners=False,
             antialias=True,
         )
         nothing = Prompt.nothing(mask.shape[0], mask.device)
-        hinted = Prompt(nothing.points, nothing.labels, mask=self.object_pointer.mask_stem(mask))
-        decoded = self.offer(self.decode(features, features.embedding, hinted), several=False)
-        presence = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(mask.dtype) * 20.0 - 10.0
+        hinted = Prompt(nothing.points, nothing.labels, mask_input=self.object_pointer.mask_stem(mask))
+        decoded = self.select_masks(self.decode(features, features.embedding, hinted), multimask_output=False)
+        object_score = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(mask.dtype) * 20.0 - 10.0
         return MaskCandidates(
             logits=logits.to(mask.dtype),
-            iou=torch.ones_like(presence),
-            pointers=self.object_pointer.gate(decoded.pointers, presence),
-            presence=presence,
+            iou=torch.ones_like(object_score),
+            object_pointers=self.object_pointer.gate(decoded.object_pointers, object_score),
+            object_score=object_score,
         )
 
     def memorize(self, features: ImageFeatures, answer: MaskPrediction, *, frame: int, hard: bool) -> FrameMemory:
@@ -281,10 +287,10 @@ class Sam2(nn.Module):
         mask = (logits > 0).float() if hard else logits.sigmoid()
         return FrameMemory(
             frame=frame,
-            blocks=self.memory_encoder(features.embedding.to(self.dtype), mask, answer.presence),
-            pointer=answer.pointer,
+            blocks=self.memory_encoder(features.embedding.to(self.dtype), mask, answer.object_score),
+            object_pointer=answer.object_pointer,
             logits=answer.logits,
-            presence=answer.presence,
+            object_score=answer.object_score,
             iou=answer.iou,
         )
 

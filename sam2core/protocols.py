@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sam2core.heads.select import Stability
     from sam2core.memory.bank import MemoryBank
-    from sam2core.types import DecoderOutput, FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf, TokenBlock
+    from sam2core.types import DecoderOutput, FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall, TokenBlock
 
 
 @runtime_checkable
@@ -41,7 +41,8 @@ class Neck(Protocol):
     def __call__(self, maps: Sequence[Tensor], /) -> list[Tensor]:
         """A backbone's maps to maps (B, dim, H / s, W / s) at those of the strides s = 4, 8, 16 that the backbone has.
 
-        The last is what prompts and memories work on; the mask decoder's skips take the finer two, where there are any.
+        The last is what prompts and memories work on; the mask decoder's high-resolution features take the finer two,
+        where there are any.
         """
         ...
 
@@ -53,8 +54,9 @@ class MaskDecoder(Protocol):
     stability: Stability | None
     """When the single mask is unstable in evaluation, the best of the other three is given; None: never."""
 
-    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor, /) -> tuple[Tensor, ...]:
-        """The neck's maps in the heads' type, and the pixels (B, 3, 16 H, 16 W), to what `skips` gets; () for no skips.
+    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor, /) -> tuple[Tensor, ...]:
+        """The neck's maps in the heads' type, and the pixels (B, 3, 16 H, 16 W), to what `high_res_features` gets; ()
+        for no high-resolution features.
 
         It is called once per image: what a decoder reads beside the embedding is kept with it.
         """
@@ -66,8 +68,8 @@ class MaskDecoder(Protocol):
         position: Tensor,
         sparse: Tensor,
         dense: Tensor,
-        skips: tuple[Tensor, ...],
-        counts: Tensor | None = None,
+        high_res_features: tuple[Tensor, ...],
+        token_mask: Tensor | None = None,
         /,
     ) -> DecoderOutput:
         """All four masks for B prompts on one image or on B images.
@@ -76,10 +78,10 @@ class MaskDecoder(Protocol):
         position   (1, C, H, W)
         sparse     (B, P, C)           prompt tokens; P may be 0
         dense      broadcasts to (B, C, H, W)
-        skips      what `project_skips` gave, of the same images as `embedding`
+        high-resolution features      what `high_res_features` gave, of the same images as `embedding`
         counts     (B, P) bool: the prompt tokens that are meant; None: all
 
-        Masks are (B, 4, 4 H, 4 W) logits, not gated by presence; IoU is in [0, 1]; presence is a logit.
+        Masks are (B, 4, 4 H, 4 W) logits, not gated by object score; IoU is in [0, 1]; object score is a logit.
         """
         ...
 
@@ -88,8 +90,8 @@ class MaskDecoder(Protocol):
 class MemoryEncoder(Protocol):
     """Features and a mask become memory tokens. Constructor: ``dim, memory_dim`` and options."""
 
-    def __call__(self, features: Tensor, mask: Tensor, presence: Tensor, /) -> tuple[TokenBlock, ...]:
-        """Features (1 or B, C, H, W), mask probabilities (B, 1, 16 H, 16 W) and presence logits (B, 1) to token blocks.
+    def __call__(self, features: Tensor, mask: Tensor, object_score: Tensor, /) -> tuple[TokenBlock, ...]:
+        """Features (1 or B, C, H, W), mask probabilities (B, 1, 16 H, 16 W) and object scores (B, 1) to token blocks.
 
         One block for a map, or several (a map and latents), each with tokens (B, N, Cm).
         """
@@ -101,12 +103,12 @@ class MemoryAttention(Protocol):
     """An image is conditioned on memories. Constructor: ``dim, memory_dim`` and options."""
 
     def __call__(
-        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None, /
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], memory_mask: Tensor | None = None, /
     ) -> Tensor:
         """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W).
 
-        `readable` (1, N in all) marks the tokens that count; it is passed by compiled models alone, which fill pasts up
-        to fixed shapes.
+        `memory_mask` (1, N in all) marks the tokens that count; it is passed by compiled models alone, which fill pasts
+        up to fixed shapes.
         """
         ...
 
@@ -119,9 +121,9 @@ class MemoryPolicy(Protocol):
     """
 
     horizon: int
-    """How far back, in frames, `recall` may ever look on the trail; older memories are dropped."""
+    """How far back, in frames, `recall` may ever look on the recent frames; older memories are dropped."""
     clearing: int
-    """How far around a prompt, in frames, the trail is forgotten when a session is asked to."""
+    """How far around a prompt, in frames, recent frames are forgotten when a session is asked to."""
 
     def start(self) -> Any:
         """The state of a new object; handed back to the other methods. Numbers, strings, tensors, lists and dicts."""
@@ -135,7 +137,7 @@ class MemoryPolicy(Protocol):
         """The index (B,) of the candidate to believe."""
         ...
 
-    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Shelf | None:
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Keep | None:
         """Where a tracked frame's memory goes; None forgets it."""
         ...
 

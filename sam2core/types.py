@@ -16,8 +16,8 @@ from torch import Tensor
 NO_OBJECT = -1024.0
 """The mask logit of an object that is not in the picture."""
 
-HINT_LIMIT = 32.0
-"""Logits of an earlier answer are clamped to plus or minus this when they are given back as a hint."""
+MASK_INPUT_LIMIT = 32.0
+"""Logits of an earlier answer are clamped to plus or minus this when they are given back as a mask input."""
 
 
 class Label(enum.IntEnum):
@@ -31,11 +31,11 @@ class Label(enum.IntEnum):
     BOTTOM_RIGHT = 3
 
 
-class Shelf(enum.Enum):
-    """Where a memory is kept: anchors are trusted frames, the trail is what the model made of the rest."""
+class Keep(enum.Enum):
+    """Where a memory is kept: prompted frames are trusted frames, recent frames are what the model made of the rest."""
 
-    ANCHOR = "anchor"
-    TRAIL = "trail"
+    PROMPTED = "prompted"
+    RECENT = "recent"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Multimask:
     max_points: int = 1
     while_tracking: bool = True
 
-    def several(self, points: int, *, tracking: bool) -> bool:
+    def applies(self, points: int, *, tracking: bool) -> bool:
         """Whether a prompt of `points` points (a box counts two, padding none) is answered with three masks."""
         return self.min_points <= points <= self.max_points and (self.while_tracking or not tracking)
 
@@ -61,7 +61,7 @@ class ImageFeatures:
 
     embedding: Tensor  # (B, C, H, W)   what memory conditions and masks are read from
     position: Tensor  # (1, C, H, W)
-    skips: tuple[Tensor, ...]  # stride 4 and 8, what the mask decoder made of the finer maps; () if unused
+    high_res_features: tuple[Tensor, ...]  # stride 4 and 8, what the mask decoder made of the finer maps; () if unused
 
     @property
     def batch(self) -> int:
@@ -69,14 +69,18 @@ class ImageFeatures:
 
     def rows(self, index: Tensor) -> ImageFeatures:
         """The features of the images at `index` (B',), in that order, with repetitions."""
-        return replace(self, embedding=self.embedding[index], skips=tuple(skip[index] for skip in self.skips))
+        return replace(
+            self,
+            embedding=self.embedding[index],
+            high_res_features=tuple(level[index] for level in self.high_res_features),
+        )
 
     def expand(self, batch: int) -> ImageFeatures:
         """One image's features as a batch of `batch` objects, without a copy."""
         return replace(
             self,
             embedding=self.embedding.expand(batch, -1, -1, -1),
-            skips=tuple(skip.expand(batch, -1, -1, -1) for skip in self.skips),
+            high_res_features=tuple(level.expand(batch, -1, -1, -1) for level in self.high_res_features),
         )
 
 
@@ -90,8 +94,8 @@ class Prompt:
 
     points: Tensor  # (B, P, 2)  x, y
     labels: Tensor  # (B, P)     values of Label
-    mask: Tensor | None = None  # (B, 1, h, w) logits of an earlier answer, as a hint
-    has_mask: Tensor | None = None  # (B,) bool; None: all rows have the mask, if there is one
+    mask_input: Tensor | None = None  # (B, 1, h, w) logits of an earlier answer
+    has_mask_input: Tensor | None = None  # (B,) bool; None: all rows have one, if there is any
     ragged: bool = False  # some rows are filled up with Label.IGNORED
 
     @property
@@ -119,8 +123,8 @@ class Prompt:
         return Prompt(
             points=self.points[start:stop],
             labels=self.labels[start:stop],
-            mask=None if self.mask is None else self.mask[start:stop],
-            has_mask=None if self.has_mask is None else self.has_mask[start:stop],
+            mask_input=None if self.mask_input is None else self.mask_input[start:stop],
+            has_mask_input=None if self.has_mask_input is None else self.has_mask_input[start:stop],
             ragged=self.ragged,
         )
 
@@ -129,14 +133,14 @@ class Prompt:
 class DecoderOutput:
     """What a mask decoder always returns: all four masks. Token 0 answers alone; tokens 1 to 3 answer ambiguity."""
 
-    masks: Tensor  # (B, 4, h, w) logits, not yet gated by presence
+    masks: Tensor  # (B, 4, h, w) logits, not yet gated by object score
     iou: Tensor  # (B, 4) in [0, 1]
     tokens: Tensor  # (B, 4, C)
-    presence: Tensor  # (B, 1) logit
+    object_score: Tensor  # (B, 1) logit
 
 
 @dataclass(frozen=True, eq=False)
-class WantedMasks:
+class FilteredMasks:
     """Those K of a decoder's masks that were asked for, in the order of prompts and masks."""
 
     row: Tensor  # (K,) the prompt
@@ -151,8 +155,8 @@ class MaskCandidates:
 
     logits: Tensor  # (B, M, h, w)  absent objects already at NO_OBJECT
     iou: Tensor  # (B, M)
-    pointers: Tensor  # (B, M, C)
-    presence: Tensor  # (B, 1)        > 0: the object is in the picture
+    object_pointers: Tensor  # (B, M, C)
+    object_score: Tensor  # (B, 1)        > 0: the object is in the picture
 
     def take(self, index: Tensor) -> MaskPrediction:
         """The answer that believes candidate `index` (B,) of each object."""
@@ -160,8 +164,8 @@ class MaskCandidates:
         return MaskPrediction(
             logits=self.logits[row, index].unsqueeze(1),
             iou=self.iou[row, index],
-            pointer=self.pointers[row, index],
-            presence=self.presence,
+            object_pointer=self.object_pointers[row, index],
+            object_score=self.object_score,
             candidates=self,
         )
 
@@ -172,18 +176,18 @@ class MaskPrediction:
 
     logits: Tensor  # (B, 1, h, w)
     iou: Tensor  # (B,)
-    pointer: Tensor  # (B, C)
-    presence: Tensor  # (B, 1)
+    object_pointer: Tensor  # (B, C)
+    object_score: Tensor  # (B, 1)
     candidates: MaskCandidates
 
 
 @dataclass(frozen=True, eq=False)
 class TokenBlock:
-    """A run of memory tokens that share a place: one frame's map, its latents, or the pointers."""
+    """A run of memory tokens that share a place: one frame's map, its latents, or the object pointers."""
 
     tokens: Tensor  # (B, N, Cm)
     position: Tensor  # (B or 1, N, Cm)  added to keys only
-    grid: tuple[int, int] | None  # rotate keys on this (h, w) grid; None: never rotate (pointers, latents)
+    grid: tuple[int, int] | None  # rotate keys on this (h, w) grid; None: never rotate (object pointers, latents)
     key_scale: float = 1.0  # for policies that weigh frames
 
 
@@ -193,17 +197,18 @@ class FrameMemory:
 
     frame: int
     blocks: tuple[TokenBlock, ...] | None  # without the time code, which the readout adds; None once trimmed
-    pointer: Tensor  # (B, C)
-    logits: Tensor  # (B, 1, h, w)  for output, and as a hint to later corrections
-    presence: Tensor  # (B, 1)
+    object_pointer: Tensor  # (B, C)
+    logits: Tensor  # (B, 1, h, w)  for output, and as a mask input to later corrections
+    object_score: Tensor  # (B, 1)
     iou: Tensor  # (B,)
     notes: Mapping[str, float] = field(default_factory=dict)  # a policy's own scores
 
 
 @dataclass(frozen=True, eq=False)
 class Recall:
-    """Which memories to attend to, decided by a policy. Slot 0 is the latest frame; the last slot is for anchors."""
+    """Which memories to attend to, decided by a policy. Slot 0 is the latest frame; the last slot is for prompted
+    frames."""
 
     slots: tuple[tuple[int, FrameMemory], ...]
-    pointers: tuple[tuple[int, FrameMemory], ...]  # signed distance in frames, positive into the past
-    horizon: int  # the distance that maps to 1.0 in the pointers' time code
+    object_pointers: tuple[tuple[int, FrameMemory], ...]  # signed distance in frames, positive into the past
+    horizon: int  # the distance that maps to 1.0 in the object pointers' time code

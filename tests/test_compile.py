@@ -31,7 +31,7 @@ def drive(predictor: VideoPredictor, frames: np.ndarray, objects: int, points: i
     for object in range(objects):
         results.append(session.prompt(0, object, rng.uniform(0, 48, (points, 2))).logits)
     results += [result.logits for result in session.propagate()]
-    results.append(session.prompt(3, 0, rng.uniform(0, 48, (points, 2)), np.zeros(points)).logits)  # with a hint
+    results.append(session.prompt(3, 0, rng.uniform(0, 48, (points, 2)), np.zeros(points)).logits)  # with a mask input
     return results
 
 
@@ -57,22 +57,22 @@ def test_answers_are_the_same_and_nothing_compiles_after_the_warm_up():
 def test_prompts_are_filled_up_with_ignored_points():
     fixed = FixedShapes(points=4)
     for count, filled in ((1, 4), (4, 4), (5, 8)):
-        prompt = fixed.fill_prompt(Prompt(torch.rand(2, count, 2), torch.ones(2, count, dtype=torch.int32)))
+        prompt = fixed.pad_prompt(Prompt(torch.rand(2, count, 2), torch.ones(2, count, dtype=torch.int32)))
         assert prompt.labels.shape == (2, filled) and prompt.ragged
         assert (prompt.labels[:, count:] == Label.IGNORED).all() and (prompt.labels[:, :count] == 1).all()
 
 
 def test_pasts_are_filled_up_and_marked():
-    fixed = FixedShapes(slots=3, pointer_tokens=8)
+    fixed = FixedShapes(slots=3, object_pointer_tokens=8)
 
     def block(length, grid):
         return TokenBlock(torch.rand(2, length, 4), torch.rand(1, length, 4), grid)
 
-    blocks, readable = fixed.fill_past([block(6, (2, 3))] * 4 + [block(5, None)])
+    blocks, memory_mask = fixed.pad_memory([block(6, (2, 3))] * 4 + [block(5, None)])
     assert [each.tokens.shape[1] for each in blocks] == [6] * 6 + [8]
-    assert readable.shape == (1, 44) and readable.sum() == 4 * 6 + 5
-    blocks, readable = fixed.fill_past([block(6, (2, 3))])
-    assert [each.tokens.shape[1] for each in blocks] == [6, 6, 6, 8] and readable.sum() == 6
+    assert memory_mask.shape == (1, 44) and memory_mask.sum() == 4 * 6 + 5
+    blocks, memory_mask = fixed.pad_memory([block(6, (2, 3))])
+    assert [each.tokens.shape[1] for each in blocks] == [6, 6, 6, 8] and memory_mask.sum() == 6
 
 
 def test_an_unknown_part_is_named():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import registry
-from registry.assemble import hollow
+from registry.assemble import init_empty_weights
 from registry.components import Components, call
 from registry.errors import DuplicateName, SpecError, UnknownName
 from registry.kinds import KINDS
@@ -25,7 +25,7 @@ HOLLOW = ("hiera_s", "hiera_b+", "hiera_l")  # the class of hiera_t, in sizes th
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
 def test_every_part_keeps_its_contract(kind: str, name: str) -> None:
     if name in HOLLOW:
-        with hollow():
+        with init_empty_weights():
             check_contract(kind, current().components.make(kind, {"type": name}))
     else:
         check_contract(kind, name)

@@ -128,8 +128,8 @@ def test_the_variants_cover_every_branch():
 def test_mask_prompt():
     stage = section("expect/2.1/encode/square")
     embedding = stage["embedding"].repeat(2, 1, 1, 1)
-    skips = [stage[name].repeat(2, 1, 1, 1) for name in ("skip.0", "skip.1")]
-    compare(answers.adopt(model(), embedding, skips, inputs()["mask"]), "2.1", "adopt/mask")
+    high_res_features = [stage[name].repeat(2, 1, 1, 1) for name in ("skip.0", "skip.1")]
+    compare(answers.mask_as_output(model(), embedding, high_res_features, inputs()["mask"]), "2.1", "adopt/mask")
 
 
 @pytest.mark.parametrize("family", ["2.1", "2.0"])

@@ -19,6 +19,7 @@ LEAVES = {
     "sam2core.hooks",
     "sam2core.annotations",
     "sam2core.configuration",
+    "sam2core.older",
     "sam2core.storage",
 }
 PARTS = {"sam2core.backbones", "sam2core.memory", "sam2core.heads"}
@@ -31,6 +32,7 @@ LAW: dict[str, set[str]] = {
     "sam2core.hooks": LEAVES,
     "sam2core.annotations": LEAVES,
     "sam2core.configuration": LEAVES,
+    "sam2core.older": LEAVES,
     "sam2core.storage": LEAVES,
     # contracts speak of the values that parts pass around: for the type checker alone
     "sam2core.protocols": LEAVES | {"sam2core.memory.bank", "sam2core.heads.select"},

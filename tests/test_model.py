@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sam2core.memory.bank import MemoryBank
-from sam2core.types import Prompt, Shelf
+from sam2core.types import Keep, Prompt
 from tests.parity import oracle
 
 SIZE = 64
@@ -47,11 +47,11 @@ def track(model, frames, prompt):
             embedding, given = model.condition(features, None), prompt
         else:
             recall = policy.recall(bank, index, backwards=False, length=len(frames), state=None)
-            embedding, given = model.condition(features, recall), model.following([recall])
-        candidates = model.segment(features, embedding, given, several=True)
+            embedding, given = model.condition(features, recall), model.tracking_prompt([recall])
+        candidates = model.segment(features, embedding, given, multimask_output=True)
         answer = candidates.take(policy.choose(candidates, None))
         memory = model.memorize(features, answer, frame=index, hard=index == 0 and not model.training)
-        bank.put(memory, Shelf.ANCHOR if index == 0 else Shelf.TRAIL)
+        bank.put(memory, Keep.PROMPTED if index == 0 else Keep.RECENT)
         answers.append(answer)
     return answers
 
@@ -80,10 +80,10 @@ def test_several_objects_equal_one_by_one():
     features = model.encode(image)
     embedding = model.condition(features, None)
     both = Prompt(torch.tensor([[[20.0, 30.0]], [[50.0, 9.0]]]), torch.ones(2, 1, dtype=torch.int32))
-    together = model.segment(features, embedding, both, several=True)
+    together = model.segment(features, embedding, both, multimask_output=True)
     for row in range(2):
-        alone = model.segment(features, embedding, both.rows(row, row + 1), several=True)
-        for name in ("logits", "iou", "pointers", "presence"):
+        alone = model.segment(features, embedding, both.rows(row, row + 1), multimask_output=True)
+        for name in ("logits", "iou", "object_pointers", "object_score"):
             assert oracle.error(getattr(together, name)[row : row + 1], getattr(alone, name)) < 1e-5
 
 
@@ -96,12 +96,14 @@ def test_many_prompts_in_slices_equal_one_call(monkeypatch):
     embedding = model.condition(features, None)
     generator = torch.Generator().manual_seed(2)
     many = Prompt(SIZE * torch.rand(11, 2, 2, generator=generator), torch.ones(11, 2, dtype=torch.int32))
-    many = Prompt(many.points, many.labels, mask=torch.randn(11, 1, 16, 16), has_mask=torch.arange(11) % 2 == 0)
+    many = Prompt(
+        many.points, many.labels, mask_input=torch.randn(11, 1, 16, 16), has_mask_input=torch.arange(11) % 2 == 0
+    )
     whole = model.decode(features, embedding, many)
     monkeypatch.setattr(module, "CPU_CALL_BYTES", 4 * embedding[0].numel() * embedding.element_size())
     sliced = model.decode(features, embedding, many)
     copied = model.decode(features.expand(11), embedding.expand(11, -1, -1, -1), many)
-    for name in ("masks", "iou", "tokens", "presence"):
+    for name in ("masks", "iou", "tokens", "object_score"):
         assert oracle.error(getattr(sliced, name), getattr(whole, name)) < 1e-5
         assert oracle.error(getattr(copied, name), getattr(whole, name)) < 1e-5
 
@@ -112,10 +114,10 @@ def test_adopting_a_mask_keeps_it():
     features = model.encode(pixels())
     mask = torch.zeros(2, 1, SIZE, SIZE)
     mask[0, :, 16:48, 8:40] = 1.0
-    adopted = model.adopt(features.expand(2), mask)
-    assert adopted.logits.shape == (2, 1, 16, 16) and adopted.presence.tolist() == [[10.0], [-10.0]]
+    adopted = model.mask_as_output(features.expand(2), mask)
+    assert adopted.logits.shape == (2, 1, 16, 16) and adopted.object_score.tolist() == [[10.0], [-10.0]]
     assert adopted.logits[0, 0, 8, 6] == 10.0 and adopted.logits[0, 0, 1, 1] == -10.0
-    assert torch.equal(adopted.pointers[1], model.object_pointer.absent)
+    assert torch.equal(adopted.object_pointers[1], model.object_pointer.absent)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -127,12 +129,12 @@ def test_half_precision_runs_every_verb_without_autocast(dtype):
     found = track(model, frames, click())
     assert model.dtype == dtype
     for answer, expected in zip(found, exact):
-        assert answer.pointer.dtype == dtype
+        assert answer.object_pointer.dtype == dtype
         assert oracle.error(answer.iou.float(), expected.iou) < 0.1
     assert oracle.error(found[0].logits.float(), exact[0].logits) < 0.1
     features = model.encode(frames[0])
     mask = torch.ones(1, 1, SIZE, SIZE)
-    assert model.adopt(features, mask).pointers.dtype == dtype
+    assert model.mask_as_output(features, mask).object_pointers.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -140,7 +142,7 @@ def test_half_precision_runs_every_verb_without_autocast(dtype):
 def test_lowered_models_keep_ends_sums_norms_and_heads_in_fp32(dtype):
     frames = [pixels(seed=seed) for seed in range(4)]
     exact = track(tiny(), frames, click())
-    lowered, cast = randomised().lower(dtype), randomised().to(dtype)
+    lowered, cast = randomised().to_mixed_precision(dtype), randomised().to(dtype)
     assert lowered.dtype == dtype and lowered.head_dtype == torch.float32
     assert {p.dtype for p in lowered.mask_decoder.transformer.parameters()} == {torch.float32}
     assert {p.dtype for p in lowered.backbone.blocks[0].norm1.parameters()} == {torch.float32}
@@ -148,22 +150,22 @@ def test_lowered_models_keep_ends_sums_norms_and_heads_in_fp32(dtype):
     for part in (lowered.backbone.patch_embed, lowered.neck):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
     features = lowered.encode(frames[0])
-    assert {features.embedding.dtype, *(skip.dtype for skip in features.skips)} == {torch.float32}
+    assert {features.embedding.dtype, *(level.dtype for level in features.high_res_features)} == {torch.float32}
     off = [
         sum(oracle.error(answer.logits.float(), right.logits) for answer, right in zip(answers, exact))
         for answers in (track(lowered, frames, click()), track(cast, frames, click()))
     ]
     assert off[0] < 0.8 * off[1], off
     mask = torch.ones(1, 1, SIZE, SIZE)
-    assert lowered.adopt(lowered.encode(frames[0]), mask).pointers.dtype == torch.float32
+    assert lowered.mask_as_output(lowered.encode(frames[0]), mask).object_pointers.dtype == torch.float32
 
 
 @torch.no_grad()
 def test_a_decoder_that_cannot_be_lowered_in_part_is_cast_with_all_heads():
     model = randomised()
-    whole = type("Whole", (type(model.mask_decoder),), {"lower": property()})
+    whole = type("Whole", (type(model.mask_decoder),), {"to_mixed_precision": property()})
     model.mask_decoder.__class__ = whole
-    model.lower(torch.bfloat16)
+    model.to_mixed_precision(torch.bfloat16)
     assert model.head_dtype == torch.bfloat16
     assert {p.dtype for p in model.object_pointer.parameters()} == {torch.bfloat16}
     assert track(model, [pixels(seed=seed) for seed in range(2)], click())[1].logits.isfinite().all()
@@ -173,15 +175,19 @@ def test_gradients_reach_every_parameter_through_memory():
     model = randomised().train()
     frames = [pixels(seed=seed) for seed in range(3)]
     answers = track(model, frames, click())
-    loss = sum(answer.logits.float().square().mean() + answer.iou.sum() + answer.presence.sum() for answer in answers)
+    loss = sum(
+        answer.logits.float().square().mean() + answer.iou.sum() + answer.object_score.sum() for answer in answers
+    )
     features = model.encode(frames[0])
     mask = torch.zeros(1, 1, SIZE, SIZE)
     mask[..., 10:50, 10:50] = 1.0
     box = Prompt(torch.tensor([[[1.0, 2.0], [40.0, 50.0], [7.0, 7.0]]]), torch.tensor([[2, 3, 0]]))
-    hinted = Prompt(box.points, box.labels, mask=torch.randn(1, 1, 16, 16))
-    corrected = model.segment(features, model.condition(features, None), hinted, several=False)
-    loss = loss + model.adopt(features, mask).pointers.square().mean() + corrected.logits.square().mean()
-    loss = loss + corrected.pointers.square().mean()
+    hinted = Prompt(box.points, box.labels, mask_input=torch.randn(1, 1, 16, 16))
+    corrected = model.segment(features, model.condition(features, None), hinted, multimask_output=False)
+    loss = (
+        loss + model.mask_as_output(features, mask).object_pointers.square().mean() + corrected.logits.square().mean()
+    )
+    loss = loss + corrected.object_pointers.square().mean()
     loss.backward()
     # what a present object never reads
     spared = {"object_pointer.absent", "memory_encoder.occlusion_embed", "prompt_encoder.label_embed.1.weight"}
@@ -211,11 +217,11 @@ def test_prediction_in_inference_mode_does_not_poison_training():
 def test_nothing_is_kept_between_calls():
     model = tiny()
     features = model.encode(pixels())
-    before = model.segment(features, model.condition(features, None), click(), several=True)
+    before = model.segment(features, model.condition(features, None), click(), multimask_output=True)
     track(model, [pixels(seed=5), pixels(seed=6)], click(x=3.0))
     model.encode(pixels(size=(96, 32)))
-    after = model.segment(features, model.condition(features, None), click(), several=True)
-    assert torch.equal(before.logits, after.logits) and torch.equal(before.pointers, after.pointers)
+    after = model.segment(features, model.condition(features, None), click(), multimask_output=True)
+    assert torch.equal(before.logits, after.logits) and torch.equal(before.object_pointers, after.object_pointers)
 
 
 def test_weights_without_memory_say_so():
@@ -223,7 +229,7 @@ def test_weights_without_memory_say_so():
     model.image_only = True
     features = model.encode(pixels())
     with pytest.raises(ValueError, match="no memory parts"):
-        answers = model.segment(features, model.condition(features, None), click(), several=False)
+        answers = model.segment(features, model.condition(features, None), click(), multimask_output=False)
         model.memorize(features, answers.take(torch.zeros(1, dtype=torch.long)), frame=0, hard=True)
 
 
@@ -234,7 +240,7 @@ class _Encoder(torch.nn.Module):
 
     def forward(self, image):
         features = self.model.encode(image)
-        return self.model.condition(features, None), *features.skips
+        return self.model.condition(features, None), *features.high_res_features
 
 
 class _Decoder(torch.nn.Module):
@@ -247,7 +253,7 @@ class _Decoder(torch.nn.Module):
 
         features = ImageFeatures(embedding, torch.zeros_like(embedding), (stride4, stride8))
         output = self.model.decode(features, embedding, Prompt(points, labels))
-        return output.masks, output.iou, output.presence
+        return output.masks, output.iou, output.object_score
 
 
 @torch.no_grad()
@@ -277,7 +283,7 @@ def test_wanted_masks_are_those_of_all_masks_drawn_prompts_or_not(draw):
     prompt = Prompt(points, torch.ones(70, 1, dtype=torch.int32))
     whole = model.decode(features, embedding, prompt)
     middle = whole.iou.median()
-    found = model.decode_wanted(features, embedding, prompt, lambda iou: iou > middle)
+    found = model.decode_filtered(features, embedding, prompt, lambda iou: iou > middle)
     expected = torch.nonzero(whole.iou > middle)
     assert torch.equal(torch.stack([found.row, found.mask], dim=1), expected)
     assert torch.allclose(found.logits, whole.masks[found.row, found.mask], atol=1e-4)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import registry
 from registry.errors import UnknownName
-from sam2core import RecentFrames, Shelf, TokenBlock
+from sam2core import Keep, RecentFrames, TokenBlock
 from sam2core.backbones.fpn import Fpn
 from sam2core.backbones.hiera import hiera_micro
 from sam2core.checkpoints.facebook import FACEBOOK
@@ -109,8 +109,8 @@ def encoder(change: Any) -> nn.Module:
 
 def attention(change: Any) -> nn.Module:
     class Wrong(RopeMemoryAttention):
-        def forward(self, features: Any, position: Any, blocks: Any, readable: Any = None) -> Tensor:
-            return change(super().forward, features, position, blocks, readable)
+        def forward(self, features: Any, position: Any, blocks: Any, memory_mask: Any = None) -> Tensor:
+            return change(super().forward, features, position, blocks, memory_mask)
 
     return Wrong(**GIVEN["memory_attention"])
 
@@ -198,14 +198,14 @@ WRONG_MODULES: dict[str, tuple[str, Any, str, str]] = {
     ),
     "ranks a batch": (
         "mask_decoder",
-        lambda: decoder(presence=lambda x: x - x.mean(0)),
+        lambda: decoder(object_score=lambda x: x - x.mean(0)),
         "batch independence",
-        "presence of row 0",
+        "object score of row 0",
     ),
     "reads what is not meant": (
         "mask_decoder",
         lambda: wrong("", made("mask_decoder"), forward=lambda s, *a: super(type(s), s).forward(*a[:5])),
-        "counts",
+        "token_mask",
         "tokens that are not counted",
     ),
     "stability a dict": (
@@ -235,7 +235,7 @@ WRONG_MODULES: dict[str, tuple[str, Any, str, str]] = {
         "batch independence",
         "row 0",
     ),
-    "ignores pointers": (
+    "ignores object pointers": (
         "memory_attention",
         lambda: attention(lambda f, x, p, b, r: f(x, p, b[:3] if len(b) == 4 else b, r)),
         "memories",
@@ -244,7 +244,7 @@ WRONG_MODULES: dict[str, tuple[str, Any, str, str]] = {
     "ignores readable": (
         "memory_attention",
         lambda: attention(lambda f, x, p, b, r: f(x, p, b)),
-        "readable",
+        "memory_mask",
         "not readable",
     ),
     "one row alone": (
@@ -289,7 +289,7 @@ def test_a_right_module_passes_and_stays_as_it_is(kind: str) -> None:
 
 class Nothing(RecentFrames):
     def recall(self, bank: Any, frame: int, **more: Any) -> Any:
-        return replace(super().recall(bank, frame, **more), slots=(), pointers=())
+        return replace(super().recall(bank, frame, **more), slots=(), object_pointers=())
 
 
 class FarSighted(RecentFrames):
@@ -310,7 +310,7 @@ class OneForAll(RecentFrames):
 
 class Word(RecentFrames):
     def keep(self, *given: Any) -> Any:
-        return "trail"
+        return "recent"
 
 
 class Global(RecentFrames):
@@ -320,9 +320,9 @@ class Global(RecentFrames):
         super().__init__()
         self.count = 0
 
-    def keep(self, *given: Any) -> Shelf | None:
+    def keep(self, *given: Any) -> Keep | None:
         self.count += 1
-        return Shelf.TRAIL if self.count % 3 else None
+        return Keep.RECENT if self.count % 3 else None
 
 
 class SharedState(RecentFrames):
@@ -336,18 +336,18 @@ class Stateful(RecentFrames):
     def start(self) -> Any:
         return {"seen": []}
 
-    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Shelf | None:
+    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Keep | None:
         state["seen"].append(float(answer.iou.mean()))
-        return Shelf.TRAIL if sum(state["seen"][-4:]) > 2 else None
+        return Keep.RECENT if sum(state["seen"][-4:]) > 2 else None
 
 
 class Bounded(Stateful):
     """Right: the last four scores."""
 
-    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Shelf | None:
-        shelf = super().keep(answer, memory, bank, state)
+    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Keep | None:
+        keep = super().keep(answer, memory, bank, state)
         del state["seen"][:-4]
-        return shelf
+        return keep
 
 
 class SharedByForks(RecentFrames):
@@ -357,13 +357,13 @@ class SharedByForks(RecentFrames):
     def copy(self, state: Any) -> Any:
         return dict(state)
 
-    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Shelf | None:
+    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Keep | None:
         state["count"][0] = (state["count"][0] + 1) % 5
-        return Shelf.TRAIL if state["count"][0] else None
+        return Keep.RECENT if state["count"][0] else None
 
 
 class Hoarding(Bounded):
-    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Shelf | None:
+    def keep(self, answer: Any, memory: Any, bank: Any, state: Any) -> Keep | None:
         state["features"] = torch.zeros(600_000)
         return super().keep(answer, memory, bank, state)
 
@@ -375,13 +375,13 @@ class Unsavable(RecentFrames):
 
 class Meddling(RecentFrames):
     def recall(self, bank: Any, frame: int, **more: Any) -> Any:
-        bank.trail.pop(frame - 2, None)
+        bank.recent.pop(frame - 2, None)
         return super().recall(bank, frame, **more)
 
 
 class Random(RecentFrames):
-    def keep(self, *given: Any) -> Shelf | None:
-        return Shelf.TRAIL if torch.rand(()) > 0.5 else None
+    def keep(self, *given: Any) -> Keep | None:
+        return Keep.RECENT if torch.rand(()) > 0.5 else None
 
 
 class Weighted(nn.Linear):
@@ -400,7 +400,7 @@ WRONG_POLICIES: dict[str, tuple[Any, str, str]] = {
     "shared state": (SharedState, "start", "one list that all objects share"),
     "no index": (Floating, "choose", "no tensor of integers"),
     "one row for all": (OneForAll, "batches", "(1,) for two rows"),
-    "a word for a shelf": (Word, "tracking", "keep gives 'trail'"),
+    "a word for a shelf": (Word, "tracking", "keep gives 'recent'"),
     "recalls nothing": (Nothing, "tracking", "nothing is recalled"),
     "changes the bank": (Meddling, "tracking", "recall changed the bank"),
     "too many slots": (ManySlots, "tracking", "the readout has slots 0 to 6"),

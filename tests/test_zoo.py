@@ -12,17 +12,17 @@ import pytest
 import torch
 
 import registry
-from registry.assemble import assemble, hollow
+from registry.assemble import assemble, init_empty_weights
 from registry.plugins import current
 from sam2core import FrameMemory, Prompt, Sam2
 from sam2core.memory.bank import MemoryBank
-from sam2core.types import Shelf
+from sam2core.types import Keep
 
 EIGHT = [f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
 
 
 def on_meta(name: str) -> Sam2:
-    with hollow():
+    with init_empty_weights():
         return assemble(registry.spec(name), current().components)
 
 
@@ -80,21 +80,21 @@ def test_building_large_without_weights_is_quick() -> None:
 
 QUICK = """
 import sys, registry
-from registry.assemble import assemble, hollow
-with hollow():
+from registry.assemble import assemble, init_empty_weights
+with init_empty_weights():
     assemble(registry.spec("sam2.1_hiera_t"), registry.current().components)
-assert "torch._dynamo" not in sys.modules  # torch's own way to fill hollow tensors imports it, for seconds
+assert "torch._dynamo" not in sys.modules  # torch's own way to fill tensors without storage imports it, for seconds
 """
 
 
-def test_the_first_hollow_model_is_quick_too() -> None:
+def test_the_first_empty_model_is_quick_too() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", QUICK], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-def test_hollow_spares_hollow_tensors_only() -> None:
-    with hollow():
+def test_only_empty_weights_stay_unfilled() -> None:
+    with init_empty_weights():
         made = torch.nn.Linear(3, 3)
         real = torch.zeros(3, device="cpu")
         torch.nn.init.normal_(real)
@@ -116,10 +116,10 @@ def track(model: Sam2, size: tuple[int, int]) -> list[FrameMemory]:
         prompt = Prompt.nothing(1)
         if frame == 0:
             prompt = Prompt(torch.tensor([[[size[1] / 2, size[0] / 2]]]), torch.tensor([[1]]))
-        candidates = model.segment(features, model.condition(features, recall), prompt, several=True)
+        candidates = model.segment(features, model.condition(features, recall), prompt, multimask_output=True)
         answer = candidates.take(policy.choose(candidates, None))
         memory = model.memorize(features, answer, frame=frame, hard=frame == 0)
-        bank.put(memory, Shelf.ANCHOR if frame == 0 else Shelf.TRAIL)
+        bank.put(memory, Keep.PROMPTED if frame == 0 else Keep.RECENT)
         memories.append(memory)
     return memories
 
@@ -134,12 +134,12 @@ def test_the_tiny_model_runs_and_tracks(size: tuple[int, int]) -> None:
         assert memory.logits.shape == (1, 1, size[0] // 4, size[1] // 4)
         assert memory.blocks is not None
         assert memory.blocks[0].tokens.shape == (1, size[0] // 16 * size[1] // 16, 16)
-        assert memory.logits.isfinite().all() and memory.pointer.isfinite().all()
+        assert memory.logits.isfinite().all() and memory.object_pointer.isfinite().all()
     assert not torch.equal(memories[1].logits, memories[2].logits)
 
 
 def test_the_tiny_model_takes_a_training_step() -> None:
-    model = registry.build("test_tiny", weights=False, memory_policy={"future_pointers": True}).train()
+    model = registry.build("test_tiny", weights=False, memory_policy={"future_object_pointers": True}).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     sum(memory.logits.mean() + memory.iou.mean() for memory in track(model, (128, 128))).backward()

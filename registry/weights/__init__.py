@@ -231,7 +231,7 @@ def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[s
     layout      the layout the tensors came from, when that leaves parts of a model out
     """
 
-    from registry.assemble import assemble, hollow
+    from registry.assemble import assemble, init_empty_weights
     from sam2core.hooks import PROJECT
 
     zoo = current()
@@ -242,7 +242,7 @@ def fitting(state: Mapping[str, Tensor], layout: Layout | None = None) -> list[s
             spec = load_spec(name, zoo=zoo)
             if any(shapes.get(key, (wide,))[-1:] != (wide,) for key, wide in _widths(spec).items()):
                 continue  # told apart without building
-            with hollow():
+            with init_empty_weights():
                 model = assemble(spec, zoo.components)
         except (UnknownName, SpecError) as error:
             logger.debug("passing over %s: %s", name, error)

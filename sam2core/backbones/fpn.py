@@ -29,7 +29,7 @@ class Fpn(nn.Module):
         self.strides = tuple(strides[self.finer :])
         self.top_down = frozenset(top_down)
 
-    def lower(self, dtype: torch.dtype) -> None:
+    def to_mixed_precision(self, dtype: torch.dtype) -> None:
         """Stays as it is: all masks follow from what it makes, for one or two hundredths of the trunk's time."""
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp, linear, predicts_on_cpu, tokenwise
+from sam2core.ops.layers import DropPath, Mlp, chunked, linear, predicts_on_cpu
 from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
 
@@ -64,9 +64,9 @@ class PooledAttention(nn.Module):
 class HieraBlock(nn.Module):
     """A pre-norm transformer block; `window` 0 means attention over the whole map.
 
-    What it adds to may be of a finer type than its linear layers (`Hiera.lower`). The first block of a stage widens and
-    pools. Its shortcut is made from the *normed* input, and it cuts windows of the previous stage's size, which the
-    pooling halves (upstream: ``MultiScaleBlock``).
+    What it adds to may be of a finer type than its linear layers (`Hiera.to_mixed_precision`). The first block of a
+    stage widens and pools. Its shortcut is made from the *normed* input, and it cuts windows of the previous stage's
+    size, which the pooling halves (upstream: ``MultiScaleBlock``).
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class HieraBlock(nn.Module):
         else:
             x = self.attn(normed)
         x = shortcut + self.drop_path(linear(self.attn.proj, x))
-        return torch.add(x, self.drop_path(tokenwise(self._feed, x, self.mlp.layers[0].out_features)), out=out)
+        return torch.add(x, self.drop_path(chunked(self._feed, x, self.mlp.layers[0].out_features)), out=out)
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.mlp(self.norm2(x).to(self.attn.qkv.weight.dtype))
@@ -192,7 +192,7 @@ class Hiera(nn.Module):
         tiled = window[0].permute(1, 2, 0).float().tile(*tiles, 1)
         return (background + tiled).unsqueeze(0).to(self.pos_embed.dtype)
 
-    def lower(self, dtype: torch.dtype) -> None:
+    def to_mixed_precision(self, dtype: torch.dtype) -> None:
         """To half precision, but for the first layer, the norms, the position and the sum that the blocks add to."""
         for part in self.blocks.modules():
             if isinstance(part, nn.Linear):

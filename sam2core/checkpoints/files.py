@@ -25,6 +25,7 @@ from sam2core.checkpoints.containers import (
     opened,
 )
 from sam2core.checkpoints.wrappers import state_of
+from sam2core.older import renamed
 from sam2core.storage import (
     FileError,
     json_entry,
@@ -130,7 +131,7 @@ def embedded_spec(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         raise FileError(f"the spec in the file's metadata is a {type(spec).__name__}, wanted an object")
     if "${" in json.dumps(spec, ensure_ascii=False):
         raise FileError("the spec in the file's metadata holds an escaped '${'; a file may not ask for interpolation")
-    return spec
+    return renamed(spec)
 
 
 def describe(

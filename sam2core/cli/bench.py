@@ -182,7 +182,7 @@ def run(
             yield timed(model, "encode", lambda: predictor.encode(picture), rounds)
             handle = predictor.encode(picture)
         if "prompt" in stages:
-            yield timed(model, "prompt", lambda: handle.predict(points=[[300, 140]], several=True), 4 * rounds)
+            yield timed(model, "prompt", lambda: handle.predict(points=[[300, 140]], multimask_output=True), 4 * rounds)
     if "track" in stages:
         for count in objects:
             yield track(model, samples / CLIP, count, frames)
@@ -284,7 +284,7 @@ def counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=known)
 
 
-def _averaging(query: Any, key: Any, tokens: Any, readable: Any = None, *, out_shape: Any = None, **_: Any) -> int:
+def _averaging(query: Any, key: Any, tokens: Any, memory_mask: Any = None, *, out_shape: Any = None, **_: Any) -> int:
     """The arithmetic of `average_tokens` by its shapes."""
     batch, heads, queries, narrow = out_shape
     return int(2 * batch * heads * queries * key[2] * (query[3] + narrow))

@@ -162,10 +162,10 @@ def _spec(source: Path, state: Mapping[str, Tensor], model: str | None, metadata
 
 
 def _empty(spec: ModelSpec) -> Sam2:
-    from registry.assemble import assemble, hollow
+    from registry.assemble import assemble, init_empty_weights
     from registry.plugins import current
 
-    with hollow():
+    with init_empty_weights():
         return assemble(spec, current().components)
 
 
@@ -244,8 +244,8 @@ def _options(spec: ModelSpec, model: Sam2) -> dict[str, dict[str, Any]]:
         | given[part]
         for part, target in targets.items()
     }
-    if not options["mask_decoder"].get("skips", True):
-        raise SpecError(f"transformers has no mask decoder without skips, which {spec.name} uses")
+    if not options["mask_decoder"].get("high_res_features", True):
+        raise SpecError(f"transformers has no mask decoder without high-resolution features, which {spec.name} uses")
     return options
 
 

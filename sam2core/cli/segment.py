@@ -48,7 +48,12 @@ HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not bey
     metavar="PNG[@ID]",
     help="A mask to start from: a picture as large as IMAGE; @ID picks one object of several.",
 )
-@click.option("--several", is_flag=True, help="Three masks per object instead of one, best first: part, whole, more.")
+@click.option(
+    "--multimask",
+    "multimask_output",
+    is_flag=True,
+    help="Three masks per object instead of one, best first: part, whole, more.",
+)
 @click.option(
     "-o",
     "--output",
@@ -73,7 +78,7 @@ def command(image: str, points: tuple, boxes: tuple, hint: str | None, **options
     together; with several boxes there is nothing but boxes.
 
     Written to the folder: NAME.mask0.png and so on (255 inside, 0 outside, the photograph's size),
-    NAME.overlay.png (with --several the candidates side by side), and NAME.json: per mask the
+    NAME.overlay.png (with --multimask the candidates side by side), and NAME.json: per mask the
     object's number, the model's own estimate of the IoU, area and bbox (x, y, width, height) in
     pixels, and the mask as COCO RLE. They replace what is there of the same picture; what is there of another
     one with --force alone, and what this command did not write never.
@@ -147,8 +152,10 @@ def _predict(
     if boxes := said["boxes"]:
         prompt["box"] = np.array(boxes if len(boxes) > 1 else boxes[0], dtype=np.float32)
     if inside is not None:
-        prompt["mask"] = as_hint(inside, predictor.model.image_size)
-    result = handle.predict(**prompt, several=True if options["several"] else None)  # None: the model's own rule
+        prompt["mask_input"] = as_mask_input(inside, predictor.model.image_size)
+    result = handle.predict(
+        **prompt, multimask_output=True if options["multimask_output"] else None
+    )  # None: the model's own rule
     masks, scores = _best_first(result.masks.cpu().numpy(), result.iou.float().cpu().numpy())
     say(f"model {built - started:.2f} s, image {encoded - built:.2f} s, masks {time.perf_counter() - encoded:.2f} s")
     model = {"name": predictor.model.spec.name, "image_size": list(predictor.model.image_size)}
@@ -191,7 +198,7 @@ def read_mask(mask: str, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def as_hint(inside: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def as_mask_input(inside: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Turn a mask of the photograph into the low-resolution logits a predictor takes as a hint: (h, w) float32."""
     import numpy as np
     from PIL import Image

@@ -55,7 +55,7 @@ class Kinds(click.ParamType):
               help="From the first prompted frame on; from the last one back; or both from the first.")  # fmt: skip
 @click.option("--keep", type=click.Choice(["horizon", "all"]), default="horizon", show_default=True,
               help="Remember what can still be recalled, or everything.")  # fmt: skip
-@click.option("--exclusive", is_flag=True, help="No pixel belongs to two objects.")
+@click.option("--non-overlapping", is_flag=True, help="No pixel belongs to two objects.")
 @click.option("--write", type=Kinds(), default="overlay,palette,rle", show_default=True,
               help=f"What to write: {', '.join(KINDS)}.")  # fmt: skip
 @click.option("--palette", type=click.Choice(PALETTES), default="bright", show_default=True,
@@ -96,7 +96,7 @@ def command(video: str | None, **options: Any) -> None:
     overlay   overlay.mp4: masks, contours, ids and prompts over the video (needs sam2core[video])
     palette   palette/FRAME.png: DAVIS's format; a pixel is its object's number, 1 for the first named
     masks     masks/ID/FRAME.png: 255 inside, 0 outside
-    rle       masks.json: per frame and object the mask as COCO RLE, IoU estimate, presence (> 0: seen)
+    rle       masks.json: per frame and object the mask as COCO RLE, IoU estimate, object score (> 0: seen)
     cutouts   cutouts/ID/FRAME.png: the object alone, transparent around it
 
     and run.json, which says how it went and can be given to --prompts. FRAME is the picture's name,
@@ -129,7 +129,10 @@ def command(video: str | None, **options: Any) -> None:
     settings = clip_settings(
         source,
         options,
-        **{name: options[name] for name in ("start", "stop", "stride", "direction", "keep", "exclusive", "palette")},
+        **{
+            name: options[name]
+            for name in ("start", "stop", "stride", "direction", "keep", "non_overlapping", "palette")
+        },
         crop=options["crop"] and list(options["crop"]),
         write=list(options["write"]),
     )
@@ -194,7 +197,7 @@ def _run(
         if source.live and (options["resume"] or settings.direction != "forward"):
             raise ValueError("a live source goes forward only, once: no --direction, no --resume")
         name = open_model(options, changes, say)
-        also: dict[str, Any] = {"exclusive": True} if settings.exclusive else {}
+        also: dict[str, Any] = {"non_overlapping": True} if settings.non_overlapping else {}
         predictor = registry.predictor(name, "video", *changes, **build_arguments(options), **also)
         bars = Bars(say)
         run = ClipRun(folder, settings, prompts, source, predictor, say=say, progress=bars)

@@ -137,7 +137,8 @@ def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[lis
 
 
 class PredictorSegmenter:
-    """An image predictor as a segmenter: one mask by the model's own rule, then each answer as the hint of the next."""
+    """An image predictor as a segmenter: one mask by the model's own rule, then each answer as the mask input of the
+    next."""
 
     def __init__(self, predictor: Any):
         self.predictor = predictor
@@ -152,8 +153,8 @@ class EncodedImage:
     def __init__(self, handle: Any):
         self.handle = handle
 
-    def __call__(self, clicks: Sequence[Click], hint: Any) -> tuple[np.ndarray, Any]:
-        result = self.handle.predict(**_points(clicks), mask=hint)
+    def __call__(self, clicks: Sequence[Click], mask_input: Any) -> tuple[np.ndarray, Any]:
+        result = self.handle.predict(**_points(clicks), mask_input=mask_input)
         return result.masks[0, 0].cpu().numpy(), result.logits[0, 0]
 
     def box(self, box: Sequence[float]) -> np.ndarray:
@@ -162,7 +163,7 @@ class EncodedImage:
 
     def candidates(self, click: Click) -> np.ndarray:
         """The three masks (3, H, W) for a single click: what an oracle may choose from."""
-        return self.handle.predict(**_points([click]), several=True).masks[0].cpu().numpy()
+        return self.handle.predict(**_points([click]), multimask_output=True).masks[0].cpu().numpy()
 
 
 def _points(clicks: Sequence[Click]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from sam2core.data.pictures import DataError
 from sam2core.evaluation.clicks import box_of, first_click
 from sam2core.jobs.manifest import Record, fingerprint
 from sam2core.media.labels import davis
-from sam2core.ops.masks import exclusive
+from sam2core.ops.masks import non_overlapping
 from sam2core.storage import disk_errors, finish
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def result_masks(result: FrameResult | None, *, apart: bool) -> dict[int, np.nda
     order = sorted(range(len(result.objects)), key=lambda row: int(result.objects[row]))  # type: ignore[call-overload]
     logits = result.video_logits[order]
     if apart:
-        logits = exclusive(logits)
+        logits = non_overlapping(logits)
     masks = (logits > result.threshold).cpu().numpy()
     return {int(result.objects[row]): mask for row, mask in zip(order, masks)}  # type: ignore[call-overload]
 

@@ -37,19 +37,19 @@ class GuidedMaskDecoder(SamMaskDecoder):
         self.radius = radius
         self.epsilon = epsilon
 
-    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
         """As `SamMaskDecoder`, and behind the channels of the map at stride 4 those of the guide."""
-        finest, finer = super().project_skips(maps, pixels)
+        finest, finer = super().high_res_features(maps, pixels)
         guide = guide_of(F.avg_pool2d(pixels.float(), 4), radius=self.radius, epsilon=self.epsilon)
         return torch.cat([finest, guide], dim=1), finer
 
-    def own_skips(self, skips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def own_features(self, high_res_features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """All channels but the guide's."""
-        finest, finer = skips
+        finest, finer = high_res_features
         return finest[:, :-GUIDE].to(finer.dtype), finer
 
-    def finish(self, masks: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+    def finish(self, masks: Tensor, high_res_features: tuple[Tensor, ...]) -> Tensor:
         """The masks (B, M, h, w), guided: what the picture allows them to be."""
-        guide = skips[0][:, -GUIDE:].float()
+        guide = high_res_features[0][:, -GUIDE:].float()
         slope, offset = fit(masks, guide, radius=self.radius)
         return ((slope * guide[:, None, :3]).sum(2) + offset).to(masks.dtype)

@@ -1,4 +1,4 @@
-"""Four mask tokens become four masks, their scores and the object's presence."""
+"""Four mask tokens become four masks, their scores and the object's object score."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from sam2core.heads.select import Stability
 from sam2core.heads.two_way import TwoWayTransformer
 from sam2core.ops.layers import LayerNorm2d, Mlp, product
-from sam2core.types import DecoderOutput, WantedMasks
+from sam2core.types import DecoderOutput, FilteredMasks
 
 
 class SamMaskDecoder(nn.Module):
     """SAM's mask decoder; it always returns all four masks, and nothing is selected here.
 
-    Tokens are presence, IoU, four masks, then the prompt's. Each mask token makes a filter for the upscaled image map
-    (stride 4), which the projected finer maps of the neck join on the way up (`skips`).
-    `stability` holds the ``delta`` and ``threshold`` of the fallback from an unstable single mask, which the model
-    applies when it predicts; None turns it off. Source: upstream ``MaskDecoder``.
+    Tokens are object score, IoU, four masks, then the prompt's. Each mask token makes a filter for the upscaled image
+    map (stride 4), which the projected finer maps of the neck join on the way up (`high_res_features`). `stability`
+    holds the ``delta`` and ``threshold`` of the fallback from an unstable single mask, which the model applies when it
+    predicts; None turns it off. Source: upstream ``MaskDecoder``.
     """
 
     MASKS = 4
@@ -29,7 +29,7 @@ class SamMaskDecoder(nn.Module):
         self,
         dim: int,
         *,
-        skips: bool = True,
+        high_res_features: bool = True,
         heads: int = 8,
         hidden: int = 2048,
         stability: Mapping[str, float] | None = None,
@@ -39,7 +39,7 @@ class SamMaskDecoder(nn.Module):
             raise ValueError(f"masks are drawn from maps of an eighth of dim, and {dim} is no multiple of 8")
         if unknown := sorted(set(stability or ()) - {"delta", "threshold"}):
             raise ValueError(f"stability has delta and threshold, no {unknown[0]!r}")
-        self.high_res_strides = (4, 8) if skips else ()  # of the neck's maps, those that it reads beside the last
+        self.high_res_strides = (4, 8) if high_res_features else ()  # the neck's maps that it reads beside the last
         self.stability = None if stability is None else Stability(**stability)
         self.transformer = TwoWayTransformer(dim, heads=heads, hidden=hidden)
         self.iou_token = nn.Embedding(1, dim)
@@ -52,17 +52,18 @@ class SamMaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
-        self.skip_stride4 = nn.Conv2d(dim, dim // 8, kernel_size=1) if skips else None
-        self.skip_stride8 = nn.Conv2d(dim, dim // 4, kernel_size=1) if skips else None
+        self.skip_stride4 = nn.Conv2d(dim, dim // 8, kernel_size=1) if high_res_features else None
+        self.skip_stride8 = nn.Conv2d(dim, dim // 4, kernel_size=1) if high_res_features else None
         self.mask_mlps = nn.ModuleList(Mlp(dim, dim, dim // 8, layers=3) for _ in range(self.MASKS))
         self.iou_head = Mlp(dim, dim, self.MASKS, layers=3)
         self.presence_head = Mlp(dim, dim, 1, layers=3)
 
-    def lower(self, dtype: torch.dtype) -> None:
+    def to_mixed_precision(self, dtype: torch.dtype) -> None:
         """Stays as it is: masks and scores are made in fp32."""
 
-    def project_skips(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
-        """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without skips.
+    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+        """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without high-resolution
+        features.
 
         Depends on the image alone, so the model does it once per image. This decoder needs no `pixels`.
         """
@@ -76,89 +77,90 @@ class SamMaskDecoder(nn.Module):
         position: Tensor,
         sparse: Tensor,
         dense: Tensor,
-        skips: tuple[Tensor, ...],
-        counts: Tensor | None = None,
+        high_res_features: tuple[Tensor, ...],
+        token_mask: Tensor | None = None,
     ) -> DecoderOutput:
         """Four masks at stride 4 from the embedding (1 or B, C, H, W), its position and the prompt (B, P, C).
 
-        `dense` is the prompt's map, broadcastable to the embedding; `skips` come from `project_skips`;
-        `counts` (B, P) marks the prompt tokens that are meant; None: all of them.
+        `dense` is the prompt's map, broadcastable to the embedding; `high_res_features` come from `high_res_features`;
+        `token_mask` (B, P) marks the prompt tokens that are meant; None: all of them.
         """
         height, width = embedding.shape[-2:]
-        tokens, counts = self._tokens(sparse, counts)
+        tokens, token_mask = self._tokens(sparse, token_mask)
         image = (embedding + dense).flatten(2).transpose(1, 2)
-        tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), counts)
+        tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), token_mask)
         mask_tokens = tokens[:, 2 : 2 + self.MASKS]
 
         maps = image.transpose(1, 2).unflatten(2, (height, width))
-        x = self.enlarge(maps, skips)
+        x = self.enlarge(maps, high_res_features)
         filters = torch.stack([mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.mask_mlps)], dim=1)
         masks = (filters @ x.flatten(2)).unflatten(2, x.shape[-2:])
 
         return DecoderOutput(
-            masks=self.finish(masks, skips),
+            masks=self.finish(masks, high_res_features),
             iou=F.sigmoid(self.iou_head(tokens[:, 1])),
             tokens=mask_tokens,
-            presence=self.presence_head(tokens[:, 0]),
+            object_score=self.presence_head(tokens[:, 0]),
         )
 
-    def enlarge(self, maps: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+    def enlarge(self, maps: Tensor, high_res_features: tuple[Tensor, ...]) -> Tensor:
         """A map (B, C, H, W) at stride 16 to that at stride 4, (B, C / 8, 4 H, 4 W), which mask tokens filter."""
-        skips = self.own_skips(skips)
+        high_res_features = self.own_features(high_res_features)
         widen, norm, activation, widen_again, activation_again = self.upscale
         x = widen(maps)
-        x = activation(norm(x + skips[1] if skips else x))
+        x = activation(norm(x + high_res_features[1] if high_res_features else x))
         x = widen_again(x)
-        return activation_again(x + skips[0] if skips else x)
+        return activation_again(x + high_res_features[0] if high_res_features else x)
 
-    def own_skips(self, skips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Those channels of the skips that join the upscaled map: all, unless an extending decoder adds some."""
-        return skips
+    def own_features(self, high_res_features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Those channels of the high-resolution features that join the upscaled map: all, unless an extending decoder
+        adds some."""
+        return high_res_features
 
-    def finish(self, masks: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+    def finish(self, masks: Tensor, high_res_features: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, M, h, w) as they leave the decoder: as drawn, unless an extending decoder changes them."""
         return masks
 
-    def decode_wanted(
+    def decode_filtered(
         self,
         embedding: Tensor,
         position: Tensor,
         sparse: Tensor,
-        skips: tuple[Tensor, ...],
-        wanted: Callable[[Tensor], Tensor],
+        high_res_features: tuple[Tensor, ...],
+        keep: Callable[[Tensor], Tensor],
         *,
         rows: int,
-    ) -> WantedMasks:
-        """Only those masks whose scores are `wanted`, for many prompts (B, P, C) on one image (1, C, H, W).
+    ) -> FilteredMasks:
+        """Only those masks whose scores are `keep`, for many prompts (B, P, C) on one image (1, C, H, W).
 
         Scores come before masks, so the others are never drawn: the same logits up to rounding as `forward`'s, for less
         than half of the work where most masks are bad. `embedding` has the prompts' common map added already;
-        `wanted` turns scores (B', 4) into booleans (B', 4); `rows` prompts go through at a time.
+        `keep` turns scores (B', 4) into booleans (B', 4); `rows` prompts go through at a time.
         """
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         image_at = position.flatten(2).transpose(1, 2).contiguous()
         shared = self.transformer.share(image, image_at)
-        draw = _Drawing(self, self.own_skips(skips), (embedding.shape[-2], embedding.shape[-1]))
+        draw = _Drawing(self, self.own_features(high_res_features), (embedding.shape[-2], embedding.shape[-1]))
         all_tokens, _ = self._tokens(sparse, None)
         kept, logits, iou = [], [], []
         for start in range(0, sparse.shape[0], rows):
             tokens, maps = self.transformer(all_tokens[start : start + rows], image, image_at, shared=shared)
             scores = F.sigmoid(self.iou_head(tokens[:, 1]))
-            places = torch.nonzero(wanted(scores))
+            places = torch.nonzero(keep(scores))
             kept.append(places + places.new_tensor([start, 0]))
             iou.append(scores[places[:, 0], places[:, 1]])
             logits.append(draw(maps, tokens[:, 2 : 2 + self.MASKS], places))
         places = torch.cat(kept)
-        masks = self.finish(torch.cat(logits).unsqueeze(1), skips).squeeze(1)
-        return WantedMasks(row=places[:, 0], mask=places[:, 1], logits=masks, iou=torch.cat(iou))
+        masks = self.finish(torch.cat(logits).unsqueeze(1), high_res_features).squeeze(1)
+        return FilteredMasks(row=places[:, 0], mask=places[:, 1], logits=masks, iou=torch.cat(iou))
 
-    def _tokens(self, sparse: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _tokens(self, sparse: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The decoder's own tokens before the prompt's, and which of them all count."""
         own = torch.cat([self.presence_token.weight, self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)
-        if counts is not None:
-            counts = torch.cat([counts.new_ones(sparse.shape[0], own.shape[0]), counts], dim=1)
-        return tokens, counts
+        if token_mask is not None:
+            token_mask = torch.cat([token_mask.new_ones(sparse.shape[0], own.shape[0]), token_mask], dim=1)
+        return tokens, token_mask
 
 
 class _Drawing:
@@ -168,16 +170,16 @@ class _Drawing:
     into that order once for all prompts.
     """
 
-    def __init__(self, decoder: SamMaskDecoder, skips: tuple[Tensor, ...], grid: tuple[int, int]) -> None:
+    def __init__(self, decoder: SamMaskDecoder, high_res_features: tuple[Tensor, ...], grid: tuple[int, int]) -> None:
         self.decoder, self.grid = decoder, grid
         widen, _, _, widen_again, _ = decoder.upscale
         assert isinstance(widen, nn.ConvTranspose2d) and isinstance(widen_again, nn.ConvTranspose2d)
         self.first, self.second = _as_matrix(widen), _as_matrix(widen_again)
         self.bias, self.bias_again = _repeated(widen.bias), _repeated(widen_again.bias)
-        if skips:
+        if high_res_features:
             height, width = grid
-            finer = skips[1].view(-1, height, 2, width, 2).permute(1, 3, 2, 4, 0)
-            finest = skips[0].view(-1, height, 2, 2, width, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
+            finer = high_res_features[1].view(-1, height, 2, width, 2).permute(1, 3, 2, 4, 0)
+            finest = high_res_features[0].view(-1, height, 2, 2, width, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
             self.bias = self.bias + finer.reshape(height * width, -1)
             self.bias_again = self.bias_again + finest.reshape(4 * height * width, -1)
 

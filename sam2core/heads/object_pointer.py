@@ -11,8 +11,8 @@ from sam2core.ops.layers import Mlp
 class ObjectPointer(nn.Module):
     """A three-layer MLP on the mask token; an absent object points to a learned `absent` vector instead.
 
-    `mask_stem` turns a user's mask into a hint for the decoder, from whose token the pointer of a mask prompt comes.
-    Source: upstream ``obj_ptr_proj``, ``no_obj_ptr`` and ``mask_downsample`` of ``SAM2Base``.
+    `mask_stem` turns a user's mask into a mask input for the decoder, from whose token the object pointer of a mask
+    prompt comes. Source: upstream ``obj_ptr_proj``, ``no_obj_ptr`` and ``mask_downsample`` of ``SAM2Base``.
     """
 
     def __init__(self, dim: int) -> None:
@@ -22,10 +22,10 @@ class ObjectPointer(nn.Module):
         nn.init.trunc_normal_(self.absent, std=0.02)
         self.mask_stem = nn.Conv2d(1, 1, kernel_size=4, stride=4)
 
-    def forward(self, tokens: Tensor, presence: Tensor) -> Tensor:
-        """Tokens (B, M, C) and presence logits (B, 1) to pointers (B, M, C)."""
-        return self.gate(self.proj(tokens), presence)
+    def forward(self, tokens: Tensor, object_score: Tensor) -> Tensor:
+        """Tokens (B, M, C) and object scores (B, 1) to object pointers (B, M, C)."""
+        return self.gate(self.proj(tokens), object_score)
 
-    def gate(self, pointers: Tensor, presence: Tensor) -> Tensor:
-        """Pointers (B, M, C), with those of absent objects (presence logit <= 0) replaced."""
-        return torch.where((presence > 0).unsqueeze(-1), pointers, self.absent)
+    def gate(self, object_pointers: Tensor, object_score: Tensor) -> Tensor:
+        """Object pointers (B, M, C), with those of absent objects (object scores <= 0) replaced."""
+        return torch.where((object_score > 0).unsqueeze(-1), object_pointers, self.absent)

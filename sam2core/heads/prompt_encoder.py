@@ -20,9 +20,9 @@ class PromptEncoder(nn.Module):
     """What the user says, as tokens and a map.
 
     A point is the random Fourier code of its place plus a learned code of its label; a padding point is one learned
-    code. A mask hint is a small convolutional stem at stride 16; its absence is a learned constant.
-    `image_size` is (H, W) in model pixels. `draw` also draws what is said into the hint (see `drawn`): a small model
-    that saw little data learns to follow a picture of the prompt long before it learns to read codes of places.
+    code. A mask input is a small convolutional stem at stride 16; its absence is a learned constant.
+    `image_size` is (H, W) in model pixels. `draw` also draws what is said into the mask input (see `drawn`): a small
+    model that saw little data learns to follow a picture of the prompt long before it learns to read codes of places.
     Source: upstream ``PromptEncoder``; drawn clicks: Sofiiuk et al. 2022, "Reviving Iterative Training".
     """
 
@@ -56,8 +56,8 @@ class PromptEncoder(nn.Module):
         return self
 
     @property
-    def hint_size(self) -> tuple[int, int]:
-        """The size (h, w) of a mask hint: a quarter of the image."""
+    def mask_input_size(self) -> tuple[int, int]:
+        """The size (h, w) of a mask input: a quarter of the image."""
         return self.image_size[0] // 4, self.image_size[1] // 4
 
     def position(self, grid: tuple[int, int]) -> Tensor:
@@ -71,8 +71,8 @@ class PromptEncoder(nn.Module):
         The last is (B, P') bool for a ragged prompt, otherwise None: all count. P' is P + 1 for the padding token, or
         0 when P is 0.
         """
-        sparse, counts = self._points(prompt)
-        return sparse, self._mask(prompt), counts
+        sparse, token_mask = self._points(prompt)
+        return sparse, self._mask(prompt), token_mask
 
     def _points(self, prompt: Prompt) -> tuple[Tensor, Tensor | None]:
         dtype = self.no_mask.weight.dtype
@@ -99,10 +99,10 @@ class PromptEncoder(nn.Module):
 
     def _mask(self, prompt: Prompt) -> Tensor:
         absent = self.no_mask.weight[0].view(1, -1, 1, 1)
-        mask, hinted = prompt.mask, prompt.has_mask
-        if mask is not None and mask.shape[-2:] != self.hint_size:
+        mask, hinted = prompt.mask_input, prompt.has_mask_input
+        if mask is not None and mask.shape[-2:] != self.mask_input_size:
             mask = F.interpolate(
-                mask.float(), size=self.hint_size, mode="bilinear", align_corners=False, antialias=True
+                mask.float(), size=self.mask_input_size, mode="bilinear", align_corners=False, antialias=True
             )
         if self.draw and prompt.points.shape[1]:
             mask, hinted = self.drawn(prompt, mask)
@@ -117,10 +117,10 @@ class PromptEncoder(nn.Module):
         """Hint logits (B, 1, h, w) with the prompt drawn into them, and the rows (B,) that hold anything.
 
         Clicks are discs of 1/40 of the image's longer side, high where positive and low where negative, later ones
-        over earlier. Rows without a hint of their own get a low ground, on which a box is slightly high.
+        over earlier. Rows without a mask input of their own get a low ground, on which a box is slightly high.
         """
         points, labels = prompt.points.float(), prompt.labels
-        (height, width), stride = self.hint_size, self.image_size[0] / self.hint_size[0]
+        (height, width), stride = self.mask_input_size, self.image_size[0] / self.mask_input_size[0]
         ys = ((torch.arange(height, device=points.device) + 0.5) * stride - 0.5).view(1, 1, -1, 1)
         xs = ((torch.arange(width, device=points.device) + 0.5) * stride - 0.5).view(1, 1, 1, -1)
         x, y = points[..., 0, None, None], points[..., 1, None, None]  # (B, P, 1, 1)
@@ -128,16 +128,16 @@ class PromptEncoder(nn.Module):
         beyond = (kind == Label.TOP_LEFT) & ((xs < x) | (ys < y)) | (kind == Label.BOTTOM_RIGHT) & ((xs > x) | (ys > y))
         corner = (labels == Label.TOP_LEFT) | (labels == Label.BOTTOM_RIGHT)
         boxed = corner.any(1)[:, None, None] & ~beyond.any(1)
-        hint = torch.where(boxed, INSIDE, GROUND)[:, None]
+        mask_input = torch.where(boxed, INSIDE, GROUND)[:, None]
         clicked = (labels == Label.POSITIVE) | (labels == Label.NEGATIVE)
         said = clicked.any(1) | corner.any(1)
         if mask is not None:
-            own = said.new_ones(said.shape) if prompt.has_mask is None else prompt.has_mask
-            hint = torch.where(own.view(-1, 1, 1, 1), mask.float(), hint)
+            own = said.new_ones(said.shape) if prompt.has_mask_input is None else prompt.has_mask_input
+            mask_input = torch.where(own.view(-1, 1, 1, 1), mask.float(), mask_input)
             said = said | own
         near = (xs - x) ** 2 + (ys - y) ** 2 <= (max(self.image_size) / DISC) ** 2
         for index in range(points.shape[1]):
             here = near[:, index : index + 1] & clicked[:, index].view(-1, 1, 1, 1)
             sign = torch.where(labels[:, index] == Label.POSITIVE, DRAWN, -DRAWN).view(-1, 1, 1, 1)
-            hint = torch.where(here, sign, hint)
-        return hint, said
+            mask_input = torch.where(here, sign, mask_input)
+        return mask_input, said

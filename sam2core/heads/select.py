@@ -20,14 +20,14 @@ class Stability:
 
 
 def candidates(
-    output: DecoderOutput, *, several: bool, stability: Stability | None = None
+    output: DecoderOutput, *, multimask_output: bool, stability: Stability | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The masks on offer (B, M, h, w), their predicted IoU (B, M) and their tokens (B, M, C); M is 3 or 1.
 
-    With `several`, masks 1 to 3. Otherwise mask 0; where it is unstable, the best of the three replaces its logits and
-    its IoU, while the token stays mask 0's (upstream: ``_dynamic_multimask_via_stability``).
+    With `multimask_output`, masks 1 to 3. Otherwise mask 0; where it is unstable, the best of the three replaces its
+    logits and its IoU, while the token stays mask 0's (upstream: ``_dynamic_multimask_via_stability``).
     """
-    if several:
+    if multimask_output:
         return output.masks[:, 1:], output.iou[:, 1:], output.tokens[:, 1:]
     masks, iou = output.masks[:, :1], output.iou[:, :1]
     if stability is not None:

@@ -51,22 +51,22 @@ class TwoWayBlock(nn.Module):
         image: Tensor,
         tokens_at: Tensor,
         image_at: Tensor,
-        counts: Tensor | None,
+        token_mask: Tensor | None,
         shared: SharedImage | None = None,
     ) -> tuple[Tensor, Tensor]:
         if self.first:
-            tokens = self.self_attn(tokens, tokens, tokens, counts)
+            tokens = self.self_attn(tokens, tokens, tokens, token_mask)
         else:
             placed = tokens + tokens_at
-            tokens = tokens + self.self_attn(placed, placed, tokens, counts)
+            tokens = tokens + self.self_attn(placed, placed, tokens, token_mask)
         tokens = self.norm1(tokens)
         if folds(self.token_to_image, tokens, image):
-            return self._folded(tokens, image, tokens_at, image_at, counts, shared)
+            return self._folded(tokens, image, tokens_at, image_at, token_mask, shared)
 
         image_placed = image + image_at
         tokens = self.norm2(tokens + self.token_to_image(tokens + tokens_at, image_placed, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.image_to_token(image_placed, tokens + tokens_at, tokens, counts))
+        image = self.norm4(image + self.image_to_token(image_placed, tokens + tokens_at, tokens, token_mask))
         return tokens, image
 
     def _folded(
@@ -75,7 +75,7 @@ class TwoWayBlock(nn.Module):
         image: Tensor,
         tokens_at: Tensor,
         image_at: Tensor,
-        counts: Tensor | None,
+        token_mask: Tensor | None,
         shared: SharedImage | None,
     ) -> tuple[Tensor, Tensor]:
         """The second half of `forward`, without projecting the image; one that rows share is projected once for all."""
@@ -92,7 +92,7 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm2(tokens + read)
         tokens = self.norm3(tokens + self.mlp(tokens))
         projected = None if shared is None else shared.query[0]
-        image = scatter(self.image_to_token, image, placed, tokens + tokens_at, tokens, counts, projected=projected)
+        image = scatter(self.image_to_token, image, placed, tokens + tokens_at, tokens, token_mask, projected=projected)
         return tokens, self.norm4(image)
 
 
@@ -101,7 +101,7 @@ class TwoWayTransformer(nn.Module):
 
     Takes tokens (B, T, C), image tokens (1 or B, N, C) and their position (1, N, C); gives both back, (B, T, C) and
     (B, N, C). An image shared by all rows is projected once for all of them until the first block has updated it.
-    `counts` (B, T) marks the tokens that others may read; None: all. Source: upstream ``TwoWayTransformer``.
+    `token_mask` (B, T) marks the tokens that others may read; None: all. Source: upstream ``TwoWayTransformer``.
     """
 
     def __init__(self, dim: int, *, heads: int, hidden: int, depth: int = 2) -> None:
@@ -121,13 +121,13 @@ class TwoWayTransformer(nn.Module):
         tokens: Tensor,
         image: Tensor,
         image_at: Tensor,
-        counts: Tensor | None = None,
+        token_mask: Tensor | None = None,
         shared: SharedImage | None = None,
     ) -> tuple[Tensor, Tensor]:
         tokens_at = tokens
-        readable = None if counts is None else counts[:, None, None, :]
+        attention_mask = None if token_mask is None else token_mask[:, None, None, :]
         for layer in self.layers:
-            tokens, image = layer(tokens, image, tokens_at, image_at, readable, shared)
+            tokens, image = layer(tokens, image, tokens_at, image_at, attention_mask, shared)
             shared = None
         final = self.final_token_to_image
         if folds(final, tokens, image):

@@ -53,7 +53,7 @@ class ClipSettings:
     crop: list[float] | None = None
     direction: str = "forward"
     keep: str = "horizon"
-    exclusive: bool = False
+    non_overlapping: bool = False
     palette: str = "bright"
     everything: dict[str, Any] = field(default_factory=dict)
 

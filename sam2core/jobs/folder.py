@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sam2core.checkpoints.files import sha256
+from sam2core.older import renamed
 from sam2core.storage import FileError, check_writable, read_json
 
 REPLACE = "--force replaces it, -o OTHER keeps it"
@@ -115,7 +116,7 @@ def earlier_run(folder: Path, kinds: Iterable[str], *, resume: bool, force: bool
         raise TakenError(f"{folder} holds a run stopped after {done} frames: --resume goes on, {REPLACE}")
     if live:
         raise TakenError(f"{folder} holds a live run, which cannot be resumed: {REPLACE}")
-    return earlier
+    return {**earlier, "settings": renamed(earlier["settings"])}
 
 
 def compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Tally:
         for name, one in entry["objects"].items():
             tally = self.seen[name]
             tally[0] += 1
-            if one["presence"] > 0:
+            if one["object_score"] > 0:
                 tally[1] += 1
                 tally[2] += one["iou"]
 
@@ -176,8 +176,8 @@ class ClipOutput:
         if self._overlay and self.in_order:
             assert picture is not None
             self._film(number, known, masks, picture, time)
-        iou, presence = result.iou.tolist(), result.presence.tolist()
-        self.tally.count(self.rle.write(number, name, masks, iou=iou, presence=presence, objects=known))
+        iou, object_score = result.iou.tolist(), result.object_score.tolist()
+        self.tally.count(self.rle.write(number, name, masks, iou=iou, object_score=object_score, objects=known))
 
     def _film(self, number: int, known: list[str], masks: np.ndarray, frame: np.ndarray, time: float | None) -> None:
         from sam2core.media import render
@@ -227,7 +227,7 @@ def split(result: FrameResult, objects: list[str]) -> tuple[np.ndarray, np.ndarr
         owner = torch.where(stronger, (at + start).to(torch.int16), owner)
         best = torch.where(stronger, top, best)
     rows = owner.cpu().numpy()
-    if result.exclusive:
+    if result.non_overlapping:
         masks &= np.arange(len(masks))[:, None, None] == rows
     number = np.array([objects.index(str(one)) + 1 for one in result.objects] + [0], dtype=np.int64)
     seen = (best > result.threshold).cpu().numpy()

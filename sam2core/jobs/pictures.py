@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2core.jobs.folder import KEEP, Origin, TakenError, began_as, check_own, held
+from sam2core.older import renamed
 from sam2core.storage import DiskError, FileError, disk_errors, finish, read_json, relative_name, writing
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class AutomaskPictures:
         return len(found)
 
     def _is_same(self, earlier: Mapping[str, Any], origin: Origin) -> bool:
-        return earlier["image"].get("sha256") == origin.sha256 and earlier.get("settings") == self.settings
+        return earlier["image"].get("sha256") == origin.sha256 and renamed(earlier.get("settings")) == self.settings
 
     def _find(self, file: Path, progress: Progress) -> tuple[Any, list[AutoMask]]:
         from sam2core.media.rasters import open_raster

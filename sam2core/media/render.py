@@ -23,6 +23,7 @@ from PIL import Image
 
 from sam2core.media.drawing import draw_box, draw_mask, draw_name, draw_point
 from sam2core.media.labels import davis
+from sam2core.older import renamed
 from sam2core.ops import rle
 
 # Apart from each other and from most photographs, also for the colour-blind; the golden angle goes on from there.
@@ -323,12 +324,13 @@ class RleWriter(Writer):
     """All masks in one JSON document, as COCO run-length codes, with the scores of every frame.
 
     ``{"format": "sam2core.masks.1", "video": {"height", "width", ...}, "objects": [{"number", "id"}],
-    "frames": {"0": {"name": "00000", "objects": {"ID": {"iou", "presence", "segmentation"}}}, ...}, "complete": true}``
+    "frames": {"0": {"name": "00000", "objects": {"ID": {"iou", "object score", "segmentation"}}}, ...}, "complete":
+    true}``
 
-    `segmentation` is what pycocotools reads; `presence` is a logit, above 0 the object is in the picture. Every frame
-    is a line of its own, so that `RleFrames` can read them one at a time. ``complete`` is false when the block was left
-    by an error or an interruption. Until then the document has its name with ``.part`` added; after a crash, it is
-    there that its frames are, each whole.
+    `segmentation` is what pycocotools reads; `object_score` is a logit, above 0 the object is in the picture. Every
+    frame is a line of its own, so that `RleFrames` can read them one at a time. ``complete`` is false when the block
+    was left by an error or an interruption. Until then the document has its name with ``.part`` added; after a crash,
+    it is there that its frames are, each whole.
 
     Args:
         path: the document.
@@ -396,7 +398,7 @@ class RleWriter(Writer):
         masks: np.ndarray | Sequence[np.ndarray],
         *,
         iou: Sequence[float],
-        presence: Sequence[float],
+        object_score: Sequence[float],
         objects: Sequence[Hashable] | None = None,
     ) -> dict[str, Any]:
         """Add a frame: masks (K, H, W) bool with a score each; of `objects`, when it has not all of them.
@@ -410,10 +412,10 @@ class RleWriter(Writer):
             "objects": {
                 one: {
                     "iou": round(float(score), 4),
-                    "presence": round(float(logit), 4),
+                    "object_score": round(float(logit), 4),
                     "segmentation": rle.encode(np.asarray(mask, dtype=bool)),
                 }
-                for one, mask, score, logit in zip(objects, masks, iou, presence)
+                for one, mask, score, logit in zip(objects, masks, iou, object_score)
             },
         }
         line = f"{json.dumps(str(frame))}: {json.dumps(entry)}"
@@ -477,7 +479,7 @@ def _parse(line: bytes) -> tuple[int, dict[str, Any]] | None:
         ((frame, entry),) = json.loads(b"{" + line.rstrip(b",\r\n") + b"}").items()
     except ValueError:
         return None
-    return int(frame), entry
+    return int(frame), {**entry, "objects": {name: renamed(one) for name, one in entry["objects"].items()}}
 
 
 def folder_name(word: Hashable) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sam2core.ops import rope
 from sam2core.ops.attention import attend_projected, split_heads
-from sam2core.ops.layers import linear, tokenwise
+from sam2core.ops.layers import chunked, linear
 from sam2core.types import TokenBlock
 
 
@@ -31,17 +31,17 @@ class RopeAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        query_turn: Tensor,
-        key_turn: Tensor,
+        query_rotary: Tensor,
+        key_rotary: Tensor,
         key_scale: Tensor | None = None,
-        readable: Tensor | None = None,
+        memory_mask: Tensor | None = None,
     ) -> Tensor:
-        q = rope.rotate(split_heads(linear(self.q_proj, query), self.heads), query_turn)
-        k = rope.rotate(split_heads(linear(self.k_proj, key), self.heads), key_turn)
+        q = rope.apply_rotary(split_heads(linear(self.q_proj, query), self.heads), query_rotary)
+        k = rope.apply_rotary(split_heads(linear(self.k_proj, key), self.heads), key_rotary)
         if key_scale is not None:
             k = k * key_scale
         dropout = self.dropout if self.training else 0.0
-        return linear(self.out_proj, attend_projected(q, k, value, self.v_proj, readable, dropout))
+        return linear(self.out_proj, attend_projected(q, k, value, self.v_proj, memory_mask, dropout))
 
 
 class RopeMemoryLayer(nn.Module):
@@ -63,26 +63,29 @@ class RopeMemoryLayer(nn.Module):
         x: Tensor,
         keys: Tensor,
         values: Tensor,
-        turn: Tensor,
-        key_turn: Tensor,
+        rotary: Tensor,
+        key_rotary: Tensor,
         key_scale: Tensor | None,
-        readable: Tensor | None,
+        memory_mask: Tensor | None,
     ) -> Tensor:
-        return self.through(x, turn, lambda y: self.cross_attn(y, keys, values, turn, key_turn, key_scale, readable))
+        return self.through(
+            x, rotary, lambda y: self.cross_attn(y, keys, values, rotary, key_rotary, key_scale, memory_mask)
+        )
 
-    def through(self, x: Tensor, turn: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    def through(self, x: Tensor, rotary: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The layer with the memories read as `read` does: normed tokens (B, N, C) to what they are told."""
         y = self.norm1(x)
-        x = x + self.dropout(self.self_attn(y, y, y, turn, turn))
+        x = x + self.dropout(self.self_attn(y, y, y, rotary, rotary))
         x = x + self.dropout(read(self.norm2(x)))
-        return x + tokenwise(self._feed, x, self.linear1.out_features)
+        return x + chunked(self._feed, x, self.linear1.out_features)
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.dropout(linear(self.linear2, self.dropout(linear(self.linear1, self.norm3(x), F.relu))))
 
 
 class RopeMemoryAttention(nn.Module):
-    """`layers` transformer layers that condition an image on memory blocks; all but pointers are turned on their grids.
+    """`layers` transformer layers that condition an image on memory blocks; all but object pointers are turned on their
+    grids.
 
     The image's position is added once, times 0.1; memory positions are added to keys only, never to values.
     One image shared by many objects stays one until the first layer meets their memories.
@@ -111,14 +114,14 @@ class RopeMemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], memory_mask: Tensor | None = None
     ) -> Tensor:
         """Features (1 or B, C, H, W), their position (1, C, H, W) and blocks of (B, N, Cm) to features (B, C, H, W).
 
-        `readable` (1 or B, N in all) marks the memory tokens that count; None: all of them.
+        `memory_mask` (1 or B, N in all) marks the memory tokens that count; None: all of them.
         """
         x, *past = self.sequences(features, position, blocks)
-        mask = None if readable is None else readable[:, None, None, :]
+        mask = None if memory_mask is None else memory_mask[:, None, None, :]
         for layer in self.layers:
             x = layer(x, *past, mask)
         return self.norm(x).transpose(1, 2).unflatten(2, features.shape[-2:])
@@ -131,10 +134,10 @@ class RopeMemoryAttention(nn.Module):
         values = torch.cat([block.tokens for block in blocks], dim=1)
         keys = torch.cat([block.tokens + block.position for block in blocks], dim=1)
         height, width = features.shape[-2:]
-        turn = rope.table((height, width), self.head_dim, self.theta, x.device)
+        rotary = rope.table((height, width), self.head_dim, self.theta, x.device)
         runs = tuple((block.grid, block.tokens.shape[1]) for block in blocks)
-        key_turn = rope.sequence(runs, self.head_dim, self.theta, x.device)
+        key_rotary = rope.sequence(runs, self.head_dim, self.theta, x.device)
         key_scale = None
         if any(block.key_scale != 1.0 for block in blocks):
             key_scale = torch.cat([keys.new_full((block.tokens.shape[1], 1), block.key_scale) for block in blocks])
-        return x, keys, values, turn, key_turn, key_scale
+        return x, keys, values, rotary, key_rotary, key_scale

@@ -48,10 +48,10 @@ class ConvMemoryEncoder(nn.Module):
         else:
             self.register_parameter("occlusion_embed", None)
 
-    def forward(self, features: Tensor, mask: Tensor, presence: Tensor) -> tuple[TokenBlock, ...]:
+    def forward(self, features: Tensor, mask: Tensor, object_score: Tensor) -> tuple[TokenBlock, ...]:
         """One block of (B, h * w, Cm) tokens.
 
-        From features (1 or B, C, h, w), mask probabilities (B, 1, 16h, 16w) and presence logits (B, 1).
+        From features (1 or B, C, h, w), mask probabilities (B, 1, 16h, 16w) and object scores (B, 1).
         """
         mask = self.mask_stem((mask * self.mask_scale + self.mask_bias).to(features.dtype))
         x = self.feature_proj(features) + mask
@@ -59,7 +59,7 @@ class ConvMemoryEncoder(nn.Module):
             x = block(x)
         x = self.out_proj(x)
         if self.occlusion_embed is not None:
-            absent = (presence <= 0).to(x.dtype)[..., None, None]
+            absent = (object_score <= 0).to(x.dtype)[..., None, None]
             x = x + absent * self.occlusion_embed[..., None, None]
         grid = (x.shape[-2], x.shape[-1])
         position = sine_tokens(grid, self.memory_dim, x.dtype, x.device)

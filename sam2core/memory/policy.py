@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
-from sam2core.types import FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf
+from sam2core.types import FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall
 
 
 class MemoryPolicy:
@@ -20,9 +20,9 @@ class MemoryPolicy:
     """
 
     horizon: int
-    """How far back, in frames, `recall` may ever look on the trail; the session trims beyond it."""
+    """How far back, in frames, `recall` may ever look on the recent frames; the session trims beyond it."""
     clearing: int
-    """How far around a prompt, in frames, the trail is forgotten when a session is asked to."""
+    """How far around a prompt, in frames, recent frames are forgotten when a session is asked to."""
 
     def start(self) -> Any:
         """The state of a new object."""
@@ -36,9 +36,9 @@ class MemoryPolicy:
         """The index (B,) of the candidate to believe: the one with the best predicted IoU, the first on ties."""
         return candidates.iou.argmax(dim=1)
 
-    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Shelf | None:
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Keep | None:
         """Where a tracked frame's memory goes; None forgets it."""
-        return Shelf.TRAIL
+        return Keep.RECENT
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
         """Which memories `frame` attends to; `length` is the video's, None when unknown."""
@@ -46,12 +46,12 @@ class MemoryPolicy:
 
 
 class RecentFrames(MemoryPolicy):
-    """SAM 2's own policy: every anchor and the last few frames, and the pointers of a longer past.
+    """SAM 2's own policy: every prompted frame and the last few frames, and the object pointers of a longer past.
 
-    Options: `frames` slots for recent frames, taken every `stride` frames; `pointers` how many frames' pointers are in
-    reach; `anchors` at most so many anchors, nearest first (None: all; otherwise at least 2); `future_pointers` lets
-    pointers of anchors that lie ahead be read, as in training. Source: upstream
-    ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``.
+    Options: `frames` slots for recent frames, taken every `stride` frames; `object_pointers` how many frames' object
+    pointers are in reach; `prompted` at most so many prompted frames, nearest first (None: all; otherwise at least 2);
+    `future_object_pointers` lets object pointers of prompted frames that lie ahead be read, as in training. Source:
+    upstream ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``.
     """
 
     def __init__(
@@ -59,51 +59,57 @@ class RecentFrames(MemoryPolicy):
         *,
         frames: int = 6,
         stride: int = 1,
-        pointers: int = 16,
-        anchors: int | None = None,
-        future_pointers: bool = False,
+        object_pointers: int = 16,
+        prompted: int | None = None,
+        future_object_pointers: bool = False,
     ) -> None:
-        for name, value, least in (("frames", frames, 0), ("stride", stride, 1), ("pointers", pointers, 1)):
+        for name, value, least in (
+            ("frames", frames, 0),
+            ("stride", stride, 1),
+            ("object_pointers", object_pointers, 1),
+        ):
             if value < least:
                 raise ValueError(f"recent: {name} must be at least {least}, not {value}")
-        if anchors is not None and anchors < 2:
-            raise ValueError(f"recent: anchors must be at least 2 (one before, one after) or none, not {anchors}")
+        if prompted is not None and prompted < 2:
+            raise ValueError(
+                f"recent: prompted frames must be at least 2 (one before, one after) or none, not {prompted}"
+            )
         self.frames = frames
         self.stride = stride
-        self.pointers = pointers
-        self.anchors = anchors
-        self.future_pointers = future_pointers
+        self.object_pointers = object_pointers
+        self.prompted = prompted
+        self.future_object_pointers = future_object_pointers
         self.clearing = (frames + 1) * stride
-        self.horizon = max((frames - 1) * stride + 1 if frames else 0, pointers - 1)
+        self.horizon = max((frames - 1) * stride + 1 if frames else 0, object_pointers - 1)
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
-        selected = self._nearest(bank.anchors, frame)
+        selected = self._nearest(bank.prompted, frame)
         forward = -1 if backwards else 1
 
-        def trailing(at: int) -> FrameMemory | None:
-            # an anchor that was not selected still serves as trail
-            return bank.trail.get(at) or (bank.anchors.get(at) if at not in selected else None)
+        def recent_at(at: int) -> FrameMemory | None:
+            # a prompted frame that was not selected still serves as recent frames
+            return bank.recent.get(at) or (bank.prompted.get(at) if at not in selected else None)
 
         slots = [(self.frames, memory) for memory in selected.values()]
         for distance in range(self.frames, 0, -1):
-            memory = trailing(self._slot_frame(frame, distance, backwards))
+            memory = recent_at(self._slot_frame(frame, distance, backwards))
             if memory is not None and memory.blocks is not None:
                 slots.append((distance - 1, memory))
 
-        reach = self.pointers if length is None else min(length, self.pointers)
-        pointers = []
+        reach = self.object_pointers if length is None else min(length, self.object_pointers)
+        object_pointers = []
         for at, memory in selected.items():
             distance = (frame - at) * forward
-            if self.future_pointers or distance >= 0:
-                pointers.append((distance, memory))
+            if self.future_object_pointers or distance >= 0:
+                object_pointers.append((distance, memory))
         for distance in range(1, reach):
             at = frame - distance * forward
             if at < 0 or (length is not None and at >= length):
                 break
-            memory = trailing(at)
+            memory = recent_at(at)
             if memory is not None:
-                pointers.append((distance, memory))
-        return Recall(slots=tuple(slots), pointers=tuple(pointers), horizon=reach - 1)
+                object_pointers.append((distance, memory))
+        return Recall(slots=tuple(slots), object_pointers=tuple(object_pointers), horizon=reach - 1)
 
     def _slot_frame(self, frame: int, distance: int, backwards: bool) -> int:
         """The frame that fills the slot `distance` steps back: the neighbour, then multiples of the stride."""
@@ -113,12 +119,12 @@ class RecentFrames(MemoryPolicy):
             return -(-(frame + 2) // self.stride) * self.stride + (distance - 2) * self.stride
         return (frame - 2) // self.stride * self.stride - (distance - 2) * self.stride
 
-    def _nearest(self, anchors: dict[int, FrameMemory], frame: int) -> dict[int, FrameMemory]:
-        """The anchors to attend to: all, or the nearest before, the nearest at or after, then by distance."""
-        if self.anchors is None or len(anchors) <= self.anchors:
-            return dict(anchors)
-        before = max((at for at in anchors if at < frame), default=None)
-        after = min((at for at in anchors if at >= frame), default=None)
+    def _nearest(self, prompted: dict[int, FrameMemory], frame: int) -> dict[int, FrameMemory]:
+        """The prompted frames to attend to: all, or the nearest before, the nearest at or after, then by distance."""
+        if self.prompted is None or len(prompted) <= self.prompted:
+            return dict(prompted)
+        before = max((at for at in prompted if at < frame), default=None)
+        after = min((at for at in prompted if at >= frame), default=None)
         order = [at for at in (before, after) if at is not None]
-        rest = sorted((at for at in anchors if at not in order), key=lambda at: abs(at - frame))
-        return {at: anchors[at] for at in (order + rest)[: self.anchors]}
+        rest = sorted((at for at in prompted if at not in order), key=lambda at: abs(at - frame))
+        return {at: prompted[at] for at in (order + rest)[: self.prompted]}

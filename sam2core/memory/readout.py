@@ -12,10 +12,10 @@ from sam2core.types import FrameMemory, Recall, TokenBlock
 
 
 class MemoryReadout(nn.Module):
-    """Adds to each recalled memory the code of its slot, and to each pointer the code of its age.
+    """Adds to each recalled memory the code of its slot, and to each object pointer the code of its age.
 
-    Options: `slots` is the number of recent frames plus one for anchors, which take the last row; `pointer_time` is
-    ``"signed"`` (SAM 2.1) or ``"none"`` (SAM 2). `no_memory` stands for an empty past.
+    Options: `slots` is the number of recent frames plus one for prompted frames, which take the last row;
+    `pointer_time` is ``"signed"`` (SAM 2.1) or ``"none"`` (SAM 2). `no_memory` stands for an empty past.
     Source: upstream ``maskmem_tpos_enc``, ``obj_ptr_tpos_proj`` and ``no_mem_embed`` of ``SAM2Base``.
     """
 
@@ -26,7 +26,7 @@ class MemoryReadout(nn.Module):
         if pointer_time not in self.POINTER_TIMES:
             raise ValueError(f"pointer_time is one of {', '.join(self.POINTER_TIMES)}, not {pointer_time!r}")
         if dim % memory_dim:
-            raise ValueError(f"a pointer of width {dim} cannot be cut into tokens of width {memory_dim}")
+            raise ValueError(f"an object pointer of width {dim} cannot be cut into tokens of width {memory_dim}")
         self.dim = dim
         self.memory_dim = memory_dim
         self.slot_embed = nn.Parameter(torch.empty(slots, 1, 1, memory_dim))
@@ -36,7 +36,7 @@ class MemoryReadout(nn.Module):
         self.pointer_time = nn.Linear(dim, memory_dim) if pointer_time == "signed" else None
 
     def forward(self, recall: Recall | Sequence[Recall]) -> list[TokenBlock]:
-        """The blocks to attend to, in upstream's order: the slots as recalled, then all pointers as one block.
+        """The blocks to attend to, in upstream's order: the slots as recalled, then all object pointers as one block.
 
         One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
         Raises ValueError for a slot that has no code.
@@ -59,19 +59,21 @@ class MemoryReadout(nn.Module):
                 ]
                 tokens = _stack([part.tokens.to(self.slot_embed.device, dtype) for part in parts])
                 blocks.append(TokenBlock(tokens, _stack(positions), first.grid, first.key_scale))
-        if recalls[0].pointers:
+        if recalls[0].object_pointers:
             blocks.append(self._pointers(recalls))
         return blocks
 
     def _pointers(self, recalls: Sequence[Recall]) -> TokenBlock:
         dtype, device = self.slot_embed.dtype, self.slot_embed.device
-        pointers = _stack([torch.stack([memory.pointer for _, memory in recall.pointers], dim=1) for recall in recalls])
+        object_pointers = _stack(
+            [torch.stack([memory.object_pointer for _, memory in recall.object_pointers], dim=1) for recall in recalls]
+        )
         pieces = self.dim // self.memory_dim
-        tokens = pointers.to(dtype).unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
+        tokens = object_pointers.to(dtype).unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
         position: Tensor = tokens.new_zeros(1, 1, self.memory_dim).expand(1, tokens.shape[1], -1)
         if self.pointer_time is not None:
-            # a video of one frame has a horizon of 0: its only pointer has age 0 then, whatever the scale
-            ages = [[age / max(recall.horizon, 1) for age, _ in recall.pointers] for recall in recalls]
+            # a video of one frame has a horizon of 0: its only object pointer has age 0 then, whatever the scale
+            ages = [[age / max(recall.horizon, 1) for age, _ in recall.object_pointers] for recall in recalls]
             if all(row == ages[0] for row in ages):
                 ages = ages[:1]
             # pinned and not waited for: a plain copy would hold up the host until the device has caught up
@@ -83,11 +85,12 @@ class MemoryReadout(nn.Module):
 
 
 def layout(recall: Recall) -> tuple[object, ...]:
-    """What two recalls must share to be read in one batch: the blocks in their order, and the number of pointers."""
+    """What two recalls must share to be read in one batch: the blocks in their order, and the number of object
+    object pointers."""
     blocks = tuple(
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
     )
-    return blocks, len(recall.slots), len(recall.pointers), recall.horizon
+    return blocks, len(recall.slots), len(recall.object_pointers), recall.horizon
 
 
 def check_slots(recall: Recall, slots: int) -> None:
@@ -96,8 +99,8 @@ def check_slots(recall: Recall, slots: int) -> None:
         if not 0 <= slot < slots:
             raise ValueError(
                 f"the memory policy recalls frame {memory.frame} in slot {slot}, and this model has codes for slots 0 "
-                f"to {slots - 1} (recent frames from 0 on, anchors in the last): let the policy recall fewer frames, "
-                f"such as memory_policy.frames={slots - 1}"
+                f"to {slots - 1} (recent frames from 0 on, prompted frames in the last): let the policy recall fewer "
+                f"frames, such as memory_policy.frames={slots - 1}"
             )
 
 

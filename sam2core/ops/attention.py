@@ -109,14 +109,14 @@ def attend_projected(
     return merged if project.bias is None else merged.add_(project.bias)
 
 
-def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+def _average(query: Tensor, key: Tensor, tokens: Tensor, memory_mask: Tensor | None = None) -> Tensor:
     """Tokens (B, heads or 1, Nk, C) averaged for queries (B, heads, Nq, d), with softmax weights of keys of that width.
 
-    Gives (B, heads, Nq, C) in the queries' type; a batch of one is shared by all rows. `readable` (B, Nk) marks the
+    Gives (B, heads, Nq, C) in the queries' type; a batch of one is shared by all rows. `memory_mask` (B, Nk) marks the
     keys that count, at least one in a row; None: all. A plugin attaches a faster kernel with
     ``average_tokens.register_kernel(device, dtype)``; all long attention then takes it, save in training.
     """
-    means = _means_like(query, key, tokens, readable)
+    means = _means_like(query, key, tokens, memory_mask)
     whole = query.dtype != torch.float32 or _takes_onednn(query) and key.shape[2] * BLOCK_ROWS * 4 <= BLOCK_BYTES
     mean = _mean_of_rows if whole else _mean
     scaled = query * query.shape[3] ** -0.5
@@ -124,21 +124,21 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None
         for head in range(means.shape[1]):
             q, k = scaled[row % query.shape[0], head], key[row % key.shape[0], head]
             t = tokens[row % tokens.shape[0], head % tokens.shape[1]]
-            if readable is not None:
-                counts = readable[row % readable.shape[0]]
+            if memory_mask is not None:
+                counts = memory_mask[row % memory_mask.shape[0]]
                 k, t = k[counts], t[counts]
             means[row, head] = mean(q, k, t)
     return means
 
 
-def _means_like(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+def _means_like(query: Tensor, key: Tensor, tokens: Tensor, memory_mask: Tensor | None = None) -> Tensor:
     """Laid out so that merging heads copies nothing."""
     batch = max(query.shape[0], key.shape[0], tokens.shape[0])
     return query.new_empty(batch, query.shape[2], query.shape[1], tokens.shape[3]).transpose(1, 2)
 
 
 average_tokens = Operator(
-    "average_tokens(Tensor query, Tensor key, Tensor tokens, Tensor? readable=None) -> Tensor", _average, _means_like
+    "average_tokens(Tensor query, Tensor key, Tensor tokens, Tensor? memory_mask=None) -> Tensor", _average, _means_like
 )
 
 

@@ -43,14 +43,14 @@ def scatter(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    counts: Tensor | None = None,
+    token_mask: Tensor | None = None,
     *,
     projected: Tensor | None = None,
 ) -> Tensor:
     """An image's tokens (1 or B, N, C) plus what they read from few tokens (B, T, C), (B, N, C).
 
     `query` (1 or B, N, C) are the image's tokens with their place; `projected` (N, inner) is that of an image all rows
-    share, projected before. `counts` (B, 1, 1, T) marks the tokens that may be read.
+    share, projected before. `token_mask` (B, 1, 1, T) marks the tokens that may be read.
     """
     heads = attention.heads
     batch, few = key.shape[:2]
@@ -62,8 +62,8 @@ def scatter(
         folded = (k @ attention.q_proj.weight.unflatten(0, (heads, -1))).flatten(1, 2)
         offset = k @ attention.q_proj.bias.view(heads, -1, 1)  # (B, heads, T, 1)
         scores = products(folded, query, offset.flatten(1, 2)).unflatten(1, (heads, few))
-    if counts is not None:
-        scores = scores.masked_fill(~counts.transpose(2, 3), -torch.inf)
+    if token_mask is not None:
+        scores = scores.masked_fill(~token_mask.transpose(2, 3), -torch.inf)
     weights = scores.softmax(dim=2).flatten(1, 2)  # (B, heads T, N)
     v = split_heads(attention.v_proj(value), heads)
     spread = v @ attention.out_proj.weight.T.unflatten(0, (heads, -1))  # (B, heads, T, C)

@@ -52,7 +52,7 @@ def predicts_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def tokenwise(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+def chunked(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
     """`function` of tokens (..., C), each treated alone, giving (..., C'); inside it is at most `width` wide.
 
     On a CPU, prediction goes piece by piece: what is made inside stays small.

@@ -83,7 +83,7 @@ def boxes(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=-1) * rows.any(dim=-1, keepdim=True)
 
 
-def exclusive(logits: Tensor, below: float = -10.0) -> Tensor:
+def non_overlapping(logits: Tensor, below: float = -10.0) -> Tensor:
     """Give every pixel of (objects, H, W) logits to its strongest object; the others are clamped to `below` there.
 
     Source: upstream ``_apply_non_overlapping_constraints``.
@@ -95,7 +95,7 @@ def exclusive(logits: Tensor, below: float = -10.0) -> Tensor:
     return torch.where(owned, logits, logits.clamp(max=below))
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Which boxes (N, 4) stay when each one removes those of lower score that overlap it by more than `threshold`.
 
     Indices in the order of falling scores, ties in the given order; IoU in fp32, a width is x1 - x0 (torchvision's

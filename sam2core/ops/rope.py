@@ -53,17 +53,17 @@ def sequence(runs: Runs, dim: int, theta: float, device: torch.device | str) -> 
     return _sequence(runs, dim, theta, str(torch.device(device)))
 
 
-def rotate(tokens: Tensor, turns: Tensor) -> Tensor:
-    """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `turns` (N, dim / 2, 2)."""
+def apply_rotary(tokens: Tensor, rotary: Tensor) -> Tensor:
+    """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `rotary` (N, dim / 2, 2)."""
     if torch.compiler.is_compiling() or tokens.device.type not in ("cpu", "cuda"):
-        return _rotate_real(tokens, turns)
+        return _rotary_real(tokens, rotary)
     if tokens.dtype == torch.float32 or tokens.device.type == "cuda" or torch.is_grad_enabled():
-        return _rotate_complex(tokens, turns)
-    return turn_pairs(tokens, turns)
+        return _rotary_complex(tokens, rotary)
+    return rotary_pairs(tokens, rotary)
 
 
-def _rotate_pieces(tokens: Tensor, turns: Tensor) -> Tensor:
-    """`rotate` for prediction in half precision on a CPU.
+def _rotary_pieces(tokens: Tensor, rotary: Tensor) -> Tensor:
+    """`apply_rotary` for prediction in half precision on a CPU.
 
     A plugin attaches a faster kernel with ``turn_pairs.register_kernel("cpu", dtype)``.
     """
@@ -71,25 +71,25 @@ def _rotate_pieces(tokens: Tensor, turns: Tensor) -> Tensor:
     turned = torch.empty_like(tokens)
     for start in range(0, tokens.shape[-2], rows):
         piece = slice(start, start + rows)
-        turned[..., piece, :] = _rotate_complex(tokens[..., piece, :], turns[piece])
+        turned[..., piece, :] = _rotary_complex(tokens[..., piece, :], rotary[piece])
     return turned
 
 
-def _like(tokens: Tensor, turns: Tensor) -> Tensor:
+def _like(tokens: Tensor, rotary: Tensor) -> Tensor:
     return torch.empty_like(tokens)
 
 
-turn_pairs = Operator("turn_pairs(Tensor tokens, Tensor turns) -> Tensor", _rotate_pieces, _like)
+rotary_pairs = Operator("rotary_pairs(Tensor tokens, Tensor rotary) -> Tensor", _rotary_pieces, _like)
 
 
-def _rotate_complex(tokens: Tensor, turns: Tensor) -> Tensor:
+def _rotary_complex(tokens: Tensor, rotary: Tensor) -> Tensor:
     pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2).to(tokens.dtype)
+    return torch.view_as_real(pairs * torch.view_as_complex(rotary)).flatten(-2).to(tokens.dtype)
 
 
-def _rotate_real(tokens: Tensor, turns: Tensor) -> Tensor:
+def _rotary_real(tokens: Tensor, rotary: Tensor) -> Tensor:
     """The same in real arithmetic, which compiles, exports and runs on every device."""
     even, odd = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = turns.unbind(-1)
+    cos, sin = rotary.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(tokens.dtype)

@@ -20,9 +20,9 @@ class FixedShapes:
 
     points: int = 12
     slots: int = 7
-    pointer_tokens: int = 64
+    object_pointer_tokens: int = 64
 
-    def fill_prompt(self, prompt: Prompt) -> Prompt:
+    def pad_prompt(self, prompt: Prompt) -> Prompt:
         """The prompt with ignored points up to a multiple of `points`; one without points stays without."""
         batch, count = prompt.labels.shape
         missing = -count % self.points
@@ -35,33 +35,33 @@ class FixedShapes:
             ragged=True,
         )
 
-    def fill_maps(self, embedding: Tensor, dense: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """The embedding, and the prompts' map in its full shape, hint or no hint."""
+    def pad_maps(self, embedding: Tensor, dense: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """The embedding, and the prompts' map in its full shape, mask input or no mask input."""
         return plain(embedding), plain(dense.expand(batch, -1, *embedding.shape[-2:]))
 
-    def fill_past(self, blocks: Sequence[TokenBlock]) -> tuple[list[TokenBlock], Tensor]:
+    def pad_memory(self, blocks: Sequence[TokenBlock]) -> tuple[list[TokenBlock], Tensor]:
         """The blocks with empty ones up to fixed numbers, and which tokens (1, N) may be read.
 
         Blocks on a grid come first, up to a multiple of `slots`; the others follow as one, up to a multiple of
-        `pointer_tokens`.
+        `object_pointer_tokens`.
         """
         placed = [block for block in blocks if block.grid is not None]
         loose = [block for block in blocks if block.grid is None]
         any_block = blocks[0]
         batch, device = any_block.tokens.shape[0], any_block.tokens.device
-        filled, readable = [], []
+        filled, memory_mask = [], []
         for block in placed:
             filled.append(
                 replace(block, tokens=plain(block.tokens), position=plain(block.position.expand(batch, -1, -1)))
             )
-            readable.append(torch.ones(block.tokens.shape[1], dtype=torch.bool, device=device))
+            memory_mask.append(torch.ones(block.tokens.shape[1], dtype=torch.bool, device=device))
         if placed:
             for _ in range(-len(placed) % self.slots):
                 empty = torch.zeros_like(placed[0].tokens, memory_format=torch.contiguous_format)
                 filled.append(TokenBlock(empty, empty.clone(), placed[0].grid))
-                readable.append(torch.zeros(empty.shape[1], dtype=torch.bool, device=device))
+                memory_mask.append(torch.zeros(empty.shape[1], dtype=torch.bool, device=device))
         count = sum(block.tokens.shape[1] for block in loose)
-        missing = -count % self.pointer_tokens if count else self.pointer_tokens
+        missing = -count % self.object_pointer_tokens if count else self.object_pointer_tokens
         empty = any_block.tokens.new_zeros(batch, missing, any_block.tokens.shape[2])
         filled.append(
             TokenBlock(
@@ -70,11 +70,11 @@ class FixedShapes:
                 grid=None,
             )
         )
-        readable += [
+        memory_mask += [
             torch.ones(count, dtype=torch.bool, device=device),
             torch.zeros(missing, dtype=torch.bool, device=device),
         ]
-        return filled, torch.cat(readable).unsqueeze(0)
+        return filled, torch.cat(memory_mask).unsqueeze(0)
 
 
 def plain(tensor: Tensor) -> Tensor:

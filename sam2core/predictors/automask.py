@@ -20,7 +20,7 @@ from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.transforms import to_model_points
-from sam2core.types import HINT_LIMIT, ImageFeatures, Label, Prompt
+from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
 
 FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
 CHUNK_BYTES = 512 * 2**20  # of full-size logits looked at together on a device with memory of its own
@@ -110,10 +110,10 @@ class MaskGenerator:
     is a duplicate.
     Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
     with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
-    `several` asks for three masks a click instead of one; `refine` gives every mask back to the model as a hint and
-    takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels (upstream's
-    ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the picture's size and looks for
-    duplicates again (SAM 1's meaning of that name).
+    `multimask_output` asks for three masks a click instead of one; `refine` gives every mask back to the model as a
+    mask input and takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels
+    (upstream's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the picture's size and
+    looks for duplicates again (SAM 1's meaning of that name).
     Source: upstream ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
@@ -133,7 +133,7 @@ class MaskGenerator:
         crop_nms_threshold: float = 0.7,
         crop_overlap: float = 512 / 1500,
         crop_points_downscale: int = 1,
-        several: bool = True,
+        multimask_output: bool = True,
         refine: bool = False,
         fill_holes: int = 0,
         drop_islands: int = 0,
@@ -168,7 +168,7 @@ class MaskGenerator:
         self.crop_layers = crop_layers
         self.crop_nms_threshold = crop_nms_threshold
         self.crop_overlap = crop_overlap
-        self.several = several
+        self.multimask_output = multimask_output
         self.refine = refine
         self.min_region_area = min_region_area
         self.postprocess = Postprocess(fill_holes=fill_holes, drop_islands=drop_islands, threshold=mask_threshold)
@@ -239,11 +239,11 @@ class MaskGenerator:
                 report(done + stop)
             done += len(points)
             together = _join(parts)
-            kept = together[mask_ops.suppress(together.boxes, together.iou, self.nms_threshold)]
+            kept = together[mask_ops.nms(together.boxes, together.iou, self.nms_threshold)]
             found += self._drawn(kept, crop, size)
         if len(plan) > 1:
             boxes, areas = _boxes(found), [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
-            found = [found[index] for index in mask_ops.suppress(boxes, np.array(areas), self.crop_nms_threshold)]
+            found = [found[index] for index in mask_ops.nms(boxes, np.array(areas), self.crop_nms_threshold)]
         return self._cleaned(found) if self.min_region_area else found
 
     def _batches(self, features: ImageFeatures, count: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -264,16 +264,16 @@ class MaskGenerator:
         xy = to_model_points(torch.from_numpy(points).unsqueeze(1), size, self.model.image_size).to(device)
         marks = torch.full(xy.shape[:2], int(Label.POSITIVE), dtype=torch.int32, device=device)
         prompt = Prompt(xy, marks)
-        if self.several:  # scores are known before masks: those that a filter would drop are not drawn
-            drawn = self.model.decode_wanted(features, features.embedding, prompt, self._wanted)
+        if self.multimask_output:  # scores are known before masks: those that a filter would drop are not drawn
+            drawn = self.model.decode_filtered(features, features.embedding, prompt, self._keep)
             row, logits, iou = drawn.row, drawn.logits.float(), drawn.iou.float()
             mask_ops.refuse_nan(logits)
         else:
             logits, iou = self._single(features, prompt)
             row = torch.arange(len(points), device=device)
         if self.refine:
-            hint = logits.unsqueeze(1).clamp(-HINT_LIMIT, HINT_LIMIT)
-            logits, iou = self._single(features, Prompt(xy[row], marks[row], mask=hint))
+            mask_input = logits.unsqueeze(1).clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
+            logits, iou = self._single(features, Prompt(xy[row], marks[row], mask_input=mask_input))
         if self.iou_threshold > 0:
             chosen = torch.nonzero(iou > self.iou_threshold).flatten()
             row, logits, iou = row[chosen], logits[chosen], iou[chosen]
@@ -284,7 +284,7 @@ class MaskGenerator:
             found = found[np.flatnonzero(stability >= self.stability_threshold)]
         return found
 
-    def _wanted(self, iou: Tensor) -> Tensor:
+    def _keep(self, iou: Tensor) -> Tensor:
         """Which of the scores (B, 4) belong to masks that can still be found: not the single mask's, nor bad ones."""
         mask_ops.refuse_nan(iou)  # which is above no threshold, and would pass for a picture without objects
         wanted = (torch.arange(iou.shape[1], device=iou.device) > 0).expand(iou.shape)
@@ -295,7 +295,7 @@ class MaskGenerator:
     def _single(self, features: ImageFeatures, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """The single masks (B, h, w) of prompts and their scores (B,), fp32."""
         output = self.model.decode(features, features.embedding, prompt)
-        logits, iou, _ = candidates(output, several=False, stability=self.model.mask_decoder.stability)
+        logits, iou, _ = candidates(output, multimask_output=False, stability=self.model.mask_decoder.stability)
         mask_ops.refuse_nan(iou, logits)
         return logits[:, 0].float(), iou[:, 0].float()
 
@@ -387,7 +387,7 @@ class MaskGenerator:
                 mask = replace(mask, runs=rle.runs(after.numpy()), box=(x0, y0, x1, y1))
             results.append(mask)
         threshold = max(self.nms_threshold, self.crop_nms_threshold)
-        kept = mask_ops.suppress(_boxes(results), np.array(untouched, np.float32), threshold)
+        kept = mask_ops.nms(_boxes(results), np.array(untouched, np.float32), threshold)
         return [results[index] for index in kept]
 
 

@@ -16,12 +16,20 @@ from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.media.images import ImageLike, read_image
 from sam2core.model import Sam2
+from sam2core.older import renamed
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.postprocess import Postprocess, clicks_on
-from sam2core.predictors.transforms import check_given, read_boxes, read_hint, read_points, to_model, to_model_points
-from sam2core.types import HINT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
+from sam2core.predictors.transforms import (
+    check_given,
+    read_boxes,
+    read_mask_input,
+    read_points,
+    to_model,
+    to_model_points,
+)
+from sam2core.types import MASK_INPUT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
 
-PROMPT_KEYS = ("points", "labels", "box", "mask", "several")
+PROMPT_KEYS = ("points", "labels", "box", "mask_input", "multimask_output")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +38,7 @@ class ImageResult:
 
     masks: Tensor  # (B, M, H, W) bool, at the image's size
     iou: Tensor  # (B, M) predicted IoU of each mask
-    logits: Tensor  # (B, M, h, w) low-resolution logits; one of them can be the `mask` of the next prompt
+    logits: Tensor  # (B, M, h, w) low-resolution logits; one of them can be the `mask_input` of the next prompt
 
     @property
     def best(self) -> ImageResult:
@@ -53,8 +61,8 @@ class _Request:
     batch: int
     points: Tensor  # (batch, P, 2) in model pixels
     labels: Tensor  # (batch, P)
-    mask: Tensor | None  # (batch, 1, h, w)
-    several: bool | None
+    mask_input: Tensor | None  # (batch, 1, h, w)
+    multimask_output: bool | None
 
 
 class ImagePredictor:
@@ -112,7 +120,7 @@ class ImagePredictor:
         kept = ImageFeatures(
             embedding=_ordinary(conditioned),
             position=_ordinary(features.position),
-            skips=tuple(_ordinary(skip) for skip in features.skips),
+            high_res_features=tuple(_ordinary(level) for level in features.high_res_features),
         )
         return kept, [(value.shape[1], value.shape[2]) for value in values]
 
@@ -125,13 +133,16 @@ class ImagePredictor:
             metadata = file.metadata() or {}
             if "sam2core.handle" not in metadata:
                 raise ValueError(f"{str(path)!r} is not a saved image handle")
-            about = json.loads(metadata["sam2core.handle"])
+            about = renamed(json.loads(metadata["sam2core.handle"]))
             if about["model"] != (mine := self.model.fingerprint()):
                 raise ValueError(f"{str(path)!r} was encoded by another model: {about['model']}, this one is {mine}")
             features = ImageFeatures(
                 embedding=file.get_tensor("embedding"),
                 position=file.get_tensor("position"),
-                skips=tuple(file.get_tensor(f"skip.{index}") for index in range(about["skips"])),
+                # older files say "skip"
+                high_res_features=tuple(
+                    file.get_tensor(name) for name in sorted(file.keys()) if name.startswith(("high_res.", "skip."))
+                ),
             )
         sizes = [(height, width) for height, width in about["sizes"]]
         if about["batch"]:
@@ -142,8 +153,8 @@ class ImagePredictor:
         self, path: str | os.PathLike[str], features: ImageFeatures, sizes: Sequence[tuple[int, int]], *, batch: bool
     ) -> None:
         tensors = {"embedding": features.embedding, "position": features.position}
-        tensors |= {f"skip.{index}": skip for index, skip in enumerate(features.skips)}
-        about = {"model": self.model.fingerprint(), "sizes": list(sizes), "skips": len(features.skips), "batch": batch}
+        tensors |= {f"high_res.{index}": level for index, level in enumerate(features.high_res_features)}
+        about = {"model": self.model.fingerprint(), "sizes": list(sizes), "batch": batch}
         own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         files.save_tensors(path, own, {"sam2core.handle": json.dumps(about)}, force=True)
 
@@ -153,20 +164,21 @@ class ImagePredictor:
         points: Any = None,
         labels: Any = None,
         box: Any = None,
-        mask: Any = None,
-        several: bool | None = None,
+        mask_input: Any = None,
+        multimask_output: bool | None = None,
     ) -> _Request:
         """Check one image's prompts and bring them to model pixels."""
-        check_given(points, labels, box, mask)
+        check_given(points, labels, box, mask_input)
         parts: dict[str, tuple[Tensor, Tensor]] = {}
         if box is not None:  # a box goes before the points
             parts["box"] = read_boxes(box, size)
         if points is not None:
             parts["points"] = read_points(points, labels, size)
-        hint = None if mask is None else read_hint(mask, self.model.prompt_encoder.hint_size)
+        if mask_input is not None:
+            mask_input = read_mask_input(mask_input, self.model.prompt_encoder.mask_input_size)
         batches = {name: xy.shape[0] for name, (xy, _) in parts.items()}
-        if hint is not None:
-            batches["mask"] = hint.shape[0]
+        if mask_input is not None:
+            batches["mask_input"] = mask_input.shape[0]
         if len(set(batches.values())) > 1:
             told = ", ".join(f"{name} for {count}" for name, count in batches.items())
             raise ValueError(f"all parts of a prompt must be for the same number of objects; got {told}")
@@ -176,7 +188,7 @@ class ImagePredictor:
             marks = torch.cat([marks for _, marks in parts.values()], dim=1)
         else:
             xy, marks = torch.zeros(batch, 0, 2), torch.zeros(batch, 0, dtype=torch.int32)
-        return _Request(batch, to_model_points(xy, size, self.model.image_size), marks, hint, several)
+        return _Request(batch, to_model_points(xy, size, self.model.image_size), marks, mask_input, multimask_output)
 
     def _answer(
         self,
@@ -194,16 +206,18 @@ class ImagePredictor:
             for index, request in asked:
                 rows = slice(start, start + request.batch)
                 start += request.batch
-                part = DecoderOutput(output.masks[rows], output.iou[rows], output.tokens[rows], output.presence[rows])
+                part = DecoderOutput(
+                    output.masks[rows], output.iou[rows], output.tokens[rows], output.object_score[rows]
+                )
                 answers[index] = self._result(part, request, sizes[index])
         for index, wanted in enumerate(requests):
             if index not in answers:
-                shape = 0, 3 if wanted and wanted.several else 1
+                shape = 0, 3 if wanted and wanted.multimask_output else 1
                 with torch.inference_mode(False):
                     answers[index] = ImageResult(
                         masks=torch.zeros(*shape, *sizes[index], dtype=torch.bool, device=model.device),
                         iou=torch.zeros(*shape, device=model.device),
-                        logits=torch.zeros(*shape, *model.prompt_encoder.hint_size, device=model.device),
+                        logits=torch.zeros(*shape, *model.prompt_encoder.mask_input_size, device=model.device),
                     )
         return [answers[index] for index in range(len(requests))]
 
@@ -218,23 +232,23 @@ class ImagePredictor:
             filler = request.labels.new_full((request.batch, missing), int(Label.IGNORED))
             labels.append(torch.cat([request.labels, filler], dim=1))
         marks = torch.cat(labels)
-        hints = [request.mask for _, request in asked]
-        mask = has_mask = None
-        if any(hint is not None for hint in hints):
-            size = self.model.prompt_encoder.hint_size
+        mask_inputs = [request.mask_input for _, request in asked]
+        mask_input = has_mask_input = None
+        if any(one is not None for one in mask_inputs):
+            size = self.model.prompt_encoder.mask_input_size
             filled = [
-                torch.zeros(request.batch, 1, *size) if request.mask is None else request.mask.cpu()
+                torch.zeros(request.batch, 1, *size) if request.mask_input is None else request.mask_input.cpu()
                 for _, request in asked
             ]
-            mask = torch.cat(filled).to(device)
-            if any(hint is None for hint in hints):
-                flags = [request.mask is not None for _, request in asked for _ in range(request.batch)]
-                has_mask = torch.tensor(flags, device=device)
+            mask_input = torch.cat(filled).to(device)
+            if any(one is None for one in mask_inputs):
+                flags = [request.mask_input is not None for _, request in asked for _ in range(request.batch)]
+                has_mask_input = torch.tensor(flags, device=device)
         prompt = Prompt(
             points=torch.cat(points).to(device),
             labels=marks.to(device),
-            mask=mask,
-            has_mask=has_mask,
+            mask_input=mask_input,
+            has_mask_input=has_mask_input,
             ragged=bool((marks == Label.IGNORED).any()),
         )
         if features.batch > 1:
@@ -244,10 +258,10 @@ class ImagePredictor:
 
     def _result(self, output: DecoderOutput, request: _Request, size: tuple[int, int]) -> ImageResult:
         stability = self.model.mask_decoder.stability
-        if request.several is None:
+        if request.multimask_output is None:
             logits, iou = self._by_rule(output, request)
         else:
-            logits, iou, _ = candidates(output, several=request.several, stability=stability)
+            logits, iou, _ = candidates(output, multimask_output=request.multimask_output, stability=stability)
         mask_ops.refuse_nan(iou, logits)
         clicks = None
         if self.keep_clicked:
@@ -257,15 +271,15 @@ class ImagePredictor:
             return ImageResult(
                 masks=mask_ops.resize(clean, size) > self.mask_threshold,
                 iou=iou.to(torch.float32, copy=True),
-                logits=logits.float().clamp(-HINT_LIMIT, HINT_LIMIT),
+                logits=logits.float().clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
             )
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
         """One mask per object by the model's own rule: the best of three for a lone click, else the single mask."""
         counts = (request.labels != Label.IGNORED).sum(dim=1).tolist()
-        ambiguous = torch.tensor([self.model.multimask.several(count, tracking=False) for count in counts])
+        ambiguous = torch.tensor([self.model.multimask.applies(count, tracking=False) for count in counts])
         ambiguous = ambiguous.to(output.iou.device)
-        logits, iou, _ = candidates(output, several=False, stability=self.model.mask_decoder.stability)
+        logits, iou, _ = candidates(output, multimask_output=False, stability=self.model.mask_decoder.stability)
         row = torch.arange(iou.shape[0], device=iou.device)
         best = output.iou[:, 1:].argmax(dim=1) + 1
         return (
@@ -291,19 +305,25 @@ class ImageHandle:
 
     @torch.inference_mode()
     def predict(
-        self, points: Any = None, labels: Any = None, box: Any = None, mask: Any = None, *, several: bool | None = None
+        self,
+        points: Any = None,
+        labels: Any = None,
+        box: Any = None,
+        mask_input: Any = None,
+        *,
+        multimask_output: bool | None = None,
     ) -> ImageResult:
         """The masks that the prompt asks for, for one object or for B objects at once.
 
         `points` x, y in the image's pixels, (N, 2) or (B, N, 2); `labels` (N,) or (B, N): 1 on the object (default),
-        0 off it, -1 no point (fills up a row); `box` x0, y0, x1, y1, (4,) or (B, 4); `mask` the low-resolution logits
-        of an earlier answer, (h, w) or (B, h, w). Points, box and mask of one object can be combined.
+        0 off it, -1 no point (fills up a row); `box` x0, y0, x1, y1, (4,) or (B, 4); `mask_input` the low-resolution
+        logits of an earlier answer, (h, w) or (B, h, w). Points, box and mask input of one object can be combined.
 
-        `several`: True gives three candidates per object, False the single mask (upstream's ``multimask_output``);
-        None, the default, gives one mask by the model's own rule: the best of three for a lone click, which is
-        ambiguous, and the single mask for everything else. Raises ValueError for wrong shapes, labels and places.
+        `multimask_output`: True gives three candidates per object, False the single mask; None, the default, gives one
+        mask by the model's own rule: the best of three for a lone click, which is ambiguous, and the single mask for
+        everything else. Raises ValueError for wrong shapes, labels and places.
         """
-        request = self.predictor._request(self.size, points, labels, box, mask, several)
+        request = self.predictor._request(self.size, points, labels, box, mask_input, multimask_output)
         return self.predictor._answer(self.features, [self.size], [request])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -329,7 +349,7 @@ class ImageBatchHandle:
         one = ImageFeatures(
             embedding=self.features.embedding[index : index + 1],
             position=self.features.position,
-            skips=tuple(skip[index : index + 1] for skip in self.features.skips),
+            high_res_features=tuple(level[index : index + 1] for level in self.features.high_res_features),
         )
         return ImageHandle(self.predictor, one, self.sizes[index])
 

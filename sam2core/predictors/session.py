@@ -29,7 +29,7 @@ from sam2core.predictors.transforms import (
     to_model,
     to_model_points,
 )
-from sam2core.types import HINT_LIMIT, NO_OBJECT, FrameMemory, ImageFeatures, Label, MaskPrediction, Prompt, Shelf
+from sam2core.types import MASK_INPUT_LIMIT, NO_OBJECT, FrameMemory, ImageFeatures, Keep, Label, MaskPrediction, Prompt
 
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
@@ -46,17 +46,17 @@ class FrameResult:
     """What is known of every object on one frame.
 
     Rows are objects, in the order of `objects`. An object that has no answer on this frame yet has logits of
-    NO_OBJECT, an IoU of 0 and a presence of NO_OBJECT.
+    NO_OBJECT, an IoU of 0 and an object score of NO_OBJECT.
     """
 
     frame: int
     objects: tuple[Hashable, ...]
     logits: Tensor  # (N, h, w) low-resolution logits, fp32
     iou: Tensor  # (N,) predicted IoU
-    presence: Tensor  # (N,) presence logit; > 0: the object is in the picture
+    object_score: Tensor  # (N,) object scores; > 0: the object is in the picture
     size: tuple[int, int]
     """The video's (H, W)."""
-    exclusive: bool = False
+    non_overlapping: bool = False
     threshold: float = 0.0
     crop: Crop | None = None
     """The part of the frame that was looked at, to which `logits` belong; None: all of it."""
@@ -65,10 +65,10 @@ class FrameResult:
     def video_logits(self) -> Tensor:
         """The logits (N, H, W) at the video's size, NO_OBJECT outside the crop; made when asked for."""
         logits = self.enlarged()
-        return mask_ops.exclusive(logits) if self.exclusive else logits
+        return mask_ops.non_overlapping(logits) if self.non_overlapping else logits
 
     def enlarged(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """The logits (K, H, W) of rows `start` to `stop` at the video's size, `exclusive` or not."""
+        """The logits (K, H, W) of rows `start` to `stop` at the video's size, `non_overlapping` or not."""
         rows = self.logits[start:stop]
         if not len(rows):
             return rows.new_zeros(0, *self.size)
@@ -90,7 +90,7 @@ class Pending:
     """An answer to a prompt that is not memorized yet, and where its memory will go."""
 
     answer: MaskPrediction
-    shelf: Shelf
+    keep: Keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +174,11 @@ class ObjectTrack:
         )
 
     def latest(self, frame: int) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The newest logits (1, 1, h, w), IoU (1,) and presence (1, 1) of a frame, if there is an answer."""
+        """The newest logits (1, 1, h, w), IoU (1,) and object score (1, 1) of a frame, if there is an answer."""
         known = self.pending[frame].answer if frame in self.pending else self.bank.get(frame)
         if known is None and self.shown is not None and self.shown.frame == frame:
             known = self.shown
-        return None if known is None else (known.logits, known.iou, known.presence)
+        return None if known is None else (known.logits, known.iou, known.object_score)
 
 
 def plain(id: Hashable) -> Hashable:
@@ -250,19 +250,19 @@ class VideoSession:
     @torch.no_grad()
     def result(self, frame: int) -> FrameResult:
         """What is known of every object on a frame, without computing anything."""
-        h, w = self.predictor.model.prompt_encoder.hint_size
+        h, w = self.predictor.model.prompt_encoder.mask_input_size
         device = self.predictor.model.device
-        logits, iou, presence = [], [], []
+        logits, iou, object_score = [], [], []
         for track in self.tracks.values():
             known = track.latest(frame)
             if known is None:
                 logits.append(torch.full((1, h, w), NO_OBJECT, device=device))
                 iou.append(torch.zeros(1, device=device))
-                presence.append(torch.full((1,), NO_OBJECT, device=device))
+                object_score.append(torch.full((1,), NO_OBJECT, device=device))
             else:
                 logits.append(known[0][0].float())
                 iou.append(known[1].float())
-                presence.append(known[2][0].float())
+                object_score.append(known[2][0].float())
         if logits:
             mask_ops.refuse_nan(torch.cat(iou), torch.cat(logits))
         return FrameResult(
@@ -270,9 +270,9 @@ class VideoSession:
             objects=self.objects,
             logits=torch.cat(logits) if logits else torch.zeros(0, h, w, device=device),
             iou=torch.cat(iou) if iou else torch.zeros(0, device=device),
-            presence=torch.cat(presence) if presence else torch.zeros(0, device=device),
+            object_score=torch.cat(object_score) if object_score else torch.zeros(0, device=device),
             size=self.size,
-            exclusive=self.predictor.exclusive,
+            non_overlapping=self.predictor.non_overlapping,
             threshold=self.predictor.mask_threshold,
             crop=self.crop,
         )
@@ -296,8 +296,9 @@ class VideoSession:
         `object` is any hashable id; a new one adds an object. `points` (N, 2) x, y in video pixels with `labels` (N,)
         1 on the object (default), 0 off it; `box` x0, y0, x1, y1; or `mask` (H, W), non-zero on the object. An earlier
         prompt of the object on this frame is replaced; with `add`, further points join it. An earlier answer on the
-        frame goes to the decoder as a hint. The answer is memorized when propagation goes on. Raises ValueError, and
-        changes nothing, when the prompt makes no sense, lies outside the session's crop, or the frame does not exist.
+        frame goes to the decoder as a mask input. The answer is memorized when propagation goes on. Raises ValueError,
+        and changes nothing, when the prompt makes no sense, lies outside the session's crop, or the frame does not
+        exist.
         """
         frame, object = self._check_frame(frame), plain(object)
         before = self.tracks.get(object)
@@ -348,26 +349,26 @@ class VideoSession:
         predictor = self.predictor
         backwards = track.passes.direction(frame)
         correcting = backwards is not None
-        hint = track.latest(frame)
+        mask_input = track.latest(frame)
         features = self.features(frame)
         if said.mask is not None:
-            answer = predictor.adopt(features, said.mask)
+            answer = predictor.mask_as_output(features, said.mask)
         else:
             recall = None
-            if correcting and len(track.bank.anchors):
+            if correcting and len(track.bank.prompted):
                 recall = predictor.policy.recall(
                     track.bank, frame, backwards=bool(backwards), length=self.length, state=track.policy_state
                 )
             prompt = Prompt(
                 points=said.points.unsqueeze(0).to(predictor.model.device),
                 labels=said.labels.unsqueeze(0).to(predictor.model.device),
-                mask=None if hint is None else hint[0].clamp(-HINT_LIMIT, HINT_LIMIT),
+                mask_input=None if mask_input is None else mask_input[0].clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
             )
             answer = predictor.answer(features, prompt, recall, state=track.policy_state)
-        trusted = not correcting or predictor.keep_corrections or not track.bank.anchors
-        shelf = Shelf.ANCHOR if trusted else Shelf.TRAIL
+        trusted = not correcting or predictor.keep_corrections or not track.bank.prompted
+        keep = Keep.PROMPTED if trusted else Keep.RECENT
         track.prompts[frame] = said
-        track.pending[frame] = Pending(answer, shelf)
+        track.pending[frame] = Pending(answer, keep)
 
     def undo(self) -> Hashable | None:
         """Take the latest prompt or removal back: its object is as it was before, memories included.
@@ -384,12 +385,12 @@ class VideoSession:
         return self._history.redo(self.tracks)
 
     def clear(self, frame: int, object: Hashable) -> FrameResult:
-        """Take back what was said of an object on a frame; its memory there becomes one of the trail."""
+        """Take back what was said of an object on a frame; its memory there becomes one of the recent frames."""
         track = self._track(object)
         frame = self._check_frame(frame)
         track.prompts.pop(frame, None)
         track.pending.pop(frame, None)
-        if frame in track.bank.anchors:
+        if frame in track.bank.prompted:
             track.bank.demote(frame)
             track.passes.drop(frame)
         return self.result(frame)
@@ -406,14 +407,15 @@ class VideoSession:
         self._history.clear()
 
     def clear_memory(self, around: int, object: Hashable | None = None) -> None:
-        """Forget the trail of an object (or of all) near a frame, as after a correction that changes everything."""
+        """Forget the recent frames of an object (or of all) near a frame, as after a correction that changes
+        everything."""
         for track in [self._track(object)] if object is not None else list(self.tracks.values()):
             self._clear_around(track, around)
 
     def _clear_around(self, track: ObjectTrack, frame: int) -> None:
         reach = self.predictor.policy.clearing
-        for at in [at for at in track.bank.trail if abs(at - frame) <= reach]:
-            del track.bank.trail[at]
+        for at in [at for at in track.bank.recent if abs(at - frame) <= reach]:
+            del track.bank.recent[at]
 
     # tracking
 
@@ -438,7 +440,7 @@ class VideoSession:
         if self.source is None:
             raise ValueError("a live session has no frames to propagate over; give it one at a time with step()")
         self._check_prompted()
-        first = self._first_anchor() if start is None else self._check_frame(start)
+        first = self._first_prompted() if start is None else self._check_frame(start)
         last = self.length
         if direction == "both":
             if stop is not None:
@@ -523,11 +525,11 @@ class VideoSession:
         tracks = list(self.tracks.values())
         self._memorize_pending(tracks)
         self._check_prompted()
-        followed = [track for track in tracks if frame not in track.bank.anchors]
+        followed = [track for track in tracks if frame not in track.bank.prompted]
         if followed:
             self.predictor.follow(self.features(frame), followed, frame, backwards=backwards, length=self.length)
         for track in tracks:
-            if self.predictor.forget_around_prompts and frame in track.bank.anchors:
+            if self.predictor.forget_around_prompts and frame in track.bank.prompted:
                 self._clear_around(track, frame)
             track.passes.add(frame, backwards=backwards)
         self.position = frame
@@ -545,9 +547,9 @@ class VideoSession:
             memories = self.predictor.memorize(self.features(frame), list(answers.values()), frame=frame)
             ready |= {(answer, frame): memory for answer, memory in zip(answers, memories, strict=True)}
         for track in tracks:
-            for frame, pending in track.pending.items():  # in the order of prompting, which anchors keep
-                if pending.shelf is Shelf.ANCHOR or frame not in track.bank.anchors:
-                    track.bank.put(ready[id(pending.answer), frame], pending.shelf)
+            for frame, pending in track.pending.items():  # in the order of prompting, which prompted frames keep
+                if pending.keep is Keep.PROMPTED or frame not in track.bank.prompted:
+                    track.bank.put(ready[id(pending.answer), frame], pending.keep)
                 if self.predictor.forget_around_prompts:
                     self._clear_around(track, frame)
             track.pending.clear()
@@ -608,18 +610,18 @@ class VideoSession:
             raise ValueError(f"there is no object {object!r}; known objects: {known}")
         return self.tracks[object]
 
-    def _first_anchor(self) -> int:
-        return min(min([*track.bank.anchors, *self._pending_anchors(track)]) for track in self.tracks.values())
+    def _first_prompted(self) -> int:
+        return min(min([*track.bank.prompted, *self._pending_prompted(track)]) for track in self.tracks.values())
 
     @staticmethod
-    def _pending_anchors(track: ObjectTrack) -> list[int]:
-        return [frame for frame, pending in track.pending.items() if pending.shelf is Shelf.ANCHOR]
+    def _pending_prompted(track: ObjectTrack) -> list[int]:
+        return [frame for frame, pending in track.pending.items() if pending.keep is Keep.PROMPTED]
 
     def _check_prompted(self) -> None:
         if not self.tracks:
             raise ValueError("there is no object to track; prompt one first")
         for track in self.tracks.values():
-            if not track.bank.anchors and not self._pending_anchors(track):
+            if not track.bank.prompted and not self._pending_prompted(track):
                 raise ValueError(f"object {track.id!r} has no prompt on any frame; prompt it or remove it")
 
     # copies

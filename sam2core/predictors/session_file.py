@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
+from sam2core.older import WORDS, renamed
 from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
-from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Shelf, TokenBlock
+from sam2core.types import FrameMemory, ImageFeatures, Keep, MaskCandidates, MaskPrediction, TokenBlock
 
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
@@ -80,9 +81,9 @@ class _Writer:
         return {
             "frame": memory.frame,
             "blocks": None if memory.blocks is None else [self.block(block) for block in memory.blocks],
-            "pointer": self.tensor(memory.pointer),
+            "object_pointer": self.tensor(memory.object_pointer),
             "logits": self.tensor(memory.logits),
-            "presence": self.tensor(memory.presence),
+            "object_score": self.tensor(memory.object_score),
             "iou": self.tensor(memory.iou),
             "notes": dict(memory.notes),
         }
@@ -99,25 +100,25 @@ class _Writer:
         return {
             "logits": self.tensor(answer.logits),
             "iou": self.tensor(answer.iou),
-            "pointer": self.tensor(answer.pointer),
-            "presence": self.tensor(answer.presence),
+            "object_pointer": self.tensor(answer.object_pointer),
+            "object_score": self.tensor(answer.object_score),
             "candidates": {
                 name: self.tensor(getattr(answer.candidates, name))
-                for name in ("logits", "iou", "pointers", "presence")
+                for name in ("logits", "iou", "object_pointers", "object_score")
             },
         }
 
     def track(self, track: ObjectTrack) -> dict[str, Any]:
         return {
             "id": self.id(track.id),
-            "anchors": [self.memory(memory) for memory in track.bank.anchors.values()],
-            "trail": [self.memory(memory) for memory in track.bank.trail.values()],
+            "prompted": [self.memory(memory) for memory in track.bank.prompted.values()],
+            "recent": [self.memory(memory) for memory in track.bank.recent.values()],
             "prompts": [
                 [frame, self.tensor(said.points), self.tensor(said.labels), self.tensor(said.mask)]
                 for frame, said in track.prompts.items()
             ],
             "pending": [
-                [frame, pending.shelf.value, self.answer(pending.answer)] for frame, pending in track.pending.items()
+                [frame, pending.keep.value, self.answer(pending.answer)] for frame, pending in track.pending.items()
             ],
             "passes": track.passes.runs,
             "state": self.state(track.policy_state),
@@ -150,9 +151,9 @@ class _Reader:
         return FrameMemory(
             frame=value["frame"],
             blocks=None if value["blocks"] is None else tuple(self.block(block) for block in value["blocks"]),
-            pointer=self.tensor(value["pointer"]),
+            object_pointer=self.tensor(value["object_pointer"]),
             logits=self.tensor(value["logits"]),
-            presence=self.tensor(value["presence"]),
+            object_score=self.tensor(value["object_score"]),
             iou=self.tensor(value["iou"]),
             notes=value["notes"],
         )
@@ -170,15 +171,15 @@ class _Reader:
         return MaskPrediction(
             logits=self.tensor(value["logits"]),
             iou=self.tensor(value["iou"]),
-            pointer=self.tensor(value["pointer"]),
-            presence=self.tensor(value["presence"]),
+            object_pointer=self.tensor(value["object_pointer"]),
+            object_score=self.tensor(value["object_score"]),
             candidates=MaskCandidates(**{name: self.tensor(number) for name, number in value["candidates"].items()}),
         )
 
     def track(self, value: dict[str, Any]) -> ObjectTrack:
         bank = MemoryBank()
-        bank.anchors.update({memory["frame"]: self.memory(memory) for memory in value["anchors"]})
-        bank.trail.update({memory["frame"]: self.memory(memory) for memory in value["trail"]})
+        bank.prompted.update({memory["frame"]: self.memory(memory) for memory in value["prompted"]})
+        bank.recent.update({memory["frame"]: self.memory(memory) for memory in value["recent"]})
         return ObjectTrack(
             id=value["id"],
             bank=bank,
@@ -186,7 +187,10 @@ class _Reader:
                 frame: FramePrompt(self.tensor(points).cpu(), self.tensor(labels).cpu(), self.optional(mask))
                 for frame, points, labels, mask in value["prompts"]
             },
-            pending={frame: Pending(self.answer(answer), Shelf(shelf)) for frame, shelf, answer in value["pending"]},
+            pending={
+                frame: Pending(self.answer(answer), Keep(WORDS.get(keep, keep)))
+                for frame, keep, answer in value["pending"]
+            },
             passes=Passes([(first, last, backwards) for first, last, backwards in value["passes"]]),
             policy_state=self.state(value["state"]),
             shown=None if value["shown"] is None else self.memory(value["shown"]),
@@ -210,7 +214,11 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
     features = {}
     if session.source is None:  # a live session cannot see its frames again: those it remembers go along
         features = {
-            frame: [writer.tensor(kept.embedding), writer.tensor(kept.position), [writer.tensor(s) for s in kept.skips]]
+            frame: [
+                writer.tensor(kept.embedding),
+                writer.tensor(kept.position),
+                [writer.tensor(s) for s in kept.high_res_features],
+            ]
             for frame, kept in session._features.items()
         }
     return {
@@ -235,7 +243,7 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
             metadata = file.metadata() or {}
             if KEY not in metadata:
                 raise ValueError(f"{str(path)!r} is not a saved session")
-            about = json.loads(metadata[KEY])
+            about = renamed(json.loads(metadata[KEY]))
             tensors = {int(name): file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error
@@ -289,9 +297,11 @@ def session_of_values(
         (
             frame,
             ImageFeatures(
-                reader.tensor(embedding), reader.tensor(position), tuple(reader.tensor(skip) for skip in skips)
+                reader.tensor(embedding),
+                reader.tensor(position),
+                tuple(reader.tensor(level) for level in high_res_features),
             ),
         )
-        for frame, embedding, position, skips in about["features"]
+        for frame, embedding, position, high_res_features in about["features"]
     )
     return session

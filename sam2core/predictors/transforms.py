@@ -169,8 +169,8 @@ def crop_mask(mask: Any, crop: Crop, size: tuple[int, int]) -> Tensor:
     return inside
 
 
-def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
-    """An earlier answer's logits as a mask hint (B, 1, h, w), fp32; `size` is the (h, w) that the model wants.
+def read_mask_input(mask: Any, size: tuple[int, int]) -> Tensor:
+    """An earlier answer's logits as a mask input (B, 1, h, w), fp32; `size` is the (h, w) that the model wants.
 
     `mask` may be (h, w), (B, h, w) or (B, 1, h, w). Raises ValueError for other sizes.
     """
@@ -181,11 +181,11 @@ def read_hint(mask: Any, size: tuple[int, int]) -> Tensor:
         logits = logits.squeeze(1)
     if logits.ndim != 3 or tuple(logits.shape[-2:]) != tuple(size):
         raise ValueError(
-            f"a mask hint is the low-resolution logits of an earlier answer, {tuple(size)} or "
+            f"a mask input is the low-resolution logits of an earlier answer, {tuple(size)} or "
             f"(B, {size[0]}, {size[1]}); not {tuple(np.shape(mask))}"
         )
     if not torch.isfinite(logits).all():
-        raise ValueError("the mask hint has values that are not finite (NaN or infinity)")
+        raise ValueError("the mask input has values that are not finite (NaN or infinity)")
     return logits.unsqueeze(1)
 
 

@@ -33,12 +33,12 @@ class VideoPredictor:
 
     Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
     a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
-    frames with thresholded masks; `exclusive` gives every pixel to one object in the results; `keep_corrections` makes
-    a corrected frame an anchor (upstream's default loses corrections on tracked frames); `forget_around_prompts` clears
-    an object's trail near a prompt; `memory_dtype` is the type memories are stored in; `objects_per_call` caps how many
-    objects one call of the model takes (None: 4 on a CPU, all elsewhere); `policy` replaces the model's memory policy;
-    `compile` compiles the model's parts, or those named, with shapes that stay the same (`compile_model`).
-    Source: upstream ``SAM2VideoPredictor``.
+    frames with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
+    makes a corrected frame a prompted frame (upstream's default loses corrections on tracked frames);
+    `forget_around_prompts` clears an object's recent frames near a prompt; `memory_dtype` is the type memories are
+    stored in; `objects_per_call` caps how many objects one call of the model takes (None: 4 on a CPU, all elsewhere);
+    `policy` replaces the model's memory policy; `compile` compiles the model's parts, or those named, with shapes that
+    stay the same (`compile_model`). Source: upstream ``SAM2VideoPredictor``.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class VideoPredictor:
         fill_holes: int = 8,
         keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
-        exclusive: bool = False,
+        non_overlapping: bool = False,
         keep_corrections: bool = True,
         forget_around_prompts: bool = False,
         memory_dtype: str = "bfloat16",
@@ -65,7 +65,7 @@ class VideoPredictor:
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
         self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
-        self.exclusive = exclusive
+        self.non_overlapping = non_overlapping
         self.keep_corrections = keep_corrections
         self.forget_around_prompts = forget_around_prompts
         self.memory_dtype = MEMORY_DTYPES[memory_dtype]
@@ -119,7 +119,7 @@ class VideoPredictor:
             "fill_holes": self.postprocess.fill_holes,
             "keep_clicked": self.keep_clicked,
             "hard_prompt_masks": self.hard_prompt_masks,
-            "exclusive": self.exclusive,
+            "non_overlapping": self.non_overlapping,
             "keep_corrections": self.keep_corrections,
             "forget_around_prompts": self.forget_around_prompts,
             "memory_dtype": str(self.memory_dtype).removeprefix("torch."),
@@ -146,17 +146,19 @@ class VideoPredictor:
     ) -> MaskPrediction:
         """The answer to one object's points on a frame, seen with its past or without one."""
         model = self.model
-        several = model.multimask.several(prompt.points.shape[1], tracking=recall is not None)
-        candidates = model.segment(features, model.condition(features, recall), prompt, several=several)
+        multimask_output = model.multimask.applies(prompt.points.shape[1], tracking=recall is not None)
+        candidates = model.segment(
+            features, model.condition(features, recall), prompt, multimask_output=multimask_output
+        )
         answer = self._filled(candidates.take(self.policy.choose(candidates, state)))
         if not self.keep_clicked or recall is not None:  # a correction names what was missed, not the whole
             return answer
         clicks = clicks_on(answer.logits, prompt.points, prompt.labels, image_size=model.image_size)
         return replace(answer, logits=Postprocess()(answer.logits, clicks))
 
-    def adopt(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
+    def mask_as_output(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
         """The answer to one object's mask (H, W) at model size: the mask itself."""
-        candidates = self.model.adopt(features, mask.to(self.model.device)[None, None])
+        candidates = self.model.mask_as_output(features, mask.to(self.model.device)[None, None])
         return self._filled(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
 
     def memorize(self, features: ImageFeatures, answers: Sequence[MaskPrediction], *, frame: int) -> list[FrameMemory]:
@@ -201,8 +203,10 @@ class VideoPredictor:
         model = self.model
         recalls = [recall for _, recall in group]
         embedding = model.condition(features, recalls)
-        several = model.multimask.several(0, tracking=True)
-        candidates = model.segment(features, embedding, model.following(recalls), several=several)
+        multimask_output = model.multimask.applies(0, tracking=True)
+        candidates = model.segment(
+            features, embedding, model.tracking_prompt(recalls), multimask_output=multimask_output
+        )
         index = torch.cat(
             [self.policy.choose(_row(candidates, row), track.policy_state) for row, (track, _) in enumerate(group)]
         )
@@ -212,9 +216,9 @@ class VideoPredictor:
         rows = [filled.logits[row : row + 1] for row in range(len(group))]
         for row, ((track, _), one) in enumerate(zip(group, self._split(memory, rows), strict=True)):
             track.shown = replace(one, blocks=None)
-            shelf = self.policy.keep(_answer_row(answer, row), one, track.bank, track.policy_state)
-            if shelf is not None:
-                track.bank.put(one, shelf)
+            keep = self.policy.keep(_answer_row(answer, row), one, track.bank, track.policy_state)
+            if keep is not None:
+                track.bank.put(one, keep)
 
     def _filled(self, answer: MaskPrediction) -> MaskPrediction:
         return replace(answer, logits=self.postprocess(answer.logits))
@@ -237,9 +241,9 @@ class VideoPredictor:
                 FrameMemory(
                     frame=memory.frame,
                     blocks=blocks,
-                    pointer=memory.pointer[one].clone(),
+                    object_pointer=memory.object_pointer[one].clone(),
                     logits=mask.clone(),
-                    presence=memory.presence[one].clone(),
+                    object_score=memory.object_score[one].clone(),
                     iou=memory.iou[one].clone(),
                 )
             )
@@ -252,8 +256,8 @@ def _join(answers: Sequence[MaskPrediction]) -> MaskPrediction:
     return MaskPrediction(
         logits=torch.cat([answer.logits for answer in answers]),
         iou=torch.cat([answer.iou for answer in answers]),
-        pointer=torch.cat([answer.pointer for answer in answers]),
-        presence=torch.cat([answer.presence for answer in answers]),
+        object_pointer=torch.cat([answer.object_pointer for answer in answers]),
+        object_score=torch.cat([answer.object_score for answer in answers]),
         candidates=answers[0].candidates,
     )
 
@@ -261,7 +265,7 @@ def _join(answers: Sequence[MaskPrediction]) -> MaskPrediction:
 def _row(candidates: MaskCandidates, row: int) -> MaskCandidates:
     one = slice(row, row + 1)
     return MaskCandidates(
-        candidates.logits[one], candidates.iou[one], candidates.pointers[one], candidates.presence[one]
+        candidates.logits[one], candidates.iou[one], candidates.object_pointers[one], candidates.object_score[one]
     )
 
 
@@ -270,7 +274,7 @@ def _answer_row(answer: MaskPrediction, row: int) -> MaskPrediction:
     return MaskPrediction(
         answer.logits[one],
         answer.iou[one],
-        answer.pointer[one],
-        answer.presence[one],
+        answer.object_pointer[one],
+        answer.object_score[one],
         _row(answer.candidates, row),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from registry.assemble import hollow
+from registry.assemble import init_empty_weights
 from registry.kinds import KINDS
 from sam2core.heads.select import Stability
 from sam2core.testing.isolation import tiny_model
@@ -95,7 +95,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def _shapes_alone(examination: Examination, part: nn.Module, trial: Trial) -> None:
-    with examination.rule("shapes", "the shapes that the protocol writes, without storage too"), hollow():
+    with examination.rule("shapes", "the shapes that the protocol writes, without storage too"), init_empty_weights():
         inputs = _moved(trial.inputs, "meta")
         trial.shapes(part, trial.call(part, inputs), BATCH)
 
@@ -241,8 +241,8 @@ def _in_a_model(
     """The whole model with this part in its place: every verb runs, and its tensors are saved under the kind's name."""
     widths = {key: given[key] for key in ("dim", "memory_dim") if key in given}
     strides = part.strides if kind == "backbone" else given.get("strides", STRIDES)
-    # without maps at 4 and 8 there is nothing that a decoder's skips could take
-    decoder: dict[str, Any] = {} if {4, 8} <= set(strides) else {"mask_decoder": {"skips": False}}
+    # without maps at 4 and 8 there is nothing that a decoder's high-resolution features could take
+    decoder: dict[str, Any] = {} if {4, 8} <= set(strides) else {"mask_decoder": {"high_res_features": False}}
     model = tiny_model(image_size=list(size), **widths, **decoder)
     if kind == "backbone":
         from sam2core.backbones.fpn import Fpn
@@ -259,13 +259,13 @@ def _in_a_model(
     with examination.rule("in a model", "encode, segment, memorize and condition work with it"), torch.no_grad():
         features = model.encode(torch.randn(1, 3, *size))
         prompt = Prompt(torch.tensor([[[9.0, 9.0]]]), torch.ones(1, 1, dtype=torch.int32))
-        offered = model.segment(features, model.condition(features, None), prompt, several=True)
+        offered = model.segment(features, model.condition(features, None), prompt, multimask_output=True)
         has_shape("the masks", offered.logits, (1, 3, size[0] // 4, size[1] // 4))
         bank, policy = _bank(), model.memory_policy
         answer = offered.take(policy.choose(offered, policy.start()))
         bank.put(model.memorize(features, answer, frame=0, hard=True), _anchor())
         recall = policy.recall(bank, 1, backwards=False, length=None, state=policy.start())
-        tracked = model.segment(features, model.condition(features, recall), Prompt.nothing(1), several=False)
+        tracked = model.segment(features, model.condition(features, recall), Prompt.nothing(1), multimask_output=False)
         has_shape("a tracked mask", tracked.logits, (1, 1, size[0] // 4, size[1] // 4))
 
 
@@ -276,9 +276,9 @@ def _bank() -> Any:
 
 
 def _anchor() -> Any:
-    from sam2core.types import Shelf
+    from sam2core.types import Keep
 
-    return Shelf.ANCHOR
+    return Keep.PROMPTED
 
 
 class _Pyramid(nn.Module):
@@ -345,14 +345,14 @@ def _mask_decoder(part: Any, given: Mapping[str, Any], size: tuple[int, int]) ->
     return Trial(inputs, _decode, lambda part, output, batch: _decoder_shapes(output, batch, dim, h, w))
 
 
-def _decode(part: Any, inputs: Any, counts: Tensor | None = None) -> Any:
+def _decode(part: Any, inputs: Any, token_mask: Tensor | None = None) -> Any:
     embedding, position, sparse, dense, (*maps, pixels) = inputs
-    skips = part.project_skips(maps, pixels)
-    if not isinstance(skips, tuple):
-        raise Found(f"project_skips gives a {type(skips).__name__}, not a tuple")
-    if counts is None:
-        return part(embedding, position, sparse, dense, skips)
-    return part(embedding, position, sparse, dense, skips, counts)
+    high_res_features = part.high_res_features(maps, pixels)
+    if not isinstance(high_res_features, tuple):
+        raise Found(f"project_skips gives a {type(high_res_features).__name__}, not a tuple")
+    if token_mask is None:
+        return part(embedding, position, sparse, dense, high_res_features)
+    return part(embedding, position, sparse, dense, high_res_features, token_mask)
 
 
 def _decoder_shapes(output: Any, batch: int, dim: int, h: int, w: int) -> None:
@@ -361,7 +361,7 @@ def _decoder_shapes(output: Any, batch: int, dim: int, h: int, w: int) -> None:
     has_shape("masks", output.masks, (batch, 4, 4 * h, 4 * w))
     has_shape("iou", output.iou, (batch, 4))
     has_shape("tokens", output.tokens, (batch, 4, dim))
-    has_shape("presence", output.presence, (batch, 1))
+    has_shape("object_score", output.object_score, (batch, 1))
     if not output.iou.is_meta and not bool(((output.iou >= 0) & (output.iou <= 1)).all()):
         raise Found(f"iou reaches from {output.iou.min():.3g} to {output.iou.max():.3g}; it is in [0, 1]")
 
@@ -423,7 +423,7 @@ def _shared_image(examination: Examination, part: nn.Module, trial: Trial) -> No
     def image(change: Callable[[Tensor], Tensor]) -> Any:
         first, *rest = trial.inputs
         if examination.kind == "mask_decoder":
-            rest[-1] = changed(rest[-1], change)  # the maps and pixels behind its skips
+            rest[-1] = changed(rest[-1], change)  # the maps and pixels behind its high-resolution features
         return (change(first), *rest)
 
     with examination.rule("a shared image", "features of one row serve every object: B rows come out, as if repeated"):
@@ -440,26 +440,29 @@ def _prompts(examination: Examination, part: Any, trial: Trial) -> None:
     with examination.rule("no prompt tokens", "P may be 0"):
         embedding, position, sparse, dense, maps = trial.inputs
         trial.shapes(part, _run(part, trial, (embedding, position, sparse[:, :0], dense, maps)), BATCH)
-    wants = "prompt tokens that `counts` does not mean change nothing; without counts, all are meant"
-    with examination.rule("counts", wants), torch.no_grad():
+    wants = "prompt tokens that `token_mask` does not mean change nothing; without counts, all are meant"
+    with examination.rule("token_mask", wants), torch.no_grad():
         plain = _decode(part, trial.inputs)
         meant = torch.ones(BATCH, sparse.shape[1], dtype=torch.bool)
         same(_decode(part, trial.inputs, meant), plain, "differs when all tokens are counted", within=1e-3)
         filled = (embedding, position, torch.cat([sparse, 9 * torch.randn_like(sparse)], dim=1), dense, maps)
-        counts = torch.cat([meant, ~meant], dim=1)
-        same(_decode(part, filled, counts), plain, "changes with tokens that are not counted", within=1e-3)
+        token_mask = torch.cat([meant, ~meant], dim=1)
+        same(_decode(part, filled, token_mask), plain, "changes with tokens that are not counted", within=1e-3)
 
 
 def _masks_matter(examination: Examination, part: Any, trial: Trial) -> None:
-    features, mask, presence = trial.inputs
+    features, mask, object_score = trial.inputs
     with examination.rule("what is remembered", "the tokens tell of the mask and of the features"):
         plain = _run(part, trial, trial.inputs)
-        for name, other in (("mask", (features, 1 - mask, presence)), ("features", (-features, mask, presence))):
+        for name, other in (
+            ("mask", (features, 1 - mask, object_score)),
+            ("features", (-features, mask, object_score)),
+        ):
             if all(torch.equal(a, b) for (_, a), (_, b) in zip(tensors(plain), tensors(_run(part, trial, other)))):
                 raise Found(f"the tokens are the same for another {name}")
     with examination.rule("dtypes", "mask probabilities may be fp32 while weights and features are bfloat16"):
         low = copy.deepcopy(part).to(torch.bfloat16)
-        blocks = _run(low, trial, (features.bfloat16(), mask, presence.bfloat16()))
+        blocks = _run(low, trial, (features.bfloat16(), mask, object_score.bfloat16()))
         for name, x in tensors(blocks):
             if x.is_floating_point() and x.dtype != torch.bfloat16:
                 raise Found(f"{name} is {x.dtype}")
@@ -477,8 +480,8 @@ def _memories(examination: Examination, part: Any, trial: Trial) -> None:
                 raise Found(f"block {index} of {len(blocks)} (grid {blocks[index].grid}) changes nothing")
         for some in ([blocks[0]], blocks[:2], [blocks[3]]):
             trial.shapes(part, _run(part, trial, (features, position, some)), BATCH)
-    wants = "`readable` (1, N) marks the tokens that count; what is filled in beside them changes nothing"
-    with examination.rule("readable", wants), torch.no_grad():
+    wants = "`memory_mask` (1, N) marks the tokens that count; what is filled in beside them changes nothing"
+    with examination.rule("memory_mask", wants), torch.no_grad():
         empty = TokenBlock(torch.zeros_like(blocks[0].tokens), torch.zeros_like(blocks[0].tokens), blocks[0].grid)
         filled = [*blocks[:2], empty, *blocks[2:]]
         flags = [torch.full((1, block.tokens.shape[1]), block is not empty) for block in filled]

@@ -15,7 +15,7 @@ from sam2core.memory.bank import MemoryBank
 from sam2core.testing.isolation import tiny_model
 from sam2core.testing.rules import GIVEN, Examination, Found
 from sam2core.testing.values import same, tensors
-from sam2core.types import FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf, TokenBlock
+from sam2core.types import FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall, TokenBlock
 
 GRID = (4, 6)
 SLOTS = 7  # of the readout that SAM 2 has
@@ -39,7 +39,9 @@ def examine_policy(examination: Examination, policy: Any, slots: int = SLOTS) ->
                         raise Found(f"slot {taken[0]} on frame {frame}; the readout has slots 0 to {slots - 1}")
     with examination.rule("determinism", "the same object in the same video is tracked in the same way"):
         _equal(list(_track(policy, 1, frames)), list(_track(policy, 1, frames)), "when tracked once more")
-    wants = f"what `recall` reads of the trail lies within `horizon` ({policy.horizon}) frames: the rest is dropped"
+    wants = (
+        f"what `recall` reads of the recent frames lies within `horizon` ({policy.horizon}) frames: the rest is dropped"
+    )
     with examination.rule("horizon", wants):
         for backwards in (False, True):
             whole = list(_track(policy, 1, frames, backwards=backwards, trim=False))
@@ -142,7 +144,7 @@ def _batches(examination: Examination, policy: Any) -> None:
             raise Found(f"choose gives {tuple(index.shape)} for two rows")
         answer = candidates.take(index)
         bank = MemoryBank()
-        bank.put(_memory(0, answer), Shelf.ANCHOR)
+        bank.put(_memory(0, answer), Keep.PROMPTED)
         _shelf(policy.keep(answer, _memory(1, answer), bank, state))
         policy.recall(bank, 1, backwards=False, length=8, state=state)
 
@@ -195,13 +197,13 @@ def _candidates(
         if not absent
         else torch.full((1, count, h, w), -1024.0, dtype=dtype),
         iou=torch.rand(1, count, generator=random).to(dtype),
-        pointers=torch.randn(1, count, dim, generator=random).to(dtype),
-        presence=torch.tensor([[-4.0 if absent else 5.0]], dtype=dtype),
+        object_pointers=torch.randn(1, count, dim, generator=random).to(dtype),
+        object_score=torch.tensor([[-4.0 if absent else 5.0]], dtype=dtype),
     )
 
 
 def _joined(rows: list[MaskCandidates]) -> MaskCandidates:
-    names = ("logits", "iou", "pointers", "presence")
+    names = ("logits", "iou", "object_pointers", "object_score")
     return MaskCandidates(**{name: torch.cat([getattr(row, name) for row in rows]) for name in names})
 
 
@@ -209,12 +211,12 @@ def _memory(frame: int, answer: MaskPrediction) -> FrameMemory:
     rows, width = answer.iou.shape[0], GIVEN["memory_encoder"]["memory_dim"]
     tokens = torch.full((rows, GRID[0] * GRID[1], width), float(frame))
     block = TokenBlock(tokens, torch.zeros(1, tokens.shape[1], width), GRID)
-    return FrameMemory(frame, (block,), answer.pointer, answer.logits, answer.presence, answer.iou)
+    return FrameMemory(frame, (block,), answer.object_pointer, answer.logits, answer.object_score, answer.iou)
 
 
-def _shelf(shelf: Any) -> None:
-    if shelf is not None and not isinstance(shelf, Shelf):
-        raise Found(f"keep gives {shelf!r}, not a Shelf or None")
+def _shelf(keep: Any) -> None:
+    if keep is not None and not isinstance(keep, Keep):
+        raise Found(f"keep gives {keep!r}, not a Shelf or None")
 
 
 class _Track:
@@ -225,7 +227,7 @@ class _Track:
         self.bank, self.state = MemoryBank(), policy.start()
         candidates = _candidates(object, start)
         answer = candidates.take(policy.choose(candidates, self.state))
-        self.bank.put(_memory(start, answer), Shelf.ANCHOR)
+        self.bank.put(_memory(start, answer), Keep.PROMPTED)
 
     def fork(self) -> _Track:
         other = copy.copy(self)
@@ -234,28 +236,28 @@ class _Track:
 
     def step(self, frame: int, *, trim: bool, seed: int = 0) -> Step:
         """Track onto a frame; what was recalled, chosen and kept there."""
-        before = (dict(self.bank.anchors), dict(self.bank.trail))
+        before = (dict(self.bank.prompted), dict(self.bank.recent))
         recall = self.policy.recall(self.bank, frame, backwards=self.backwards, length=self.length, state=self.state)
-        if (self.bank.anchors, self.bank.trail) != before:
+        if (self.bank.prompted, self.bank.recent) != before:
             raise Found(f"recall changed the bank on frame {frame}; that is for `keep` to say")
         _recalled(recall, self.bank, frame)
         candidates = _candidates(self.object, frame, seed=seed)
         index = self.policy.choose(candidates, self.state)
         answer = candidates.take(index)
         memory = _memory(frame, answer)
-        shelf = self.policy.keep(answer, memory, self.bank, self.state)
-        _shelf(shelf)
-        if shelf is not None:
-            self.bank.put(memory, shelf)
+        keep = self.policy.keep(answer, memory, self.bank, self.state)
+        _shelf(keep)
+        if keep is not None:
+            self.bank.put(memory, keep)
         if trim:
             self.bank.trim(frame, self.policy.horizon)
         return (
             frame,
             [(slot, one.frame) for slot, one in recall.slots],
-            [(age, one.frame) for age, one in recall.pointers],
+            [(age, one.frame) for age, one in recall.object_pointers],
             recall.horizon,
             index.tolist(),
-            shelf,
+            keep,
         )
 
 
@@ -264,13 +266,15 @@ def _recalled(recall: Any, bank: MemoryBank, frame: int) -> None:
         raise Found(f"recall gives a {type(recall).__name__}, not a Recall")
     for slot, memory in recall.slots:
         if not isinstance(slot, int) or slot < 0:
-            raise Found(f"slot {slot!r}; slots are numbers from 0 on, one less than the readout's `slots` for anchors")
+            raise Found(
+                f"slot {slot!r}; slots are numbers from 0 on, one less than the readout's `slots` for prompted frames"
+            )
         if memory.blocks is None:
             raise Found(f"frame {memory.frame} is in a slot, but its tokens were dropped")
-    for _, memory in (*recall.slots, *recall.pointers):
-        if memory.frame not in bank.anchors and memory.frame not in bank.trail:
+    for _, memory in (*recall.slots, *recall.object_pointers):
+        if memory.frame not in bank.prompted and memory.frame not in bank.recent:
             raise Found(f"on frame {frame}, frame {memory.frame} is recalled, which is not in the bank")
-    if not recall.slots and not recall.pointers:
+    if not recall.slots and not recall.object_pointers:
         raise Found(f"nothing is recalled on frame {frame}, though the bank holds {len(bank)} memories")
 
 
@@ -284,7 +288,7 @@ def _track(
 
 
 def _equal(one: list[Step], other: list[Step], words: str) -> None:
-    names = ("frame", "slots", "pointers", "horizon", "choice", "shelf")
+    names = ("frame", "slots", "object_pointers", "horizon", "choice", "keep")
     for a, b in zip(one, other, strict=True):
         for name, x, y in zip(names, a, b, strict=True):
             if x != y:

@@ -35,7 +35,7 @@ def affinity(
     places = ((torch.cat(points, 1) + 0.5) / size * 2 - 1)[:, :, None]
 
     maps = F.layer_norm(embedding.permute(0, 2, 3, 1), embedding.shape[1:2]).permute(0, 3, 1, 2)
-    fine = decoder.enlarge(maps, features.skips)
+    fine = decoder.enlarge(maps, features.high_res_features)
     target = soft_target(masks, (fine.shape[-2], fine.shape[-1])).repeat(1, CLICKS, 1, 1)
 
     alike = _alike(fine, places)

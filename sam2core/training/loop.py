@@ -31,6 +31,7 @@ from sam2core import storage
 from sam2core.checkpoints import files
 from sam2core.data.pictures import DataError
 from sam2core.jobs.interrupt import ignore_requests
+from sam2core.older import renamed
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
@@ -410,7 +411,7 @@ def check_recipe(folder: str | Path, recipe: Recipe) -> None:
     if not path.exists():
         return
     state = _checkpoint(path, mmap=True)
-    held, now = (json.loads(json.dumps(each)) for each in (state["recipe"], asdict(recipe)))
+    held, now = (json.loads(json.dumps(each)) for each in (renamed(state["recipe"]), asdict(recipe)))
     found = list(_differences(held, now, ""))
     if found:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""Losses on mask logits as the decoder gives them: at low resolution, before they are gated by presence.
+"""Losses on mask logits as the decoder gives them: at low resolution, before they are gated by object score.
 
 Targets are soft: the share of a low-resolution cell that the object covers, so that nothing is lost to rounding. All
 losses are per object; whoever adds them up decides what they are divided by.
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPATIBLE = ("", "upstream")
-NAMES = ("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "presence")  # all there are
+NAMES = ("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "object_score")  # all there are
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LossWeights:
     focal: float = 0.0
     dice: float = 1.0
     iou: float = 0.5
-    presence: float = 0.05
+    object_score: float = 0.05
     single: float = 0.5  # mask 0 after one click, where masks 1 to 3 answer
     best: float | None = None  # the best of masks 1 to 3 where mask 0 answers; None: as `single`
     spread: float = 0.1  # every mask, chosen or not: none is left without a gradient
@@ -80,46 +80,46 @@ def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
 
 
 def step_losses(
-    masks: Tensor, iou: Tensor, presence: Tensor, target: Tensor, several: Tensor, weights: LossWeights
+    masks: Tensor, iou: Tensor, object_score: Tensor, target: Tensor, multimask_output: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
     """The named losses (M,) of one decoder step for each object; "total" is their weighted sum.
 
-    masks (M, 4, h, w) logits, iou (M, 4), presence (M, 1), target (M, h, w) in [0, 1].
+    masks (M, 4, h, w) logits, iou (M, 4), object score (M, 1), target (M, h, w) in [0, 1].
     several (M,) bool: this object's prompt is ambiguous (one click, or none), so the best of masks 1 to 3 answers and
     is taught; otherwise mask 0 is. The IoU head is taught on all four masks. Of an object that is not in the picture
-    only the presence is taught.
+    only the object score is taught.
     """
     truth = target[:, None].expand_as(masks)
     visible = (target.flatten(1).amax(1) > 0.5).float()
     each = mask_loss(masks, truth, weights)
     best = each[:, 1:].min(1).values
     other = weights.single if weights.best is None else weights.best
-    answer = torch.where(several, best + weights.single * each[:, 0], each[:, 0] + other * best)
+    answer = torch.where(multimask_output, best + weights.single * each[:, 0], each[:, 0] + other * best)
     reached = hard_iou(masks.detach(), truth)
     named = {
         "mask": answer * visible,
         "spread": each.mean(1) * visible,
         "iou": (iou - reached).square().mean(1) * visible,
-        "presence": F.binary_cross_entropy_with_logits(presence[:, 0], visible, reduction="none"),
+        "object_score": F.binary_cross_entropy_with_logits(object_score[:, 0], visible, reduction="none"),
     }
     named["total"] = (
         named["mask"]
         + weights.spread * named["spread"]
         + weights.iou * named["iou"]
-        + weights.presence * named["presence"]
+        + weights.object_score * named["object_score"]
     )
     return named
 
 
 def upstream_losses(
-    masks: Tensor, iou: Tensor, presence: Tensor, target: Tensor, weights: LossWeights
+    masks: Tensor, iou: Tensor, object_score: Tensor, target: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
     """The named losses (M,) of one step as upstream's training computes them, before division by the objects.
 
-    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by presence and at the target's size; iou (M, K);
-    presence (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is taught;
-    the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with ``supervise_all_iou``,
-    ``iou_use_l1_loss`` and ``pred_obj_scores``.
+    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M,
+    K); object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is
+    taught; the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with
+    ``supervise_all_iou``, ``iou_use_l1_loss`` and ``pred_obj_scores``.
     """
     truth = target[:, None].expand_as(masks).float()
     visible = target.flatten(1).any(1).float()
@@ -130,12 +130,12 @@ def upstream_losses(
         "focal": focal[row, best] * visible,
         "dice": dice[row, best] * visible,
         "iou": (iou - hard_iou(masks.detach(), truth)).abs().mean(1) * visible,
-        "presence": F.binary_cross_entropy_with_logits(presence[:, 0], visible, reduction="none"),
+        "object_score": F.binary_cross_entropy_with_logits(object_score[:, 0], visible, reduction="none"),
     }
     named["total"] = (
         weights.focal * named["focal"]
         + weights.dice * named["dice"]
         + weights.iou * named["iou"]
-        + weights.presence * named["presence"]
+        + weights.object_score * named["object_score"]
     )
     return named

@@ -22,13 +22,13 @@ KIND, BOX, FRAMES, FIRST, CORRECTION, TAUGHT = range(6)  # tags of draws
 class Schedule:
     """In which order the frames of a clip are answered, which are prompted, and which are corrected how often."""
 
-    anchors: tuple[int, ...]  # prompted before anything is tracked
+    prompted: tuple[int, ...]  # prompted before anything is tracked
     rest: tuple[int, ...]  # tracked, in this order
     corrections: dict[int, int]  # frame -> number of correction clicks
 
     @property
     def order(self) -> tuple[int, ...]:
-        return (*self.anchors, *self.rest)
+        return (*self.prompted, *self.rest)
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class PromptPlan:
     box: float = 0.0  # share of points prompts that are a box instead of a click
     mask: float = 0.0  # share of objects of clips that are prompted with their mask; pictures never are
     centre: float = 0.5  # share of clicks drawn towards the inside of the object instead of uniformly
-    anchors: int = 1  # frames prompted before tracking, at most: the object's first, and others at random
+    prompted: int = 1  # frames prompted before tracking, at most: the object's first, and others at random
     corrected: int = 1  # frames that get corrections, at most: the prompted ones, then others at random
     corrections: int = 0  # correction clicks on each such frame, at most
     vary: bool = True  # draw the number of corrections from 1 to `corrections`; False: always all of them
     correct: float = 1.0  # probability that a step has corrections at all
-    between: bool = True  # teach every correction; False: the first answer and the last, those between make the hints
+    between: bool = (
+        True  # teach every correction; False: the first answer and the last, those between make the mask inputs
+    )
     from_target: float = 0.0  # share of correction clicks drawn from the object instead of the error
     correct_masks: bool = True  # objects prompted with a mask get corrections on later frames, too
     taught: int = 0  # frames of a clip that are taught, the others are passed as in use, without a gradient; 0: all
@@ -71,17 +73,17 @@ class PromptPlan:
         generator = draws.shared(FRAMES, entry)
         chance, share = generator.random(2)
         later = list(range(entry + 1, frames))
-        prompted = int(generator.integers(1, min(self.anchors, 1 + len(later)), endpoint=True))
-        anchors = (entry, *generator.permutation(later)[: prompted - 1].astype(int).tolist())
-        rest = tuple(frame for frame in range(0 if before else entry, frames) if frame not in anchors)
+        prompted = int(generator.integers(1, min(self.prompted, 1 + len(later)), endpoint=True))
+        prompted = (entry, *generator.permutation(later)[: prompted - 1].astype(int).tolist())
+        rest = tuple(frame for frame in range(0 if before else entry, frames) if frame not in prompted)
         if self.corrections == 0 or chance >= self.correct:
-            return Schedule(anchors, rest, {})
+            return Schedule(prompted, rest, {})
         most = max(prompted, min(self.corrected, frames))
         count = int(generator.integers(prompted, most, endpoint=True))
         others = [frame for frame in rest if frame > entry]
-        corrected = (*anchors, *generator.permutation(others)[: count - prompted].astype(int).tolist())
+        corrected = (*prompted, *generator.permutation(others)[: count - prompted].astype(int).tolist())
         clicks = 1 + int(share * self.corrections) if self.vary else self.corrections
-        return Schedule(anchors, rest, dict.fromkeys(corrected, clicks))
+        return Schedule(prompted, rest, dict.fromkeys(corrected, clicks))
 
     def masked(self, draws: Draws, *, frames: int) -> Tensor:
         """Which rows (M,) are prompted with their mask."""

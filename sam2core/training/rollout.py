@@ -27,14 +27,14 @@ from sam2core.training.draws import Draws
 from sam2core.training.losses import LossWeights, soft_target, step_losses, upstream_losses
 from sam2core.training.prompting import CORRECTION, PromptPlan, sample_correction
 from sam2core.types import (
-    HINT_LIMIT,
+    MASK_INPUT_LIMIT,
     DecoderOutput,
     ImageFeatures,
+    Keep,
     Label,
     MaskCandidates,
     MaskPrediction,
     Prompt,
-    Shelf,
 )
 
 PRECISIONS = ("full", "decoder", "half")
@@ -48,8 +48,8 @@ class TrainMemory:
     future_prompts: bool = True  # frames ahead of a prompted one are tracked, too, knowing that prompt
     stream: bool = True  # ages are coded as in a video of unknown length; False: as in a video as long as the clip
     hard_prompts: bool = True  # prompted frames are memorized thresholded, as `VideoPredictor` does by default
-    keep_corrections: bool = True  # a corrected frame becomes an anchor
-    hint_gradient: bool = False  # the loss of a correction reaches the answer that was its hint
+    keep_corrections: bool = True  # a corrected frame becomes a prompted frame
+    mask_input_gradient: bool = False  # the loss of a correction reaches the answer that was its mask input
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Rollout(nn.Module):
         self.record: list[dict[str, Any]] | None = None
         self.policy = copy.copy(model.memory_policy)
         if memory.future_prompts and isinstance(self.policy, RecentFrames):
-            self.policy.future_pointers = True
+            self.policy.future_object_pointers = True
 
     @contextmanager
     def recording(self) -> Iterator[list[dict[str, Any]]]:
@@ -168,9 +168,9 @@ class Rollout(nn.Module):
         with _graph(False):
             parts.append(self.encode(clips.flatten(0, 1)[~first]))
         order = torch.argsort(torch.cat([numbers[first], numbers[~first]]))
-        skips = tuple(torch.cat(pair) for pair in zip(*(part.skips for part in parts)))
+        high_res_features = tuple(torch.cat(pair) for pair in zip(*(part.high_res_features for part in parts)))
         embedding = torch.cat([part.embedding for part in parts])
-        return replace(parts[0], embedding=embedding, skips=skips).rows(order)
+        return replace(parts[0], embedding=embedding, high_res_features=high_res_features).rows(order)
 
     def _dense(
         self, features: ImageFeatures, masks: Tensor, weights: LossWeights, draws: Draws, counted: int
@@ -188,7 +188,7 @@ class Rollout(nn.Module):
         named: dict[str, Tensor] = {}
         share = 1 if weights.compat else len(group.taught)  # upstream's loss is a sum
         for frame in schedule.order:
-            prompted, clicks = frame in schedule.anchors, schedule.corrections.get(frame, 0)
+            prompted, clicks = frame in schedule.prompted, schedule.corrections.get(frame, 0)
             last = frame == schedule.order[-1]
             features = group.on(frame)
             recall = None
@@ -207,9 +207,9 @@ class Rollout(nn.Module):
                 hard = self.memory.hard_prompts and (prompted or clicks > 0)
                 memory = self.model.memorize(features, answer, frame=frame, hard=hard)
                 trusted = prompted or (clicks > 0 and self.memory.keep_corrections)
-                shelf = Shelf.ANCHOR if trusted else self.policy.keep(answer, memory, bank, state)
-                if shelf is not None:
-                    bank.put(memory, shelf)
+                keep = Keep.PROMPTED if trusted else self.policy.keep(answer, memory, bank, state)
+                if keep is not None:
+                    bank.put(memory, keep)
         return named
 
     def _frame(
@@ -229,7 +229,7 @@ class Rollout(nn.Module):
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
         lesson = Lesson(target, weights) if frame in group.taught else None
-        prompt = plan.first(target, draws) if recall is None else self.model.following([recall])
+        prompt = plan.first(target, draws) if recall is None else self.model.tracking_prompt([recall])
         given = masked if recall is None else torch.zeros_like(masked)
         answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
         open_rows = ~given if plan.correct_masks else ~masked
@@ -239,8 +239,8 @@ class Rollout(nn.Module):
             prompt = Prompt(prompt.points[:, :0], prompt.labels[:, :0])
         for number in range(clicks if len(rows) else 0):
             assert answer is not None
-            hint = answer.logits[rows].float().clamp(-HINT_LIMIT, HINT_LIMIT)
-            seen = resize(hint.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
+            mask_input = answer.logits[rows].float().clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
+            seen = resize(mask_input.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
             points, labels = sample_correction(
                 seen,
                 target[rows],
@@ -254,7 +254,7 @@ class Rollout(nn.Module):
             hinted = Prompt(
                 prompt.points,
                 prompt.labels,
-                mask=hint if self.memory.hint_gradient else hint.detach(),
+                mask_input=mask_input if self.memory.mask_input_gradient else mask_input.detach(),
                 ragged=prompt.ragged,
             )
             passed = not plan.between and number + 1 < clicks
@@ -288,7 +288,7 @@ class Rollout(nn.Module):
         if not given.any():
             return self._ask(features, embedding, prompt, lesson, every, tracking=tracking, answered=bool(answered))
         adopted, asked = every[given], every[~given]
-        candidates = self.model.adopt(features.rows(adopted), target[adopted, None].float())
+        candidates = self.model.mask_as_output(features.rows(adopted), target[adopted, None].float())
         known = candidates.take(torch.zeros_like(adopted))
         if not len(asked):
             return known
@@ -316,25 +316,31 @@ class Rollout(nn.Module):
     ) -> MaskPrediction | None:
         """Decode one step, teach it if there is a lesson, and say what a user would see of it."""
         if self.record is not None:
-            told = {"points": prompt.points.tolist(), "labels": prompt.labels.tolist(), "hint": prompt.mask is not None}
+            told = {
+                "points": prompt.points.tolist(),
+                "labels": prompt.labels.tolist(),
+                "mask_input": prompt.mask_input is not None,
+            }
             self.record.append({"tracking": tracking, "rows": rows.tolist(), **told})
         output = self._decode(features, embedding, prompt)
         points = ((prompt.labels != Label.IGNORED) & (prompt.labels != Label.PADDING)).sum(1)
         multimask = self.model.multimask
-        answers = {count: multimask.several(count, tracking=tracking) for count in set(points.tolist())}
-        several = torch.tensor([answers[count] for count in points.tolist()], device=points.device)
-        offers = {flag: self.model.offer(output, several=flag) for flag in (True, False)} if answered else {}
+        answers = {count: multimask.applies(count, tracking=tracking) for count in set(points.tolist())}
+        multimask_output = torch.tensor([answers[count] for count in points.tolist()], device=points.device)
+        offers = (
+            {flag: self.model.select_masks(output, multimask_output=flag) for flag in (True, False)} if answered else {}
+        )
         if lesson is not None:
-            lesson.learn(self.model, output, several, points, rows)
+            lesson.learn(self.model, output, multimask_output, points, rows)
         if not answered:
             return None
         best = offers[True].take(self.policy.choose(offers[True], None))
         single = offers[False].take(torch.zeros_like(points))
-        if bool(several.all()):
+        if bool(multimask_output.all()):
             return best
-        if not several.any():
+        if not multimask_output.any():
             return single
-        mixed = [torch.where(_like(several, a), a, b) for a, b in zip(_values(best), _values(single))]
+        mixed = [torch.where(_like(multimask_output, a), a, b) for a, b in zip(_values(best), _values(single))]
         return _answer(*mixed)
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
@@ -344,7 +350,7 @@ class Rollout(nn.Module):
                 half = checkpoint(self.model.decode, features, embedding, prompt, use_reentrant=False)
             else:
                 half = self.model.decode(features, embedding, prompt)
-        return DecoderOutput(half.masks.float(), half.iou.float(), half.tokens.float(), half.presence.float())
+        return DecoderOutput(half.masks.float(), half.iou.float(), half.tokens.float(), half.object_score.float())
 
 
 @contextmanager
@@ -369,30 +375,36 @@ class Lesson:
         self.steps = torch.zeros(len(target), device=target.device)
         self.sums: dict[str, Tensor] = {}
 
-    def learn(self, model: nn.Module, output: DecoderOutput, several: Tensor, points: Tensor, rows: Tensor) -> None:
+    def learn(
+        self, model: nn.Module, output: DecoderOutput, multimask_output: Tensor, points: Tensor, rows: Tensor
+    ) -> None:
         """Add one step's losses on some rows. several: which rows are answered by the best of masks 1 to 3."""
         if self.soft is None:
-            named = self._upstream(model, output, several, rows)
+            named = self._upstream(model, output, multimask_output, rows)
         else:
             # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
-            taught = several | (points == 1)
-            named = step_losses(output.masks, output.iou, output.presence, self.soft[rows], taught, self.weights)
+            taught = multimask_output | (points == 1)
+            named = step_losses(output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights)
         self.steps.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
         for name, value in named.items():
             known = self.sums.get(name, torch.zeros_like(self.steps))
             self.sums[name] = known.index_add(0, rows, value.float())
 
-    def _upstream(self, model: nn.Module, output: DecoderOutput, several: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    def _upstream(
+        self, model: nn.Module, output: DecoderOutput, multimask_output: Tensor, rows: Tensor
+    ) -> dict[str, Tensor]:
         size = (self.target.shape[-2], self.target.shape[-1])
         named: dict[str, Tensor] = {}
         for flag in (True, False):
-            index = torch.nonzero(several == flag)[:, 0]
+            index = torch.nonzero(multimask_output == flag)[:, 0]
             if not len(index):
                 continue
-            part = DecoderOutput(output.masks[index], output.iou[index], output.tokens[index], output.presence[index])
-            offer = model.offer(part, several=flag)
+            part = DecoderOutput(
+                output.masks[index], output.iou[index], output.tokens[index], output.object_score[index]
+            )
+            offer = model.select_masks(part, multimask_output=flag)
             logits = resize(offer.logits, size)
-            losses = upstream_losses(logits, offer.iou, offer.presence, self.target[rows[index]], self.weights)
+            losses = upstream_losses(logits, offer.iou, offer.object_score, self.target[rows[index]], self.weights)
             for name, value in losses.items():
                 named[name] = named.get(name, value.new_zeros(len(rows))).index_copy(0, index, value)
         return named
@@ -409,17 +421,17 @@ def _rows(prompt: Prompt, rows: Tensor) -> Prompt:
 
 
 def _values(answer: MaskPrediction) -> tuple[Tensor, ...]:
-    return answer.logits, answer.iou, answer.pointer, answer.presence
+    return answer.logits, answer.iou, answer.object_pointer, answer.object_score
 
 
 def _like(flags: Tensor, value: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (value.ndim - 1))
 
 
-def _answer(logits: Tensor, iou: Tensor, pointer: Tensor, presence: Tensor) -> MaskPrediction:
+def _answer(logits: Tensor, iou: Tensor, object_pointer: Tensor, object_score: Tensor) -> MaskPrediction:
     """An answer put together from several: it is its own only candidate."""
-    candidates = MaskCandidates(logits, iou[:, None], pointer[:, None], presence)
-    return MaskPrediction(logits, iou, pointer, presence, candidates)
+    candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
+    return MaskPrediction(logits, iou, object_pointer, object_score, candidates)
 
 
 def join_answers(parts: list[tuple[Tensor, MaskPrediction]]) -> MaskPrediction:

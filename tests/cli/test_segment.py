@@ -29,10 +29,10 @@ class StandIn:
         self.image = image
         return self
 
-    def predict(self, *, several=None, **prompt):
+    def predict(self, *, multimask_output=None, **prompt):
         self.prompt = prompt
         objects = len(prompt["box"]) if np.ndim(prompt.get("box")) == 2 else 1
-        count = 3 if several else 1
+        count = 3 if multimask_output else 1
         height, width = np.asarray(self.image).shape[:2]
         masks = torch.zeros(objects, count, height, width, dtype=torch.bool)
         for one in range(objects):
@@ -101,7 +101,7 @@ def test_the_default_model_says_that_it_is_small(run, predictor, photo, tmp_path
 
 
 def test_several_candidates_come_best_first(run, predictor, photo, tmp_path):
-    ended = run("segment", photo, "--point", "5,4", "--several", "-o", tmp_path)
+    ended = run("segment", photo, "--point", "5,4", "--multimask", "-o", tmp_path)
     document = json.loads((tmp_path / "photo.json").read_text())
     assert [found["iou"] for found in document["masks"]] == [0.9, 0.7, 0.5]
     assert [found["area"] for found in document["masks"]] == [30, 36, 24]
@@ -187,12 +187,12 @@ def test_threads_are_set(run, predictor, photo):
         torch.set_num_threads(before)
 
 
-def test_a_mask_becomes_a_hint_at_low_resolution(run, predictor, photo, tmp_path):
+def test_a_mask_becomes_a_mask_input_at_low_resolution(run, predictor, photo, tmp_path):
     inside = np.zeros((HEIGHT, WIDTH), np.uint8)
     inside[:, WIDTH // 2 :] = 255
     Image.fromarray(inside).save(tmp_path / "hint.png")
     assert run("segment", photo, "--mask", tmp_path / "hint.png", "--json").code == 0
-    hint = predictor().prompt["mask"]
+    hint = predictor().prompt["mask_input"]
     assert hint.shape == (16, 24) and hint.dtype == np.float32
     assert hint[:, :11].max() == -10 and hint[:, 13:].min() == 10
     Image.fromarray(inside[:10]).save(tmp_path / "hint.png")

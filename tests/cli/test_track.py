@@ -138,7 +138,7 @@ def test_every_kind_of_output(track, clip, tmp_path):
         for name, mask in (("dog", dog), ("cat", cat)):
             coded = said["objects"][name]
             np.testing.assert_array_equal(rle.decode(coded["segmentation"]), mask > 0)
-            assert coded["presence"] > 0 and isinstance(coded["iou"], float)
+            assert coded["object_score"] > 0 and isinstance(coded["iou"], float)
             cut = np.asarray(Image.open(out / "cutouts" / name / f"shot{frame}.png"))
             np.testing.assert_array_equal(cut[..., 3], mask)
             np.testing.assert_array_equal(cut[mask > 0][:, :3], picture(int(frame))[mask > 0])
@@ -595,7 +595,7 @@ def test_masks_at_the_videos_size_a_few_at_a_time(monkeypatch):
     np.testing.assert_array_equal(masks, torch.stack(list(result.masks.values())).numpy())
     strongest = 5 - result.video_logits.argmax(0).numpy()
     np.testing.assert_array_equal(numbers, np.where(masks.any(0), strongest, 0))
-    result.exclusive = True
+    result.non_overlapping = True
     masks, _ = split(result, list("edcba"))
     np.testing.assert_array_equal(masks, torch.stack(list(result.masks.values())).numpy())
 

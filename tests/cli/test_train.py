@@ -59,7 +59,7 @@ def test_the_video_recipe_is_metas():
     (stage,) = recipe.stages
     assert recipe.tracks and (stage.frames, stage.objects, stage.size, stage.batch) == (8, 3, 1024, 8)
     plan = stage.prompts
-    assert plan is not None and (plan.mask, plan.box, plan.anchors, plan.corrected, plan.corrections) == (
+    assert plan is not None and (plan.mask, plan.box, plan.prompted, plan.corrected, plan.corrections) == (
         0.5,
         0.5,
         2,
@@ -70,7 +70,7 @@ def test_the_video_recipe_is_metas():
     assert (recipe.optim.lr, recipe.optim.floor, recipe.optim.clip, recipe.optim.layer_decay) == (5e-6, 5e-7, 0.1, 0.9)
     assert recipe.optim.decay == "upstream" and recipe.optim.rules[0].lr == 0.6
     weights = stage.losses
-    assert (weights.focal, weights.dice, weights.iou, weights.presence, weights.compat) == (20, 1, 1, 1, "upstream")
+    assert (weights.focal, weights.dice, weights.iou, weights.object_score, weights.compat) == (20, 1, 1, 1, "upstream")
 
 
 def test_a_run_leaves_a_table_a_plot_and_weights(data):

@@ -30,7 +30,7 @@ SEED = 20
 SHAPE = oracle.SHAPES["mini"]
 
 VARIANTS: dict[str, Any] = {
-    "absent": lambda model: oracle.force_presence(model, -5.0),
+    "absent": lambda model: oracle.force_object_score(model, -5.0),
     "best_1": lambda model: oracle.force_best(model, 1),
     "best_2": lambda model: oracle.force_best(model, 2),
     "best_3": lambda model: oracle.force_best(model, 3),
@@ -85,22 +85,25 @@ IMAGE_PROMPTS: dict[str, dict[str, Any]] = {
 
 
 def image_answers(model: Any) -> dict[str, Tensor]:
-    """What upstream's image predictor returns for these prompts, three masks and one, and with an answer as a hint."""
+    """What upstream's image predictor returns for these prompts, three masks and one, and with an answer as a mask
+    input."""
     out: dict[str, Tensor] = {}
     predictor = oracle.upstream_predictor(model)
     predictor.set_image(photograph())
     for name, prompt in IMAGE_PROMPTS.items():
         given = {key: np.array(value) for key, value in prompt.items()}
-        for several in (True, False):
-            masks, iou, logits = predictor.predict(**given, multimask_output=several, return_logits=True)
-            case = f"{name}.{'several' if several else 'single'}"
+        for multimask_output in (True, False):
+            masks, iou, logits = predictor.predict(**given, multimask_output=multimask_output, return_logits=True)
+            case = f"{name}.{'several' if multimask_output else 'single'}"
             out |= {f"{case}/masks": masks, f"{case}/iou": iou, f"{case}/logits": logits}
-    hint = out["point.several/logits"][:1]
+    mask_input = out["point.several/logits"][:1]
     for name in ("point", "box"):
         given = {key: np.array(value) for key, value in IMAGE_PROMPTS[name].items()}
-        masks, iou, logits = predictor.predict(**given, mask_input=hint, multimask_output=False, return_logits=True)
+        masks, iou, logits = predictor.predict(
+            **given, mask_input=mask_input, multimask_output=False, return_logits=True
+        )
         out |= {f"{name}.hint/masks": masks, f"{name}.hint/iou": iou, f"{name}.hint/logits": logits}
-    masks, iou, logits = predictor.predict(mask_input=hint, multimask_output=False, return_logits=True)
+    masks, iou, logits = predictor.predict(mask_input=mask_input, multimask_output=False, return_logits=True)
     out |= {"hint.single/masks": masks, "hint.single/iou": iou, "hint.single/logits": logits}
     return {name: torch.from_numpy(np.asarray(value)).float() for name, value in out.items()}
 
@@ -113,7 +116,7 @@ def answers(model: Any, given: dict[str, Tensor], *, variant: str | None, family
         out.update({f"{prefix}/{name}": tensor for name, tensor in tensors.items()})
 
     encoded = stages.encode(model, given["pixels"])
-    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    embedding, high_res_features = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
     if variant is None and family == "2.1":
         keep("encode/square", encoded)
         wide = stages.encode(model, given["wide"])
@@ -121,19 +124,22 @@ def answers(model: Any, given: dict[str, Tensor], *, variant: str | None, family
         for name in stages.PROMPTS:
             points = stages.prompt_tensors(name, SHAPE.image)
             keep(f"prompt/{name}", {"sparse": stages.prompt(model, points, None)["sparse"]} if points else {})
-            decoded = stages.decode(model, embedding, skips, *_prompt(model, points, None))
+            decoded = stages.decode(model, embedding, high_res_features, *_prompt(model, points, None))
             keep(f"decode/{name}", {tensor: decoded[tensor] for tensor in ("masks", "iou", "tokens", "presence")})
         keep("prompt/hint", {"dense": stages.prompt(model, None, given["hint"])["dense"]})
         grid = stages.prompt(model, None, None)
         keep("prompt/grid", {"grid": grid["grid"]})
-        keep("decode/hint", stages.decode(model, embedding, skips, *_prompt(model, None, given["hint"])))
-        two = {"embedding": encoded["embedding"].repeat(2, 1, 1, 1), "skips": [s.repeat(2, 1, 1, 1) for s in skips]}
-        keep("adopt/mask", stages.adopt(model, two["embedding"], two["skips"], given["mask"]))
+        keep("decode/hint", stages.decode(model, embedding, high_res_features, *_prompt(model, None, given["hint"])))
+        two = {
+            "embedding": encoded["embedding"].repeat(2, 1, 1, 1),
+            "skips": [s.repeat(2, 1, 1, 1) for s in high_res_features],
+        }
+        keep("adopt/mask", stages.mask_as_output(model, two["embedding"], two["skips"], given["mask"]))
         keep("image/photograph", image_answers(model))
     if family == "2.1":
         for name in ("tracking", "one", "two", "box"):
             points = stages.prompt_tensors(name, SHAPE.image)
-            keep(f"segment/{name}", stages.segment(model, embedding, skips, points, None))
+            keep(f"segment/{name}", stages.segment(model, embedding, high_res_features, points, None))
             out.pop(f"segment/{name}/full")
     if variant is None:
         embeddings = encoded["embedding"].repeat(2, 1, 1, 1)
@@ -160,7 +166,7 @@ def main() -> None:
     given, tensors = inputs(), {}
     base = oracle.upstream(SHAPE)
     oracle.randomise(base, SEED, half=True)
-    oracle.force_presence(base, 5.0)
+    oracle.force_object_score(base, 5.0)
     for tensor in base.state_dict().values():
         tensor.copy_(half(tensor))
     state = {name: tensor.clone() for name, tensor in base.state_dict().items()}

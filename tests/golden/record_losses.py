@@ -28,7 +28,7 @@ CASES = {  # name -> (seed, objects, masks on offer at each step, absent objects
 
 
 def inputs(name: str, size: int = 24) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-    """Targets (N, H, W) bool and, for each step, logits (N, K, H, W), predicted IoU (N, K) and presence (N, 1)."""
+    """Targets (N, H, W) bool and, for each step, logits (N, K, H, W), predicted IoU (N, K) and object score (N, 1)."""
     seed, objects, offers, absent = CASES[name]
     draw = np.random.RandomState(seed)
     target = draw.rand(objects, size, size) > 0.6
@@ -38,8 +38,8 @@ def inputs(name: str, size: int = 24) -> tuple[Tensor, list[tuple[Tensor, Tensor
         logits = 3 * draw.randn(objects, count, size, size)
         if name == "gated logits":
             logits[-1] = -1024.0
-        iou, presence = draw.rand(objects, count), 2 * draw.randn(objects, 1)
-        steps.append(tuple(torch.tensor(each, dtype=torch.float32) for each in (logits, iou, presence)))
+        iou, object_score = draw.rand(objects, count), 2 * draw.randn(objects, 1)
+        steps.append(tuple(torch.tensor(each, dtype=torch.float32) for each in (logits, iou, object_score)))
     return torch.from_numpy(target), steps
 
 
@@ -72,7 +72,7 @@ def main(path: str) -> None:
         outputs = {
             "multistep_pred_multimasks_high_res": [logits for logits, _, _ in steps],
             "multistep_pred_ious": [iou for _, iou, _ in steps],
-            "multistep_object_score_logits": [presence for _, _, presence in steps],
+            "multistep_object_score_logits": [object_score for _, _, object_score in steps],
         }
         named = loss([outputs], target[None])
         found[name] = {key: float(value) for key, value in named.items()}

@@ -68,8 +68,8 @@ CASES: dict[str, tuple[Settings, list[Step]]] = {
     "clicks_kept": (replace(MODEL, keep_corrections=True, fill=8), CLICKS),
     "clicks_2.0": (replace(MODEL, family="2.0"), CLICKS),
     "objects": (MODEL, OBJECTS),
-    "objects_exclusive": (replace(MODEL, exclusive=True, keep_corrections=True), OBJECTS),
-    "again": (replace(MODEL, anchors=2, stride=2), AGAIN),
+    "objects_exclusive": (replace(MODEL, non_overlapping=True, keep_corrections=True), OBJECTS),
+    "again": (replace(MODEL, prompted=2, stride=2), AGAIN),
     "again_2.0": (replace(MODEL, family="2.0", hard=False, stability=False), AGAIN),
 }
 
@@ -110,7 +110,7 @@ def main() -> None:
                     name = f"expect/{case}/{number}.{place}"
                     tensors[f"{name}/logits"] = one.shown
                     tensors[f"{name}/certain"] = torch.tensor(one.certain)
-                    if settings.exclusive:
+                    if settings.non_overlapping:
                         tensors[f"{name}/raw"] = one.logits
     versions = {name: importlib.metadata.version(name) for name in ("sam2", "torch", "numpy")}
     path = HERE / "video.safetensors"

@@ -30,10 +30,10 @@ def given(images: int, prompts: int) -> tuple[torch.Tensor, ...]:
     return embedding, position, torch.randn(prompts, 3, 32), torch.randn(1, 32, 1, 1)
 
 
-def skips_of(decoder: SamMaskDecoder, images: int) -> tuple[torch.Tensor, ...]:
+def high_res_features_of(decoder: SamMaskDecoder, images: int) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(7)
     maps = [torch.randn(images, 32, 24, 16), torch.randn(images, 32, 12, 8)]
-    return decoder.project_skips(maps, torch.randn(images, 3, 96, 64))
+    return decoder.high_res_features(maps, torch.randn(images, 3, 96, 64))
 
 
 def by_definition(picture: np.ndarray, logits: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -67,8 +67,8 @@ def test_it_is_the_guided_filter(radius, epsilon):
     pixels = torch.randn(1, 3, 96, 64)
     maps = [torch.randn(1, 32, 24, 16), torch.randn(1, 32, 12, 8)]
     rows = given(1, 2)
-    raw = plain(*rows, plain.project_skips(maps, pixels)).masks * 5
-    guide = guided.project_skips(maps, pixels)[0][:, -12:]
+    raw = plain(*rows, plain.high_res_features(maps, pixels)).masks * 5
+    guide = guided.high_res_features(maps, pixels)[0][:, -12:]
     found = guided.finish(raw, (guide,))
     picture = F.avg_pool2d(pixels, 4)[0].double().numpy()
     for row in range(2):
@@ -82,8 +82,8 @@ def test_it_is_the_guided_filter(radius, epsilon):
 def test_all_but_the_masks_is_the_plain_decoders():
     guided, plain = pair()
     rows = given(2, 2)
-    found, expected = guided(*rows, skips_of(guided, 2)), plain(*rows, skips_of(plain, 2))
-    assert torch.equal(found.iou, expected.iou) and torch.equal(found.presence, expected.presence)
+    found, expected = guided(*rows, high_res_features_of(guided, 2)), plain(*rows, high_res_features_of(plain, 2))
+    assert torch.equal(found.iou, expected.iou) and torch.equal(found.object_score, expected.object_score)
     assert torch.equal(found.tokens, expected.tokens)
     assert found.masks.shape == expected.masks.shape and not torch.equal(found.masks, expected.masks)
 
@@ -93,9 +93,9 @@ def test_a_plain_picture_is_smoothed_alone_and_an_even_mask_stays():
     guided, _ = pair(radius=2)
     maps = [torch.randn(1, 32, 24, 16), torch.randn(1, 32, 12, 8)]
     even, noise = torch.full((1, 4, 24, 16), 3.0), torch.randn(1, 1, 24, 16)
-    colourful = guided.project_skips(maps, torch.randn(1, 3, 96, 64))[0][:, -12:]
+    colourful = guided.high_res_features(maps, torch.randn(1, 3, 96, 64))[0][:, -12:]
     torch.testing.assert_close(guided.finish(even, (colourful,)), even, atol=1e-3, rtol=0)
-    grey = guided.project_skips(maps, torch.full((1, 3, 96, 64), 0.7))[0][:, -12:]
+    grey = guided.high_res_features(maps, torch.full((1, 3, 96, 64), 0.7))[0][:, -12:]
     twice = window_mean(window_mean(noise, guided.radius), guided.radius)
     torch.testing.assert_close(guided.finish(noise, (grey,)), twice, atol=1e-3, rtol=0)
 
@@ -115,7 +115,7 @@ def test_a_ragged_mask_ends_at_the_edge_of_the_picture():
     def wrong(logits: torch.Tensor) -> int:
         return int(((logits[0, 0] > 0) != square).sum())
 
-    found = guided.finish(ragged, guided.project_skips(maps, pixels))
+    found = guided.finish(ragged, guided.high_res_features(maps, pixels))
     assert wrong(ragged) > 100 and wrong(found) < 10
 
 
@@ -123,11 +123,11 @@ def test_a_ragged_mask_ends_at_the_edge_of_the_picture():
 def test_only_wanted_masks_are_drawn_and_equal_the_others():
     guided, _ = pair()
     embedding, position, sparse, _ = given(1, 5)
-    skips = skips_of(guided, 1)
-    output = guided(embedding, position, sparse, torch.zeros(1, 32, 1, 1), skips)
+    high_res_features = high_res_features_of(guided, 1)
+    output = guided(embedding, position, sparse, torch.zeros(1, 32, 1, 1), high_res_features)
     limit = output.iou.median()
     for want in (lambda iou: iou > limit, lambda iou: iou > 2, lambda iou: iou < 2):
-        found = guided.decode_wanted(embedding, position, sparse, skips, want, rows=2)
+        found = guided.decode_filtered(embedding, position, sparse, high_res_features, want, rows=2)
         row, mask = torch.nonzero(want(output.iou)).unbind(1)
         assert torch.equal(found.row, row) and torch.equal(found.mask, mask)
         torch.testing.assert_close(found.logits, output.masks[row, mask], atol=1e-4, rtol=1e-3)
@@ -135,8 +135,8 @@ def test_only_wanted_masks_are_drawn_and_equal_the_others():
 
 def test_every_parameter_gets_a_gradient():
     guided, _ = pair()
-    out = guided.train()(*given(2, 2), skips_of(guided, 2))
-    (out.masks.square().mean() + out.iou.sum() + out.presence.sum()).backward()
+    out = guided.train()(*given(2, 2), high_res_features_of(guided, 2))
+    (out.masks.square().mean() + out.iou.sum() + out.object_score.sum()).backward()
     assert [name for name, p in guided.named_parameters() if p.grad is None] == []
 
 
@@ -152,10 +152,10 @@ def test_half_precision_stays_close(whole):
 
         features = model.encode(pixels)
         prompt = Prompt(torch.tensor([[[30.0, 40.0]]]), torch.ones(1, 1, dtype=torch.int32))
-        return model.segment(features, model.condition(features, None), prompt, several=True).logits.float()
+        return model.segment(features, model.condition(features, None), prompt, multimask_output=True).logits.float()
 
     exact = masks()
-    model = model.to(torch.bfloat16) if whole else model.lower(torch.bfloat16)
+    model = model.to(torch.bfloat16) if whole else model.to_mixed_precision(torch.bfloat16)
     assert (masks() - exact).abs().max() <= 0.1 * exact.abs().max() + 0.02
 
 

@@ -35,8 +35,8 @@ def code(encoder, x, y):
 def test_a_point_is_its_place_plus_its_label_and_a_padding_token_follows(encoder):
     labels = [0, 1, 2, 3]
     points = [[0.0, 0.0], [127.0, 63.0], [10.0, 20.0], [90.0, 50.0]]
-    sparse, _, counts = encoder(prompt([points], [labels]))
-    assert sparse.shape == (1, 5, 16) and counts is None  # all count
+    sparse, _, token_mask = encoder(prompt([points], [labels]))
+    assert sparse.shape == (1, 5, 16) and token_mask is None  # all count
     for row, (label, point) in enumerate(zip(labels, points)):
         expected = code(encoder, *point) + encoder.label_embed[label].weight[0]
         torch.testing.assert_close(sparse[0, row], expected, rtol=1e-4, atol=1e-4)
@@ -57,24 +57,26 @@ def test_no_point_at_all_is_no_token(encoder):
 
 def test_ragged_rows_are_filled_with_tokens_that_do_not_count(encoder):
     ignored = int(Label.IGNORED)
-    sparse, _, counts = encoder(
+    sparse, _, token_mask = encoder(
         prompt(
             [[[5.0, 6.0], [7.0, 8.0]], [[5.0, 6.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]],
             [[1, 0], [1, ignored], [ignored, ignored]],
             ragged=True,
         )
     )
-    assert counts.tolist() == [[True, True, True], [True, False, True], [False, False, False]]
+    assert token_mask.tolist() == [[True, True, True], [True, False, True], [False, False, False]]
     alone, *_ = encoder(prompt([[[5.0, 6.0]]], [[1]]))
-    torch.testing.assert_close(sparse[1][counts[1]], alone[0])
+    torch.testing.assert_close(sparse[1][token_mask[1]], alone[0])
 
 
-def test_a_hint_becomes_a_map_at_stride_16_per_row(encoder):
+def test_a_mask_input_becomes_a_map_at_stride_16_per_row(encoder):
     mask = torch.randn(2, 1, 16, 32)
-    _, dense, _ = encoder(prompt([[[5.0, 6.0]]] * 2, [[1]] * 2, mask=mask))
+    _, dense, _ = encoder(prompt([[[5.0, 6.0]]] * 2, [[1]] * 2, mask_input=mask))
     assert dense.shape == (2, 16, 4, 8)
     torch.testing.assert_close(dense, encoder.mask_stem(mask))
-    _, mixed, _ = encoder(prompt([[[5.0, 6.0]]] * 2, [[1]] * 2, mask=mask, has_mask=torch.tensor([True, False])))
+    _, mixed, _ = encoder(
+        prompt([[[5.0, 6.0]]] * 2, [[1]] * 2, mask_input=mask, has_mask_input=torch.tensor([True, False]))
+    )
     torch.testing.assert_close(mixed[0], dense[0])
     torch.testing.assert_close(mixed[1, :, 2, 3], encoder.no_mask.weight[0])
 
@@ -98,22 +100,22 @@ def test_places_stay_exact_in_half_precision(encoder, dtype):
 
 def test_every_parameter_gets_a_gradient(encoder):
     points = prompt([[[5.0, 6.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]] * 2, [[0, 1, 2, 3]] * 2)
-    hint = Prompt(points.points, points.labels, torch.randn(2, 1, 16, 32), torch.tensor([True, False]))
-    sparse, dense, _ = encoder(hint)
+    mask_input = Prompt(points.points, points.labels, torch.randn(2, 1, 16, 32), torch.tensor([True, False]))
+    sparse, dense, _ = encoder(mask_input)
     (sparse.square().sum() + dense.square().sum()).backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_drawn_prompts_are_a_hint(encoder):
+def test_drawn_prompts_are_a_mask_input(encoder):
     encoder.draw = True
     asked = prompt(
         [[[40.0, 20.0], [90.0, 20.0]], [[32.0, 16.0], [63.0, 47.0]], [[0.0, 0.0], [0.0, 0.0]]],
         [[Label.POSITIVE, Label.NEGATIVE], [Label.TOP_LEFT, Label.BOTTOM_RIGHT], [Label.PADDING, Label.IGNORED]],
         ragged=True,
     )
-    hint, said = encoder.drawn(asked, None)
-    assert hint.shape == (3, 1, 16, 32) and said.tolist() == [True, True, False]
-    clicked, box, nothing = hint[:, 0]
+    mask_input, said = encoder.drawn(asked, None)
+    assert mask_input.shape == (3, 1, 16, 32) and said.tolist() == [True, True, False]
+    clicked, box, nothing = mask_input[:, 0]
     assert clicked[5, 10] == 16 and clicked[5, 22] == -16 and (clicked > 0).sum() <= 4
     assert (box[4:12, 8:16] == 2).all() and (box > 0).sum() == 64 and (nothing < 0).all()
     _, dense, _ = encoder(asked)
@@ -124,8 +126,8 @@ def test_drawn_prompts_are_a_hint(encoder):
 def test_later_clicks_are_drawn_over_an_earlier_answer(encoder):
     encoder.draw = True
     answer = torch.full((1, 1, 16, 32), -3.0)
-    asked = prompt([[[40.0, 20.0], [40.0, 20.0]]], [[Label.NEGATIVE, Label.POSITIVE]], mask=answer)
-    hint, said = encoder.drawn(asked, answer)
-    assert hint[0, 0, 5, 10] == 16 and hint[0, 0, 0, 0] == -3 and said.tolist() == [True]
+    asked = prompt([[[40.0, 20.0], [40.0, 20.0]]], [[Label.NEGATIVE, Label.POSITIVE]], mask_input=answer)
+    mask_input, said = encoder.drawn(asked, answer)
+    assert mask_input[0, 0, 5, 10] == 16 and mask_input[0, 0, 0, 0] == -3 and said.tolist() == [True]
     unsaid = Prompt(asked.points[:, :0], asked.labels[:, :0])
     assert encoder(unsaid)[1].shape == (1, 16, 1, 1)

@@ -282,7 +282,7 @@ def test_a_png_is_whole_or_not_there(tmp_path, monkeypatch):
 def codes(writer, count, first=0):
     for index in range(first, first + count):
         masks = [disc(10 + index, 40), disc(60, 40 + index)]
-        writer.write(index, f"{index:05d}", masks, iou=[0.9, 0.123456], presence=[5.0, -1024.0])
+        writer.write(index, f"{index:05d}", masks, iou=[0.9, 0.123456], object_score=[5.0, -1024.0])
 
 
 def test_codes_are_json_and_read_one_frame_at_a_time(tmp_path):
@@ -291,7 +291,7 @@ def test_codes_are_json_and_read_one_frame_at_a_time(tmp_path):
         assert len(writer.frames()) == 0
         codes(writer, 3)
         assert list(writer.frames()) == [0, 1, 2] and not path.exists()
-        writer.write(9, "00009", [disc(3, 3)], iou=[1.0], presence=[1.0], objects=[2])
+        writer.write(9, "00009", [disc(3, 3)], iou=[1.0], object_score=[1.0], objects=[2])
     document = json.loads(path.read_text())
     assert document["format"] == "sam2core.masks.1" and document["complete"] is True
     assert document["video"] == {"height": 90, "width": 120, "fps": 25.0}
@@ -358,7 +358,7 @@ def test_writers_keep_no_frames(tmp_path):
         ):
             for index in range(count):
                 video.write(overlay(frame(index, 90, 120), masks, names=["a", "b"]))
-                text.write(index, "x", masks, iou=[1, 1], presence=[1, 1])
+                text.write(index, "x", masks, iou=[1, 1], object_score=[1, 1])
                 numbers.write("x", masks[0])
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

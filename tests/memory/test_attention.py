@@ -20,15 +20,15 @@ def attention(layers=2, **options):
     return made.eval()
 
 
-def inputs(batch=2, maps=2, pointers=3):
+def inputs(batch=2, maps=2, object_pointers=3):
     generator = torch.Generator().manual_seed(0)
 
     def noise(*size):
         return torch.randn(size, generator=generator)
 
     blocks = [TokenBlock(noise(batch, 12, 8), noise(1, 12, 8), GRID) for _ in range(maps)]
-    if pointers:
-        blocks.append(TokenBlock(noise(batch, pointers, 8), noise(1, pointers, 8), None))
+    if object_pointers:
+        blocks.append(TokenBlock(noise(batch, object_pointers, 8), noise(1, object_pointers, 8), None))
     return noise(batch, 16, *GRID), noise(1, 16, *GRID), blocks
 
 
@@ -39,8 +39,8 @@ def test_one_layer_written_out():
 
     def attend(part, query, key, value, repeats, still):
         q, k, v = part.q_proj(query), part.k_proj(key), part.v_proj(value)
-        turns = torch.cat([table] * repeats + [torch.tensor([1.0, 0.0]).expand(still, 8, 2)])
-        q, k = rope.rotate(q, table), rope.rotate(k, turns)
+        rotary = torch.cat([table] * repeats + [torch.tensor([1.0, 0.0]).expand(still, 8, 2)])
+        q, k = rope.apply_rotary(q, table), rope.apply_rotary(k, rotary)
         return part.out_proj((q @ k.transpose(1, 2) / 16**0.5).softmax(-1) @ v)
 
     x = (features + 0.1 * position).flatten(2).transpose(1, 2)
@@ -84,7 +84,7 @@ def test_a_key_scale_weighs_a_block():
     assert torch.equal(made(features, position, same), plain)
 
 
-def test_a_past_without_pointers_and_one_with_pointers_alone():
+def test_a_past_without_object_pointers_and_one_with_object_pointers_alone():
     made = attention()
     features, position, blocks = inputs()
     for chosen in (blocks[:2], blocks[2:]):

@@ -13,13 +13,15 @@ from sam2core.types import FrameMemory, Recall, TokenBlock
 def memory(frame, batch=2):
     generator = torch.Generator().manual_seed(frame)
     block = TokenBlock(torch.randn(batch, 6, 4, generator=generator), torch.randn(1, 6, 4, generator=generator), (2, 3))
-    pointer = torch.randn(batch, 16, generator=generator)
-    return FrameMemory(frame, (block,), pointer, torch.zeros(batch, 1), torch.zeros(batch, 1), torch.zeros(batch))
+    object_pointer = torch.randn(batch, 16, generator=generator)
+    return FrameMemory(
+        frame, (block,), object_pointer, torch.zeros(batch, 1), torch.zeros(batch, 1), torch.zeros(batch)
+    )
 
 
 def recall():
-    anchor, recent = memory(0), memory(8)
-    return Recall(slots=((6, anchor), (1, recent)), pointers=((10, anchor), (2, recent)), horizon=15)
+    prompted, recent = memory(0), memory(8)
+    return Recall(slots=((6, prompted), (1, recent)), object_pointers=((10, prompted), (2, recent)), horizon=15)
 
 
 def test_slots_add_their_code_to_positions_and_keep_tokens():
@@ -31,23 +33,23 @@ def test_slots_add_their_code_to_positions_and_keep_tokens():
         torch.testing.assert_close(block.position, kept.blocks[0].position + readout.slot_embed[slot, 0])
 
 
-def test_pointers_are_cut_into_consecutive_tokens_that_share_an_age():
+def test_object_pointers_are_cut_into_consecutive_tokens_that_share_an_age():
     readout, given = MemoryReadout(16, 4), recall()
     block = readout(given)[-1]
     assert block.tokens.shape == (2, 8, 4)
-    assert torch.equal(block.tokens[:, 5], given.pointers[1][1].pointer[:, 4:8])
-    for row, (distance, _) in enumerate(given.pointers):
+    assert torch.equal(block.tokens[:, 5], given.object_pointers[1][1].object_pointer[:, 4:8])
+    for row, (distance, _) in enumerate(given.object_pointers):
         age = readout.pointer_time(sine_time(torch.tensor([distance / 15]), 16))
         torch.testing.assert_close(block.position[0, 4 * row : 4 * row + 4], age.expand(4, -1))
 
 
-def test_without_a_time_code_pointers_have_no_position():
+def test_without_a_time_code_object_pointers_have_no_position():
     readout = MemoryReadout(16, 4, pointer_time="none")
     assert not readout(recall())[-1].position.any()
     assert not any("pointer_time" in name for name in readout.state_dict())
 
 
-def test_no_pointer_is_no_block():
+def test_no_object_pointer_is_no_block():
     given = recall()
     assert len(MemoryReadout(16, 4)(Recall(given.slots, (), 15))) == 2
 
@@ -55,7 +57,7 @@ def test_no_pointer_is_no_block():
 @pytest.mark.parametrize("slot", [7, -1])
 def test_a_slot_without_a_code_is_said(slot):
     given = recall()
-    wrong = Recall((*given.slots, (slot, memory(3))), given.pointers, given.horizon)
+    wrong = Recall((*given.slots, (slot, memory(3))), given.object_pointers, given.horizon)
     said = rf"frame 3 in slot {slot}, and this model has codes for slots 0 to 6 .* such as memory_policy\.frames=6"
     for asked in (wrong, [wrong, wrong]):
         with pytest.raises(ValueError, match=said):
@@ -83,7 +85,7 @@ def test_a_video_of_one_frame_gives_no_nan():
 def test_memories_kept_in_half_precision_are_read_in_the_models_own():
     half = memory(0)
     block = TokenBlock(half.blocks[0].tokens.bfloat16(), half.blocks[0].position.bfloat16(), (2, 3))
-    kept = FrameMemory(0, (block,), half.pointer.bfloat16(), half.logits, half.presence, half.iou)
+    kept = FrameMemory(0, (block,), half.object_pointer.bfloat16(), half.logits, half.object_score, half.iou)
     for block in MemoryReadout(16, 4)(Recall(((6, kept),), ((1, kept),), 15)):
         assert block.tokens.dtype == block.position.dtype == torch.float32
 

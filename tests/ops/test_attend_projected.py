@@ -64,20 +64,20 @@ def test_keys_that_do_not_count_are_left_out(dtype):
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(2, 1, n, 16, generator=generator).to(dtype) for n in (20, 30))
     tokens = torch.randn(2, 30, 8, generator=generator).to(dtype)
-    readable = torch.rand(2, 30, generator=generator) < 0.5
+    memory_mask = torch.rand(2, 30, generator=generator) < 0.5
     tokens = tokens.unsqueeze(1)
-    expected = attention.attend(query.float(), key.float(), tokens.float(), readable[:, None, None])
-    key[~readable.unsqueeze(1)] = torch.nan
+    expected = attention.attend(query.float(), key.float(), tokens.float(), memory_mask[:, None, None])
+    key[~memory_mask.unsqueeze(1)] = torch.nan
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.05}
-    torch.testing.assert_close(attention.average_tokens(query, key, tokens, readable).float(), expected, **close)
+    torch.testing.assert_close(attention.average_tokens(query, key, tokens, memory_mask).float(), expected, **close)
 
 
 def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
     calls = []
 
-    def kernel(query, key, tokens, readable=None):
-        calls.append(readable)
-        return attention.average_tokens._portable(query, key, tokens, readable)
+    def kernel(query, key, tokens, memory_mask=None):
+        calls.append(memory_mask)
+        return attention.average_tokens._portable(query, key, tokens, memory_mask)
 
     monkeypatch.setattr(attention.average_tokens, "_kernels", {})
     monkeypatch.setattr(attention, "BLOCK_SCORES", 0)

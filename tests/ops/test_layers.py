@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sam2core.ops import layers
-from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, linear, product, products, tokenwise
+from sam2core.ops.layers import ConvNextBlock, DropPath, LayerNorm2d, Mlp, chunked, linear, product, products
 
 
 def test_layer_norm_2d_normalises_channels_with_a_small_epsilon():
@@ -61,10 +61,10 @@ def test_tokenwise_cuts_prediction_alone_and_changes_nothing(monkeypatch, shape)
         return mlp(x)
 
     x = torch.randn(shape)
-    whole = tokenwise(watched, x, 8)
+    whole = chunked(watched, x, 8)
     assert seen == [x.numel() // 4] and whole.requires_grad
     with torch.inference_mode():
-        cut = tokenwise(watched, x, 8)
+        cut = chunked(watched, x, 8)
     assert max(seen[1:]) <= 16 and sum(seen[1:]) == x.numel() // 4
     torch.testing.assert_close(cut, whole.detach())
 

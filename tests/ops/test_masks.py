@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2core.ops.masks import boxes, exclusive, iou, resize, stability_score
+from sam2core.ops.masks import boxes, iou, non_overlapping, resize, stability_score
 
 
 def test_resize_is_bilinear_without_antialiasing_in_fp32():
@@ -41,7 +41,7 @@ def test_boxes_are_tight_and_inclusive():
 
 def test_exclusive_leaves_every_pixel_to_its_strongest_object():
     logits = torch.randn(3, 5, 6) * 20
-    found = exclusive(logits)
+    found = non_overlapping(logits)
     for y in range(5):
         for x in range(6):
             owner = int(logits[:, y, x].argmax())
@@ -49,4 +49,4 @@ def test_exclusive_leaves_every_pixel_to_its_strongest_object():
                 expected = logits[index, y, x] if index == owner else min(logits[index, y, x], torch.tensor(-10.0))
                 assert found[index, y, x] == expected
     alone = torch.randn(1, 5, 6)
-    assert torch.equal(exclusive(alone), alone)
+    assert torch.equal(non_overlapping(alone), alone)

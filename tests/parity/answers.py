@@ -17,15 +17,17 @@ from tests.parity.stages import PASTS
 def as_prompt(points: tuple[Tensor, Tensor] | None, mask: Tensor | None, batch: int = 1) -> Prompt:
     """A prompt; with neither points nor mask it is tracking's, with a mask alone it holds no point."""
     if points is not None:
-        return Prompt(points[0], points[1], mask=mask)
+        return Prompt(points[0], points[1], mask_input=mask)
     if mask is None:
         return Prompt.nothing(batch)
-    return Prompt(torch.zeros(batch, 0, 2), torch.zeros(batch, 0, dtype=torch.int32), mask=mask)
+    return Prompt(torch.zeros(batch, 0, 2), torch.zeros(batch, 0, dtype=torch.int32), mask_input=mask)
 
 
-def as_features(embedding: Tensor, skips: list[Tensor], position: Tensor | None = None) -> ImageFeatures:
+def as_features(embedding: Tensor, high_res_features: list[Tensor], position: Tensor | None = None) -> ImageFeatures:
     """Features made of upstream's tensors, so that a stage is compared on equal inputs."""
-    return ImageFeatures(embedding, torch.zeros_like(embedding[:1]) if position is None else position, tuple(skips))
+    return ImageFeatures(
+        embedding, torch.zeros_like(embedding[:1]) if position is None else position, tuple(high_res_features)
+    )
 
 
 @torch.no_grad()
@@ -41,7 +43,7 @@ def encode(model: Any, pixels: Tensor) -> dict[str, Tensor]:
         out[f"neck.{index}"] = level
     features = model.encode(pixels)
     out |= {"position": features.position, "embedding": features.embedding}
-    out |= {"skip.0": features.skips[0], "skip.1": features.skips[1]}
+    out |= {"skip.0": features.high_res_features[0], "skip.1": features.high_res_features[1]}
     return out | {"conditioned": model.condition(features, None)}
 
 
@@ -53,49 +55,65 @@ def prompt(model: Any, points: tuple[Tensor, Tensor] | None, mask: Tensor | None
 
 @torch.no_grad()
 def decode(
-    model: Any, embedding: Tensor, skips: list[Tensor], points: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    model: Any,
+    embedding: Tensor,
+    high_res_features: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
 ) -> dict[str, Tensor]:
-    output = model.decode(as_features(embedding, skips), embedding, as_prompt(points, mask, embedding.shape[0]))
-    out = {"masks": output.masks, "iou": output.iou, "tokens": output.tokens, "presence": output.presence}
-    for name, several in (("several", True), ("single", False)):
-        masks, iou, tokens = candidates(output, several=several, stability=model.mask_decoder.stability)
+    output = model.decode(
+        as_features(embedding, high_res_features), embedding, as_prompt(points, mask, embedding.shape[0])
+    )
+    out = {"masks": output.masks, "iou": output.iou, "tokens": output.tokens, "presence": output.object_score}
+    for name, multimask_output in (("several", True), ("single", False)):
+        masks, iou, tokens = candidates(
+            output, multimask_output=multimask_output, stability=model.mask_decoder.stability
+        )
         out |= {f"{name}.masks": masks, f"{name}.iou": iou, f"{name}.tokens": tokens}
     return out
 
 
 @torch.no_grad()
 def segment(
-    model: Any, embedding: Tensor, skips: list[Tensor], points: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    model: Any,
+    embedding: Tensor,
+    high_res_features: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
 ) -> dict[str, Tensor]:
     count = 0 if points is None else points[1].shape[1]
-    several = model.multimask.several(count, tracking=False)
+    multimask_output = model.multimask.applies(count, tracking=False)
     given = as_prompt(points, mask, embedding.shape[0])
     if points is None and mask is not None:
-        given = Prompt(Prompt.nothing(embedding.shape[0]).points, Prompt.nothing(embedding.shape[0]).labels, mask=mask)
-    offered = model.segment(as_features(embedding, skips), embedding, given, several=several)
+        given = Prompt(
+            Prompt.nothing(embedding.shape[0]).points, Prompt.nothing(embedding.shape[0]).labels, mask_input=mask
+        )
+    offered = model.segment(
+        as_features(embedding, high_res_features), embedding, given, multimask_output=multimask_output
+    )
     best = offered.take(model.memory_policy.choose(offered, None))
     out = {"candidates": offered.logits, "iou": offered.iou, "best": best.logits}
-    return out | {"pointer": best.pointer, "presence": best.presence}
+    return out | {"pointer": best.object_pointer, "presence": best.object_score}
 
 
 @torch.no_grad()
-def adopt(model: Any, embedding: Tensor, skips: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
-    offered = model.adopt(as_features(embedding, skips), mask)
-    out = {"logits": offered.logits, "iou": offered.iou, "pointer": offered.pointers[:, 0]}
-    return out | {"presence": offered.presence}
+def mask_as_output(model: Any, embedding: Tensor, high_res_features: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
+    offered = model.mask_as_output(as_features(embedding, high_res_features), mask)
+    out = {"logits": offered.logits, "iou": offered.iou, "pointer": offered.object_pointers[:, 0]}
+    return out | {"presence": offered.object_score}
 
 
 @torch.no_grad()
-def memory_encoder(model: Any, embedding: Tensor, full: Tensor, presence: Tensor, hard: bool) -> dict[str, Tensor]:
+def memory_encoder(model: Any, embedding: Tensor, full: Tensor, object_score: Tensor, hard: bool) -> dict[str, Tensor]:
     mask = (full > 0).float() if hard else full.sigmoid()
-    (block,) = model.memory_encoder(embedding, mask, presence)
+    (block,) = model.memory_encoder(embedding, mask, object_score)
     return {"tokens": block.tokens, "position": block.position.expand_as(block.tokens)}
 
 
 @torch.no_grad()
-def memorize(model: Any, embedding: Tensor, logits: Tensor, presence: Tensor, hard: bool) -> dict[str, Tensor]:
+def memorize(model: Any, embedding: Tensor, logits: Tensor, object_score: Tensor, hard: bool) -> dict[str, Tensor]:
     """The same from low-resolution logits, as a session does it: upsampling included."""
-    offered = MaskCandidates(logits, torch.zeros(logits.shape[:2]), torch.zeros(*logits.shape[:2], 1), presence)
+    offered = MaskCandidates(logits, torch.zeros(logits.shape[:2]), torch.zeros(*logits.shape[:2], 1), object_score)
     answer: MaskPrediction = offered.take(torch.zeros(logits.shape[0], dtype=torch.long))
     memory = model.memorize(as_features(embedding, []), answer, frame=0, hard=hard)
     (block,) = memory.blocks
@@ -104,16 +122,16 @@ def memorize(model: Any, embedding: Tensor, logits: Tensor, presence: Tensor, ha
 
 @torch.no_grad()
 def past(
-    model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, pointers: Tensor, where: Tensor
+    model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, object_pointers: Tensor, where: Tensor
 ) -> dict[str, Tensor]:
     case, bank, batch = PASTS[name], MemoryBank(), embedding.shape[0]
     grid = (embedding.shape[-2], embedding.shape[-1])
-    for shelf, frames in ((bank.anchors, case["anchors"]), (bank.trail, case["trail"])):
+    for group, frames in ((bank.prompted, case["anchors"]), (bank.recent, case["trail"])):
         for frame in frames:
             block = TokenBlock(memories[frame], where, grid)
             nothing = torch.zeros(batch, 1)
-            shelf[frame] = FrameMemory(frame, (block,), pointers[frame], nothing, nothing, nothing[:, 0])
-    policy = RecentFrames(stride=case.get("stride", 1), anchors=case.get("limit"))
+            group[frame] = FrameMemory(frame, (block,), object_pointers[frame], nothing, nothing, nothing[:, 0])
+    policy = RecentFrames(stride=case.get("stride", 1), prompted=case.get("limit"))
     recall = policy.recall(
         bank, case["frame"], backwards=case.get("backwards", False), length=case["length"], state=policy.start()
     )

@@ -191,11 +191,11 @@ def video(predictor, folder: Path, seed: int, save) -> None:
         else:
             predictor.reset_state(state)
     for index, outputs in state["output_dict_per_obj"].items():
-        for shelf in ("cond_frame_outputs", "non_cond_frame_outputs"):
-            save("kept", np.array([index, *sorted(outputs[shelf])]))
-            for frame in sorted(outputs[shelf]):
+        for group in ("cond_frame_outputs", "non_cond_frame_outputs"):
+            save("kept", np.array([index, *sorted(outputs[group])]))
+            for frame in sorted(outputs[group]):
                 for key in ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits"):
-                    save(f"state {key}", outputs[shelf][frame][key])
+                    save(f"state {key}", outputs[group][frame][key])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The two reference implementations, built small enough to run beside ours, with every tensor re-randomised.
 
 Freshly initialised models hide mistakes: position embeddings are zero, layer scales 1e-6, norms the identity, cloned
-layers equal, and presence logits flip at random. So `randomise` overwrites every parameter and buffer, and the
+layers equal, and object scores flip at random. So `randomise` overwrites every parameter and buffer, and the
 `force_*` functions push the model into each branch that the selection rules have.
 """
 
@@ -325,8 +325,8 @@ def randomise(module: nn.Module, seed: int, *, half: bool = False) -> nn.Module:
 
 
 @torch.no_grad()
-def force_presence(model: Any, value: float) -> None:
-    """Make upstream's presence logit about ``value`` (+5: always there, -5: never) whatever the image."""
+def force_object_score(model: Any, value: float) -> None:
+    """Make upstream's object scores about ``value`` (+5: always there, -5: never) whatever the image."""
     head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
     head.weight.mul_(0.05)
     head.bias.fill_(value)

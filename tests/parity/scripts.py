@@ -5,9 +5,9 @@ to both sides and compares every frame that either returns or yields, object by 
 
 Upstream is driven as it is, apart from five things that are none of its behaviour: frames are handed over as normalised
 pixels (resampling is compared elsewhere), encoded frames are kept, its progress bars are off, holes are found by scipy
-instead of by its CUDA extension, and memories without pointers are read in the model's type, where it fails for mixing
-bfloat16 and float32. `Book` leaves out the steps that upstream answers with an exception or not at all; `test_video.py`
-states what ours does there.
+instead of by its CUDA extension, and memories without object pointers are read in the model's type, where it fails for
+mixing bfloat16 and float32. `Book` leaves out the steps that upstream answers with an exception or not at all;
+`test_video.py` states what ours does there.
 """
 
 from __future__ import annotations
@@ -100,18 +100,18 @@ class Settings:
     size: tuple[int, int] = (30, 50)
     keep_corrections: bool = False
     hard: bool = True
-    exclusive: bool = False
+    non_overlapping: bool = False
     fill: int = 0
-    anchors: int | None = None
+    prompted: int | None = None
     stride: int = 1
 
 
 @dataclass
 class _Object:
     prompts: dict[int, str] = field(default_factory=dict)
-    pending: set[int] = field(default_factory=set)  # will be anchors
-    corrections: set[int] = field(default_factory=set)  # will be trail
-    anchors: set[int] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)  # will be prompted frames
+    corrections: set[int] = field(default_factory=set)  # will be recent frames
+    prompted: set[int] = field(default_factory=set)
     tracked: set[int] = field(default_factory=set)
 
 
@@ -126,7 +126,7 @@ class Book:
         """Whether upstream answers this step; if so, it is entered."""
         if isinstance(step, Prompt | Draw):
             one = self.objects.get(step.object) or _Object()
-            if step.frame in one.tracked and not one.anchors:
+            if step.frame in one.tracked and not one.prompted:
                 return False  # upstream: AssertionError, a correction finds no prompted frame to look at
             if isinstance(step, Prompt) and step.add and step.box is not None:
                 return False
@@ -142,8 +142,8 @@ class Book:
             one.prompts.pop(step.frame, None)
             one.pending.discard(step.frame)
             one.corrections.discard(step.frame)
-            if step.frame in one.anchors:
-                one.anchors.discard(step.frame)
+            if step.frame in one.prompted:
+                one.prompted.discard(step.frame)
                 one.tracked.discard(step.frame)
             return True
         if isinstance(step, Remove):
@@ -151,13 +151,13 @@ class Book:
         if isinstance(step, Reset):
             self.objects.clear()
             return True
-        if not self.objects or not all(one.anchors | one.pending for one in self.objects.values()):
+        if not self.objects or not all(one.prompted | one.pending for one in self.objects.values()):
             return False  # both raise
         frames = self.frames(step)
         if not frames:
             return False  # upstream yields nothing, ours raises
         for one in self.objects.values():
-            one.anchors |= one.pending
+            one.prompted |= one.pending
             one.pending.clear()
             one.corrections.clear()
             one.tracked.update(frames)
@@ -167,7 +167,7 @@ class Book:
         """The frames a legal propagation visits."""
         start = step.start
         if start is None:
-            start = min(min(one.anchors | one.pending) for one in self.objects.values())
+            start = min(min(one.prompted | one.pending) for one in self.objects.values())
         if step.backwards:
             if start == 0:
                 return []
@@ -186,9 +186,9 @@ def script(seed: int, model: Settings, *, steps: int | None = None) -> tuple[Set
         size=dice.choice(((30, 50), (48, 36), (64, 64), (17, 90))),
         keep_corrections=dice.random() < 0.5,
         hard=dice.random() < 0.7,
-        exclusive=dice.random() < 0.25,
+        non_overlapping=dice.random() < 0.25,
         fill=dice.choice((0, 0, 8)),
-        anchors=dice.choice((None, None, 2, 3)),
+        prompted=dice.choice((None, None, 2, 3)),
         stride=dice.choice((1, 1, 1, 2, 3)),
     )
     book, found = Book(settings), []
@@ -275,11 +275,11 @@ def balance(model: Any, settings: Settings, *, absent: float = 0.3, reach: float
     """Shift and scale upstream's last layers so that answers fall on both sides of every rule.
 
     Of clicked and tracked frames about the share `absent` shows no object, and the largest logits are about `reach`:
-    beyond 32, where hints are cut, or well within.
+    beyond 32, where mask inputs are cut, or well within.
     """
-    presence = model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    object_score = model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
     settings = replace(settings, length=8)
-    presence += 100.0  # all are there
+    object_score += 100.0  # all are there
     clicks = [(0, (25.0, 15.0)), (0, (40.0, 5.0)), (0, (8.0, 25.0)), (4, (8.0, 5.0)), (6, (30.0, 20.0))]
     seen = []
     with driven(model):
@@ -289,8 +289,8 @@ def balance(model: Any, settings: Settings, *, absent: float = 0.3, reach: float
         for backwards in (False, True):
             for _ in theirs.propagate(Propagate(7 if backwards else 0, backwards=backwards)):
                 outputs = theirs.state["output_dict_per_obj"].values()
-                seen += [out for one in outputs for shelf in one.values() for out in shelf.values()]
-    presence -= torch.cat([out["object_score_logits"] for out in seen]).quantile(absent)
+                seen += [out for one in outputs for group in one.values() for out in group.values()]
+    object_score -= torch.cat([out["object_score_logits"] for out in seen]).quantile(absent)
     scale = reach / torch.cat([out["pred_masks"] for out in seen]).abs().max()
     for head in model.sam_mask_decoder.output_hypernetworks_mlps:
         head.layers[-1].weight *= scale
@@ -347,9 +347,9 @@ class Theirs:
         self.model, self.settings = model, settings
         model.add_all_frames_to_correct_as_cond = settings.keep_corrections
         model.binarize_mask_from_pts_for_mem_enc = settings.hard
-        model.non_overlap_masks = settings.exclusive
+        model.non_overlap_masks = settings.non_overlapping
         model.fill_hole_area = settings.fill
-        model.max_cond_frames_in_attn = -1 if settings.anchors is None else settings.anchors
+        model.max_cond_frames_in_attn = -1 if settings.prompted is None else settings.prompted
         model.memory_temporal_stride_for_eval = settings.stride
         video = (pixels, *settings.size)
         with mock.patch("sam2.sam2_video_predictor.load_video_frames", lambda **_: video):
@@ -435,12 +435,12 @@ class Ours:
 
     def __init__(self, model: Any, frames: np.ndarray, settings: Settings, **options: Any) -> None:
         self.settings = settings
-        policy = RecentFrames(anchors=settings.anchors, stride=settings.stride)
+        policy = RecentFrames(prompted=settings.prompted, stride=settings.stride)
         self.predictor = VideoPredictor(
             model,
             fill_holes=settings.fill,
             hard_prompt_masks=settings.hard,
-            exclusive=settings.exclusive,
+            non_overlapping=settings.non_overlapping,
             keep_corrections=settings.keep_corrections,
             policy=policy,
             **options,
@@ -459,7 +459,7 @@ class Ours:
         return self._shown(self.session.prompt(step.frame, step.object, mask=drawing(step, self.settings)))
 
     def propagate(self, step: Propagate) -> Iterator[Shown]:
-        start = self.session._first_anchor() if step.start is None else step.start
+        start = self.session._first_prompted() if step.start is None else step.start
         stop = None
         if step.frames is not None:
             stop = max(start - step.frames, -1) if step.backwards else start + step.frames
@@ -490,7 +490,7 @@ class Ours:
     @staticmethod
     def _shown(result: Any) -> Shown:
         shown = result.video_logits
-        result.exclusive = False
+        result.non_overlapping = False
         return Shown(result.frame, result.objects, result.video_logits, shown)
 
 

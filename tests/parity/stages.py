@@ -68,9 +68,13 @@ def prompt(model: Any, points: tuple[Tensor, Tensor] | None, mask: Tensor | None
 
 @torch.no_grad()
 def decode(
-    model: Any, embedding: Tensor, skips: list[Tensor], points: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    model: Any,
+    embedding: Tensor,
+    high_res_features: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
 ) -> dict[str, Tensor]:
-    """All four masks, their scores and tokens, presence; and what the selection rules make of them."""
+    """All four masks, their scores and tokens, object score; and what the selection rules make of them."""
     sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=mask)
     inputs = {
         "image_embeddings": embedding,
@@ -78,12 +82,12 @@ def decode(
         "sparse_prompt_embeddings": sparse,
         "dense_prompt_embeddings": dense,
         "repeat_image": False,
-        "high_res_features": skips,
+        "high_res_features": high_res_features,
     }
-    masks, iou, tokens, presence = model.sam_mask_decoder.predict_masks(**inputs)
-    out = {"masks": masks, "iou": iou, "tokens": tokens, "presence": presence}
-    for name, several in (("several", True), ("single", False)):
-        masks, iou, tokens, _ = model.sam_mask_decoder(multimask_output=several, **inputs)
+    masks, iou, tokens, object_score = model.sam_mask_decoder.predict_masks(**inputs)
+    out = {"masks": masks, "iou": iou, "tokens": tokens, "presence": object_score}
+    for name, multimask_output in (("several", True), ("single", False)):
+        masks, iou, tokens, _ = model.sam_mask_decoder(multimask_output=multimask_output, **inputs)
         out |= {f"{name}.masks": masks, f"{name}.iou": iou, f"{name}.tokens": tokens}
     return out
 
@@ -92,41 +96,41 @@ def decode(
 def segment(
     model: Any,
     embedding: Tensor,
-    skips: list[Tensor],
+    high_res_features: list[Tensor],
     points: tuple[Tensor, Tensor] | None,
     mask: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Gated candidates, the believed mask and its pointer, by upstream's own rule for one mask or three."""
+    """Gated candidates, the believed mask and its object pointer, by upstream's own rule for one mask or three."""
     inputs = None if points is None else {"point_coords": points[0], "point_labels": points[1]}
-    several = model._use_multimask(True, inputs)
-    candidates, _, iou, best, best_full, pointer, presence = model._forward_sam_heads(
-        embedding, inputs, mask, skips, multimask_output=several
+    multimask_output = model._use_multimask(True, inputs)
+    candidates, _, iou, best, best_full, object_pointer, object_score = model._forward_sam_heads(
+        embedding, inputs, mask, high_res_features, multimask_output=multimask_output
     )
-    out = {"candidates": candidates, "iou": iou, "best": best, "pointer": pointer, "presence": presence}
+    out = {"candidates": candidates, "iou": iou, "best": best, "pointer": object_pointer, "presence": object_score}
     return out | {"full": best_full}
 
 
 @torch.no_grad()
-def adopt(model: Any, embedding: Tensor, skips: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
+def mask_as_output(model: Any, embedding: Tensor, high_res_features: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
     """A mask prompt (B, 1, H, W) of zeros and ones as its own answer."""
-    logits, _, iou, _, _, pointer, presence = model._use_mask_as_output(embedding, skips, mask)
-    return {"logits": logits, "iou": iou, "pointer": pointer, "presence": presence}
+    logits, _, iou, _, _, object_pointer, object_score = model._use_mask_as_output(embedding, high_res_features, mask)
+    return {"logits": logits, "iou": iou, "pointer": object_pointer, "presence": object_score}
 
 
 @torch.no_grad()
-def memorize(model: Any, embedding: Tensor, full: Tensor, presence: Tensor, hard: bool) -> dict[str, Tensor]:
+def memorize(model: Any, embedding: Tensor, full: Tensor, object_score: Tensor, hard: bool) -> dict[str, Tensor]:
     """Memory tokens and their position (no time code) from a raw stride-16 map and logits at model size."""
     size = embedding.shape[-2:]
     tokens, position = model._encode_new_memory(
-        [embedding.flatten(2).permute(2, 0, 1)], [size], full, presence, is_mask_from_pts=hard
+        [embedding.flatten(2).permute(2, 0, 1)], [size], full, object_score, is_mask_from_pts=hard
     )
     return {"tokens": _tokens(tokens), "position": _tokens(position[-1])}
 
 
 def output_dict(
-    anchors: dict[int, Any], trail: dict[int, Any], grid: tuple[int, int], position: Tensor
+    prompted: dict[int, Any], recent: dict[int, Any], grid: tuple[int, int], position: Tensor
 ) -> dict[str, Any]:
-    """Upstream's bank. Memories are (tokens (B, N, Cm), pointer (B, C)) by frame; ``position`` is (1, N, Cm)."""
+    """Upstream's bank. Memories are (tokens (B, N, Cm), object pointer (B, C)) by frame; ``position`` is (1, N, Cm)."""
 
     def entry(memory: tuple[Tensor, Tensor]) -> dict[str, Any]:
         def as_map(tokens: Tensor) -> Tensor:
@@ -136,8 +140,8 @@ def output_dict(
         return {"maskmem_features": as_map(memory[0]), "maskmem_pos_enc": [where], "obj_ptr": memory[1]}
 
     return {
-        "cond_frame_outputs": {frame: entry(memory) for frame, memory in anchors.items()},
-        "non_cond_frame_outputs": {frame: entry(memory) for frame, memory in trail.items()},
+        "cond_frame_outputs": {frame: entry(memory) for frame, memory in prompted.items()},
+        "non_cond_frame_outputs": {frame: entry(memory) for frame, memory in recent.items()},
     }
 
 
@@ -204,15 +208,15 @@ FRAMES = 20
 
 
 def past(
-    model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, pointers: Tensor, where: Tensor
+    model: Any, name: str, embedding: Tensor, position: Tensor, memories: Tensor, object_pointers: Tensor, where: Tensor
 ) -> dict[str, Tensor]:
-    """`condition` for a past above: memories (FRAMES, B, N, Cm), pointers (FRAMES, B, C), where (1, N, Cm)."""
+    """`condition` for a past above: memories (FRAMES, B, N, Cm), object pointers (FRAMES, B, C), where (1, N, Cm)."""
     case = PASTS[name]
     model.max_cond_frames_in_attn = case.get("limit", -1)
     model.memory_temporal_stride_for_eval = case.get("stride", 1)
     bank = output_dict(
-        {frame: (memories[frame], pointers[frame]) for frame in case["anchors"]},
-        {frame: (memories[frame], pointers[frame]) for frame in case["trail"]},
+        {frame: (memories[frame], object_pointers[frame]) for frame in case["anchors"]},
+        {frame: (memories[frame], object_pointers[frame]) for frame in case["trail"]},
         tuple(embedding.shape[-2:]),
         where,
     )

@@ -27,7 +27,7 @@ WORDS = {
     "crop_overlap_ratio": "crop_overlap",
     "crop_n_points_downscale_factor": "crop_points_downscale",
     "use_m2m": "refine",
-    "multimask_output": "several",
+    "multimask_output": "multimask_output",
 }
 
 
@@ -99,7 +99,7 @@ def trained():
     from sam2core.checkpoints.facebook import FACEBOOK
 
     shape = oracle.Shape(32, 1, (1, 2, 6, 2), (8, 4, 8, 4), (5, 8), (7, 7), image=512, dim=128, memory_dim=32)
-    # as upstream reads it: prompts are not drawn into the hint, masks not guided
+    # as upstream reads it: prompts are not drawn into the mask input, masks not guided
     decoder = {"type": "sam", "heads": 4, "hidden": 512}
     model = registry.build("sam2core_nano", image_size=512, prompt_encoder={"draw": False}, mask_decoder=decoder)
     theirs = oracle.upstream(shape.at(hidden=512, decoder_heads=4, attention_layers=2), stability=False)

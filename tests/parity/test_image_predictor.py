@@ -28,7 +28,7 @@ PROMPTS = {
     "objects": {"points": [POINTS[:2], POINTS[1:3]], "labels": [[1, 0], [1, 1]]},
     "boxes_and_points": {"box": BOXES[:2], "points": [POINTS[:1], POINTS[1:2]], "labels": [[1], [0]]},
 }
-WORDS = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask": "mask_input"}
+WORDS = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask_input": "mask_input"}
 
 
 def picture(height, width, seed=0):
@@ -44,7 +44,7 @@ def pair(size, image, seed):
     shape = oracle.SHAPES[size].at(image=image)
     model = oracle.upstream(shape)
     oracle.randomise(model, seed)
-    oracle.force_presence(model, -5.0 if seed % 2 else 5.0)  # the image predictor does not gate
+    oracle.force_object_score(model, -5.0 if seed % 2 else 5.0)  # the image predictor does not gate
     return oracle.upstream_predictor(model), ImagePredictor(oracle.ours(shape, oracle.to_ours(model.state_dict())))
 
 
@@ -55,9 +55,9 @@ def predictors(request):
     return theirs, ours.encode(picture(110, 180))
 
 
-def theirs_predict(theirs, prompt, several):
+def theirs_predict(theirs, prompt, multimask_output):
     given = {WORDS[name]: np.asarray(value) for name, value in prompt.items()}
-    masks, iou, logits = theirs.predict(**given, multimask_output=several, return_logits=True)
+    masks, iou, logits = theirs.predict(**given, multimask_output=multimask_output, return_logits=True)
     return masks, iou, logits
 
 
@@ -72,11 +72,14 @@ def compare(result, expected):
     assert certain.float().mean() > 0.99
 
 
-@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_prompts(predictors, name, several):
+def test_prompts(predictors, name, multimask_output):
     theirs, ours = predictors
-    compare(ours.predict(**PROMPTS[name], several=several), theirs_predict(theirs, PROMPTS[name], several))
+    compare(
+        ours.predict(**PROMPTS[name], multimask_output=multimask_output),
+        theirs_predict(theirs, PROMPTS[name], multimask_output),
+    )
 
 
 @pytest.mark.parametrize("name", ["point", "points", "box", "box_and_points"])
@@ -84,20 +87,23 @@ def test_an_earlier_answer_as_hint(predictors, name):
     theirs, ours = predictors
     expected = theirs_predict(theirs, PROMPTS["point"], True)
     best = int(expected[1].argmax())
-    hint = expected[2][best : best + 1]
-    prompt = PROMPTS[name] | {"mask": hint}
-    compare(ours.predict(**prompt, several=False), theirs_predict(theirs, prompt, False))
+    mask_input = expected[2][best : best + 1]
+    prompt = PROMPTS[name] | {"mask_input": mask_input}
+    compare(ours.predict(**prompt, multimask_output=False), theirs_predict(theirs, prompt, False))
 
 
-def test_a_hint_alone(predictors):
+def test_a_mask_input_alone(predictors):
     theirs, ours = predictors
-    hint = theirs_predict(theirs, PROMPTS["box"], False)[2]
-    for several in (True, False):
-        compare(ours.predict(mask=hint, several=several), theirs_predict(theirs, {"mask": hint}, several))
+    mask_input = theirs_predict(theirs, PROMPTS["box"], False)[2]
+    for multimask_output in (True, False):
+        compare(
+            ours.predict(mask_input=mask_input, multimask_output=multimask_output),
+            theirs_predict(theirs, {"mask_input": mask_input}, multimask_output),
+        )
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_batches_of_images_of_different_sizes(predictors, several):
+@pytest.mark.parametrize("multimask_output", [True, False])
+def test_batches_of_images_of_different_sizes(predictors, multimask_output):
     theirs, ours = predictors
     images = [picture(110, 180, 1), picture(70, 70, 2), picture(200, 64, 3)]
     theirs.set_image_batch(images)
@@ -111,13 +117,16 @@ def test_batches_of_images_of_different_sizes(predictors, several):
         return [np.asarray(prompt[name]) if name in prompt else None for prompt in prompts]
 
     expected = theirs.predict_batch(
-        column("points"), column("labels"), column("box"), multimask_output=several, return_logits=True
+        column("points"), column("labels"), column("box"), multimask_output=multimask_output, return_logits=True
     )
     handle = ours.predictor.encode(images)
-    found = handle.predict([prompt | {"several": several} for prompt in prompts])
+    found = handle.predict([prompt | {"multimask_output": multimask_output} for prompt in prompts])
     for index, result in enumerate(found):
         compare(result, [part[index] for part in expected])
-        compare(handle[index].predict(**prompts[index], several=several), [part[index] for part in expected])
+        compare(
+            handle[index].predict(**prompts[index], multimask_output=multimask_output),
+            [part[index] for part in expected],
+        )
     theirs.set_image(picture(110, 180))
 
 
@@ -132,7 +141,7 @@ def test_other_kinds_of_picture(predictors, kind):
         "tensor": torch.from_numpy(image).permute(2, 0, 1),
         "float": image.astype(np.float32) / 255,
     }[kind]
-    found = ours.predictor.encode(given).predict(**PROMPTS["point"], several=True)
+    found = ours.predictor.encode(given).predict(**PROMPTS["point"], multimask_output=True)
     compare(found, theirs_predict(theirs, PROMPTS["point"], True))
 
 
@@ -142,8 +151,11 @@ def test_full_size_once():
     image = picture(240, 360, 5)
     theirs.set_image(image)
     handle = ours.encode(image)
-    for name, several in (("point", True), ("box", False), ("boxes", False)):
-        compare(handle.predict(**PROMPTS[name], several=several), theirs_predict(theirs, PROMPTS[name], several))
+    for name, multimask_output in (("point", True), ("box", False), ("boxes", False)):
+        compare(
+            handle.predict(**PROMPTS[name], multimask_output=multimask_output),
+            theirs_predict(theirs, PROMPTS[name], multimask_output),
+        )
 
 
 def test_transformers_from_pixels_to_masks():
@@ -176,7 +188,7 @@ def test_transformers_from_pixels_to_masks():
             output = theirs(**inputs, multimask_output=True)
             inputs["pixel_values"] = _pixels(image, shape.image)
             same_pixels = theirs(**inputs, multimask_output=True)
-        result = handle.predict(**prompt, several=True)
+        result = handle.predict(**prompt, multimask_output=True)
         assert oracle.error(result.logits, same_pixels.pred_masks[0].clamp(-32, 32)) <= 1e-4
         assert oracle.error(result.iou, same_pixels.iou_scores[0]) <= 1e-4
         (masks,) = processor.post_process_masks(output.pred_masks, inputs["original_sizes"])

@@ -28,7 +28,7 @@ def pair(size: str, seed: int, family: str):
     shape = oracle.SHAPES[size].at(family=family)
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, seed)
-    oracle.force_presence(theirs, 5.0)
+    oracle.force_object_score(theirs, 5.0)
     ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
     pixels = torch.randn(2, 3, shape.image, shape.image, generator=torch.Generator().manual_seed(seed))
     return shape, theirs, ours, pixels, stages.encode(theirs, pixels)
@@ -53,9 +53,9 @@ def test_image_encoder(models):
 def test_prompt_encoder(models):
     shape, theirs, ours, *_ = models
     generator = torch.Generator().manual_seed(9)
-    hint = 3.0 * torch.randn(1, 1, shape.image // 4, shape.image // 4, generator=generator)
+    mask_input = 3.0 * torch.randn(1, 1, shape.image // 4, shape.image // 4, generator=generator)
     grid = (shape.image // 16, shape.image // 16)
-    for mask in (None, hint):
+    for mask in (None, mask_input):
         for name in PROMPTS:
             points = stages.prompt_tensors(name, shape.image)
             if points is not None:
@@ -70,8 +70,8 @@ def test_token_counts(models):
     for name, count in counts.items():
         found = answers.prompt(ours, stages.prompt_tensors(name, shape.image), None, grid)
         assert found["sparse"].shape[1] == count, name
-    hint = torch.zeros(1, 1, shape.image // 4, shape.image // 4)
-    assert answers.prompt(ours, None, hint, grid)["sparse"].shape[1] == 0
+    mask_input = torch.zeros(1, 1, shape.image // 4, shape.image // 4)
+    assert answers.prompt(ours, None, mask_input, grid)["sparse"].shape[1] == 0
 
 
 def test_labels_without_a_code_of_their_own(models):
@@ -84,35 +84,37 @@ def test_labels_without_a_code_of_their_own(models):
 @pytest.mark.parametrize("name", PROMPTS)
 def test_decoder_and_selection(models, name):
     shape, theirs, ours, _, encoded = models
-    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    embedding, high_res_features = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
     points = stages.prompt_tensors(name, shape.image, batch=2)
     spelled = points or (torch.zeros(2, 1, 2), -torch.ones(2, 1, dtype=torch.int32))
     compare(
-        answers.decode(ours, embedding, skips, points, None), stages.decode(theirs, embedding, skips, spelled, None)
+        answers.decode(ours, embedding, high_res_features, points, None),
+        stages.decode(theirs, embedding, high_res_features, spelled, None),
     )
-    expected = stages.segment(theirs, embedding, skips, points, None)
-    compare(answers.segment(ours, embedding, skips, points, None), expected, skip=("full",))
+    expected = stages.segment(theirs, embedding, high_res_features, points, None)
+    compare(answers.segment(ours, embedding, high_res_features, points, None), expected, skip=("full",))
 
 
-def test_decoder_with_a_hint(models):
+def test_decoder_with_a_mask_input(models):
     shape, theirs, ours, _, encoded = models
-    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
-    hint = 3.0 * torch.randn(2, 1, shape.image // 4, shape.image // 4, generator=torch.Generator().manual_seed(1))
+    embedding, high_res_features = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    mask_input = 3.0 * torch.randn(2, 1, shape.image // 4, shape.image // 4, generator=torch.Generator().manual_seed(1))
     for points in (None, stages.prompt_tensors("two", shape.image, batch=2)):
-        expected = stages.decode(theirs, embedding, skips, points, hint)
-        compare(answers.decode(ours, embedding, skips, points, hint), expected)
-        expected = stages.segment(theirs, embedding, skips, points, hint)
-        compare(answers.segment(ours, embedding, skips, points, hint), expected, skip=("full",))
+        expected = stages.decode(theirs, embedding, high_res_features, points, mask_input)
+        compare(answers.decode(ours, embedding, high_res_features, points, mask_input), expected)
+        expected = stages.segment(theirs, embedding, high_res_features, points, mask_input)
+        compare(answers.segment(ours, embedding, high_res_features, points, mask_input), expected, skip=("full",))
 
 
 def test_mask_prompt(models):
     shape, theirs, ours, _, encoded = models
-    skips = [encoded["skip.0"], encoded["skip.1"]]
+    high_res_features = [encoded["skip.0"], encoded["skip.1"]]
     mask = torch.zeros(2, 1, shape.image, shape.image)
     mask[0, :, 20:90, 33:101] = 1.0
     mask[0, :, 40:41, :] = 0.0  # a line one pixel wide
     compare(
-        answers.adopt(ours, encoded["embedding"], skips, mask), stages.adopt(theirs, encoded["embedding"], skips, mask)
+        answers.mask_as_output(ours, encoded["embedding"], high_res_features, mask),
+        stages.mask_as_output(theirs, encoded["embedding"], high_res_features, mask),
     )
 
 
@@ -121,10 +123,10 @@ def test_memory(models, hard):
     shape, theirs, ours, _, encoded = models
     logits = 4.0 * torch.randn(2, 1, shape.image // 4, shape.image // 4, generator=torch.Generator().manual_seed(2))
     full = torch.nn.functional.interpolate(logits, (shape.image, shape.image), mode="bilinear", align_corners=False)
-    presence = torch.tensor([[2.0], [-2.0]])
-    expected = stages.memorize(theirs, encoded["embedding"], full, presence, hard)
-    compare(answers.memory_encoder(ours, encoded["embedding"], full, presence, hard), expected)
-    compare(answers.memorize(ours, encoded["embedding"], logits, presence, hard), expected)
+    object_score = torch.tensor([[2.0], [-2.0]])
+    expected = stages.memorize(theirs, encoded["embedding"], full, object_score, hard)
+    compare(answers.memory_encoder(ours, encoded["embedding"], full, object_score, hard), expected)
+    compare(answers.memorize(ours, encoded["embedding"], logits, object_score, hard), expected)
 
 
 @pytest.mark.parametrize("name", stages.PASTS)
@@ -135,10 +137,10 @@ def test_recall_readout_and_memory_attention(models, name):
     generator = torch.Generator().manual_seed(3)
     cells = (shape.image // 16) ** 2
     memories = torch.randn(stages.FRAMES, 2, cells, shape.memory_dim, generator=generator)
-    pointers = torch.randn(stages.FRAMES, 2, shape.dim, generator=generator)
+    object_pointers = torch.randn(stages.FRAMES, 2, shape.dim, generator=generator)
     full = torch.zeros(2, 1, shape.image, shape.image)
     where = stages.memorize(theirs, encoded["embedding"], full, torch.ones(2, 1), False)["position"][:1]
-    given = (name, encoded["embedding"], encoded["position"], memories, pointers, where)
+    given = (name, encoded["embedding"], encoded["position"], memories, object_pointers, where)
     compare(answers.past(ours, *given), stages.past(theirs, *given))
 
 
@@ -146,7 +148,7 @@ def test_recall_readout_and_memory_attention(models, name):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda m: oracle.force_presence(m, -5.0), id="absent"),
+        pytest.param(lambda m: oracle.force_object_score(m, -5.0), id="absent"),
         *(pytest.param(lambda m, i=i: oracle.force_best(m, i), id=f"best{i}") for i in (1, 2, 3)),
         pytest.param(lambda m: oracle.force_stability(m, True), id="stable"),
         pytest.param(lambda m: oracle.force_stability(m, False), id="unstable"),
@@ -156,20 +158,22 @@ def test_every_branch_of_selection_and_gating(size, change):
     shape = oracle.SHAPES[size]
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 6)
-    oracle.force_presence(theirs, 5.0)
+    oracle.force_object_score(theirs, 5.0)
     change(theirs)
     ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
     generator = torch.Generator().manual_seed(6)
     side = shape.image // 16
     embedding = torch.randn(2, shape.dim, side, side, generator=generator)
-    skips = [torch.randn(2, shape.dim // f, side * s, side * s, generator=generator) for f, s in ((8, 4), (4, 2))]
+    high_res_features = [
+        torch.randn(2, shape.dim // f, side * s, side * s, generator=generator) for f, s in ((8, 4), (4, 2))
+    ]
     for name in ("tracking", "one", "two", "box", "box_and_point"):
         points = stages.prompt_tensors(name, shape.image, batch=2)
-        expected = stages.segment(theirs, embedding, skips, points, None)
-        compare(answers.segment(ours, embedding, skips, points, None), expected, skip=("full",))
+        expected = stages.segment(theirs, embedding, high_res_features, points, None)
+        compare(answers.segment(ours, embedding, high_res_features, points, None), expected, skip=("full",))
 
 
-def test_presence_of_exactly_zero_is_absence():
+def test_object_score_of_exactly_zero_is_absence():
     shape = oracle.SHAPES["mini"]
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 7)
@@ -200,7 +204,7 @@ def test_stability_at_the_edge_of_the_band():
     iou[3, 1:] = 0.5  # a tie: the first wins
     expected, expected_iou = theirs._dynamic_multimask_via_stability(masks, iou)
     output = DecoderOutput(masks, iou, torch.randn(6, 4, 8), torch.ones(6, 1))
-    found, found_iou, tokens = candidates(output, several=False, stability=Stability())
+    found, found_iou, tokens = candidates(output, multimask_output=False, stability=Stability())
     assert torch.equal(found, expected) and torch.equal(found_iou, expected_iou)
     assert torch.equal(tokens, output.tokens[:, :1])
 
@@ -209,7 +213,7 @@ def test_training_does_not_fall_back():
     shape = oracle.SHAPES["mini"]
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 8)
-    oracle.force_presence(theirs, 5.0)
+    oracle.force_object_score(theirs, 5.0)
     oracle.force_stability(theirs, False)
     ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
     encoded = stages.encode(theirs, torch.randn(1, 3, shape.image, shape.image))
@@ -220,7 +224,7 @@ def test_training_does_not_fall_back():
 
 
 def test_memory_attention_at_full_size():
-    """1024 pixels, two frames and pointers: long enough for the way that a CPU takes through a long past."""
+    """1024 pixels, two frames and object pointers: long enough for the way that a CPU takes through a long past."""
     shape = oracle.SHAPES["t"].at(image=1024)
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 15)
@@ -229,9 +233,9 @@ def test_memory_attention_at_full_size():
     embedding = torch.randn(1, 256, 64, 64, generator=generator)
     position = theirs.image_encoder.neck.position_encoding(embedding)
     memories = torch.randn(stages.FRAMES, 1, 4096, 64, generator=generator)
-    pointers = torch.randn(stages.FRAMES, 1, 256, generator=generator)
+    object_pointers = torch.randn(stages.FRAMES, 1, 256, generator=generator)
     where = torch.randn(1, 4096, 64, generator=generator)
-    given = ("third_frame", embedding, position, memories, pointers, where)
+    given = ("third_frame", embedding, position, memories, object_pointers, where)
     compare(answers.past(ours, *given), stages.past(theirs, *given))
 
 
@@ -239,16 +243,17 @@ def test_large_once():
     shape = oracle.SHAPES["l"]
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 10)
-    oracle.force_presence(theirs, 5.0)
+    oracle.force_object_score(theirs, 5.0)
     ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
     pixels = torch.randn(1, 3, shape.image, shape.image, generator=torch.Generator().manual_seed(10))
     encoded = stages.encode(theirs, pixels)
     compare(answers.encode(ours, pixels), encoded)
-    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    embedding, high_res_features = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
     for name in ("one", "box"):
         points = stages.prompt_tensors(name, shape.image)
         compare(
-            answers.decode(ours, embedding, skips, points, None), stages.decode(theirs, embedding, skips, points, None)
+            answers.decode(ours, embedding, high_res_features, points, None),
+            stages.decode(theirs, embedding, high_res_features, points, None),
         )
 
 
@@ -259,7 +264,7 @@ def test_images_that_are_not_square():
     grid = (height // 16, width // 16)
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, 11)
-    oracle.force_presence(theirs, 5.0)
+    oracle.force_object_score(theirs, 5.0)
     ours = oracle.ours(shape, oracle.to_ours(theirs.state_dict()))
     encoder = theirs.sam_prompt_encoder
     encoder.input_image_size, encoder.image_embedding_size = (height, width), grid
@@ -272,19 +277,19 @@ def test_images_that_are_not_square():
     pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(11))
     encoded = stages.encode(theirs, pixels)
     compare(answers.encode(ours, pixels), encoded)
-    embedding, skips = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
+    embedding, high_res_features = encoded["conditioned"], [encoded["skip.0"], encoded["skip.1"]]
     points = (torch.tensor([[[150.0, 20.0], [30.0, 90.0]]]), torch.tensor([[1, 0]], dtype=torch.int32))
-    hint = torch.randn(1, 1, height // 4, width // 4, generator=torch.Generator().manual_seed(12))
-    for mask in (None, hint):
+    mask_input = torch.randn(1, 1, height // 4, width // 4, generator=torch.Generator().manual_seed(12))
+    for mask in (None, mask_input):
         compare(answers.prompt(ours, points, mask, grid), stages.prompt(theirs, points, mask))
-        expected = stages.decode(theirs, embedding, skips, points, mask)
-        compare(answers.decode(ours, embedding, skips, points, mask), expected)
+        expected = stages.decode(theirs, embedding, high_res_features, points, mask)
+        compare(answers.decode(ours, embedding, high_res_features, points, mask), expected)
     full = torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(13))
     memory = stages.memorize(theirs, encoded["embedding"], full, torch.ones(1, 1), False)
     compare(answers.memory_encoder(ours, encoded["embedding"], full, torch.ones(1, 1), False), memory)
     generator = torch.Generator().manual_seed(14)
     memories = torch.randn(stages.FRAMES, 1, grid[0] * grid[1], shape.memory_dim, generator=generator)
-    pointers = torch.randn(stages.FRAMES, 1, shape.dim, generator=generator)
+    object_pointers = torch.randn(stages.FRAMES, 1, shape.dim, generator=generator)
     for name in ("gaps", "two_anchors", "backwards"):
-        given = (name, encoded["embedding"], encoded["position"], memories, pointers, memory["position"])
+        given = (name, encoded["embedding"], encoded["position"], memories, object_pointers, memory["position"])
         compare(answers.past(ours, *given), stages.past(theirs, *given))

@@ -130,7 +130,7 @@ def test_the_video_recipe_is_metas_value_for_value():
 
     assert plan.mask == 1 - model.prob_to_use_pt_input_for_train and plan.box == model.prob_to_use_box_input_for_train
     assert plan.from_target == model.prob_to_sample_from_gt_for_train
-    assert plan.anchors == model.num_init_cond_frames_for_train and model.rand_init_cond_frames_for_train
+    assert plan.prompted == model.num_init_cond_frames_for_train and model.rand_init_cond_frames_for_train
     assert plan.corrected == model.num_frames_to_correct_for_train and model.rand_frames_to_correct_for_train
     assert plan.corrections == model.num_correction_pt_per_frame and not plan.vary and plan.correct == 1.0
     assert memory.keep_corrections == model.add_all_frames_to_correct_as_cond
@@ -141,7 +141,7 @@ def test_the_video_recipe_is_metas_value_for_value():
     assert ours.precision == "half" and optim.amp.amp_dtype == "bfloat16"
     loss = meta["trainer"]["loss"]["all"]
     weights, named = stage.losses, loss.weight_dict
-    assert (weights.focal, weights.dice, weights.iou, weights.presence, weights.bce, weights.compat) == (
+    assert (weights.focal, weights.dice, weights.iou, weights.object_score, weights.bce, weights.compat) == (
         named.loss_mask,
         named.loss_dice,
         named.loss_iou,

@@ -1,7 +1,7 @@
 """Our model live against transformers' ``Sam2Model`` and ``Sam2VideoModel`` with the same re-randomised tensors.
 
-transformers' mask prompts take their pointer from the best of three masks, upstream's and ours from the single one, so
-mask prompts are compared with upstream only (``test_stages.py``).
+transformers' mask prompts take their object pointer from the best of three masks, upstream's and ours from the single
+one, so mask prompts are compared with upstream only (``test_stages.py``).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def test_image_encoder(models):
     for found, expected in zip(ours.backbone(pixels), maps, strict=True):
         compare(found, expected.permute(0, 3, 1, 2))
     compare(ours.condition(features, None), embeddings[2])
-    compare(features.skips[0], embeddings[0])
-    compare(features.skips[1], embeddings[1])
+    compare(features.high_res_features[0], embeddings[0])
+    compare(features.high_res_features[1], embeddings[1])
     position = theirs.vision_encoder(pixels).fpn_position_encoding[-1]
     compare(features.position, position[:1])
 
@@ -83,30 +83,34 @@ def test_prompts_and_decoder(models, name):
     elif video:
         given = {"input_points": torch.zeros(1, 1, 1, 2), "input_labels": -torch.ones(1, 1, 1, dtype=torch.int32)}
     embedding = ours.condition(features, None)
-    for several in (True, False):
-        offered = ours.segment(features, embedding, answers.as_prompt(points, None, batch), several=several)
+    for multimask_output in (True, False):
+        offered = ours.segment(
+            features, embedding, answers.as_prompt(points, None, batch), multimask_output=multimask_output
+        )
         run = theirs._single_frame_forward if video else theirs
-        output = run(image_embeddings=embeddings, multimask_output=several, **given)
+        output = run(image_embeddings=embeddings, multimask_output=multimask_output, **given)
         compare(offered.iou, output.iou_scores[:, 0])
-        compare(offered.presence, output.object_score_logits[:, 0])
+        compare(offered.object_score, output.object_score_logits[:, 0])
         if video:
             best = offered.take(ours.memory_policy.choose(offered, None))
             compare(best.logits, output.pred_masks)
-            compare(best.pointer, output.object_pointer[:, 0])
+            compare(best.object_pointer, output.object_pointer[:, 0])
         else:
             compare(offered.logits, output.pred_masks[:, 0])
 
 
 @torch.no_grad()
-def test_decoder_with_a_hint(models):
+def test_decoder_with_a_mask_input(models):
     shape, theirs, ours, _, features, embeddings = models
     features, embeddings = features.rows(torch.arange(1)), [embedding[:1] for embedding in embeddings]
-    hint = 3.0 * torch.randn(1, 1, shape.image // 4, shape.image // 4, generator=torch.Generator().manual_seed(4))
+    mask_input = 3.0 * torch.randn(1, 1, shape.image // 4, shape.image // 4, generator=torch.Generator().manual_seed(4))
     coordinates, labels = stages.prompt_tensors("two", shape.image)
     run = theirs._single_frame_forward if shape.memory_dim == 64 else theirs
-    given = {"input_points": coordinates[:, None], "input_labels": labels[:, None], "input_masks": hint}
+    given = {"input_points": coordinates[:, None], "input_labels": labels[:, None], "input_masks": mask_input}
     output = run(image_embeddings=embeddings, multimask_output=False, **given)
-    offered = ours.segment(features, ours.condition(features, None), Prompt(coordinates, labels, hint), several=False)
+    offered = ours.segment(
+        features, ours.condition(features, None), Prompt(coordinates, labels, mask_input), multimask_output=False
+    )
     compare(offered.iou, output.iou_scores[:, 0])
     compare(offered.logits, output.pred_masks.view_as(offered.logits))
 
@@ -118,10 +122,10 @@ def test_memory_encoder(models, hard):
     if shape.memory_dim != 64:
         pytest.skip("transformers' image model has no memory")
     full = 4.0 * torch.randn(2, 1, shape.image, shape.image, generator=torch.Generator().manual_seed(5))
-    presence = torch.tensor([[2.0], [-2.0]])
-    found = answers.memory_encoder(ours, features.embedding, full, presence, hard)
+    object_score = torch.tensor([[2.0], [-2.0]])
+    found = answers.memory_encoder(ours, features.embedding, full, object_score, hard)
     current = features.embedding.flatten(2).permute(2, 0, 1)
-    tokens, position = theirs._encode_new_memory(current, full, presence[..., None], is_mask_from_pts=hard)
+    tokens, position = theirs._encode_new_memory(current, full, object_score[..., None], is_mask_from_pts=hard)
     # transformers' occlusion embedding expects one object: it adds along another axis for two, so only the present row
     rows = slice(0, 1) if theirs.occlusion_spatial_embedding_parameter is not None else slice(0, 2)
     error = oracle.error(found["tokens"][rows], tokens.transpose(0, 1)[rows])

@@ -87,8 +87,8 @@ def click(frame, object="cup", point=(20.0, 12.0), label=1, **more):
 
 
 @pytest.mark.parametrize("name", ["2.1-96", "2.0"])
-def test_equally_near_anchors_are_taken_in_the_order_they_were_prompted(name):
-    settings = replace(MODELS[name], length=9, anchors=3)
+def test_equally_near_prompted_frames_are_taken_in_the_order_they_were_prompted(name):
+    settings = replace(MODELS[name], length=9, prompted=3)
     steps = [click(frame, point=(5.0 * frame, 12.0)) for frame in (8, 2, 4, 6)]
     run(name, settings, [*steps, Propagate(5, 1), click(8, point=(9.0, 9.0)), Propagate(5, 1)])
 
@@ -131,7 +131,7 @@ def test_memories_are_stored_as_upstream_stores_them(name):
         assert block.tokens.shape == stored.shape
         assert (block.tokens == stored).float().mean() > 0.99  # the rest lies beside where bfloat16 rounds
         torch.testing.assert_close(block.tokens, stored, rtol=2**-7, atol=1e-5)
-        assert bank.get(frame).pointer.dtype == output["obj_ptr"].dtype == torch.float32
+        assert bank.get(frame).object_pointer.dtype == output["obj_ptr"].dtype == torch.float32
 
 
 # where upstream has no answer, ours has
@@ -174,10 +174,10 @@ def test_one_frame_that_was_tracked_can_be_clicked_again(both):
     (waiting,) = theirs.state["temp_output_dict_per_obj"][0]["non_cond_frame_outputs"].values()
     assert torch.isnan(waiting["object_score_logits"]).all()
     result = ours.session.result(0)
-    assert torch.isfinite(result.presence).all() and torch.isfinite(result.logits).all()
+    assert torch.isfinite(result.object_score).all() and torch.isfinite(result.logits).all()
 
 
-def test_a_past_without_pointers_can_be_read(both):
+def test_a_past_without_object_pointers_can_be_read(both):
     """Upstream mixes bfloat16 and float32 when the only prompt lies ahead."""
     ours, theirs, _ = both()
     for side in (ours, theirs):

@@ -20,17 +20,17 @@ SHAPE = oracle.SHAPES["mini"].at(dim=128, memory_dim=64, hidden=96)
 
 
 @pytest.mark.parametrize(
-    ("family", "seed", "presence", "points"), [("2.1", 1, 5.0, 1), ("2.1", 2, 0.0, 2), ("2.0", 3, 5.0, 2)]
+    ("family", "seed", "object_score", "points"), [("2.1", 1, 5.0, 1), ("2.1", 2, 0.0, 2), ("2.0", 3, 5.0, 2)]
 )
-def test_clicks_on_the_first_frame_then_forward(family, seed, presence, points):
+def test_clicks_on_the_first_frame_then_forward(family, seed, object_score, points):
     from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
     shape = SHAPE.at(family=family)
     ours = oracle.randomise(oracle.ours(shape), seed)
     with torch.no_grad():
         head = ours.mask_decoder.presence_head.layers[-1]
-        head.weight.mul_(0.05 if presence else 1.0)
-        head.bias.fill_(presence)
+        head.weight.mul_(0.05 if object_score else 1.0)
+        head.bias.fill_(object_score)
     theirs = oracle.transformers_model(shape, video=True)
     theirs.load_state_dict(oracle.to_transformers(ours.state_dict()), strict=True)
     frames = scripts.clip(FRAMES, SIZE, seed)
@@ -55,4 +55,4 @@ def test_clicks_on_the_first_frame_then_forward(family, seed, presence, points):
     for mine, other in zip(found, expected, strict=True):
         assert (mine.frame, list(mine.objects)) == (other.frame_idx, other.object_ids)
         assert oracle.error(mine.logits, other.pred_masks[:, 0]) <= 1e-3
-        assert float((mine.presence - other.object_score_logits.flatten()).abs().max()) <= 1e-3
+        assert float((mine.object_score - other.object_score_logits.flatten()).abs().max()) <= 1e-3

@@ -84,7 +84,7 @@ def test_results_come_one_by_one_and_progress_counts_clicks(model):
 
 def test_nothing_found_is_an_empty_list(model):
     strict = LOOSE | {"iou_threshold": 1.0}
-    for options in ({}, {"crop_layers": 1}, {"refine": True}, {"several": False}, {"min_region_area": 9}):
+    for options in ({}, {"crop_layers": 1}, {"refine": True}, {"multimask_output": False}, {"min_region_area": 9}):
         assert MaskGenerator(model, **(strict | options)).generate(picture()) == []
 
 
@@ -283,8 +283,8 @@ def test_suppression_is_torchvisions():
     scores = generator.integers(0, 20, 300) / 20  # many ties
     for threshold in (0.0, 0.3, 0.7, 1.0):
         expected = nms(torch.from_numpy(boxes).float(), torch.from_numpy(scores).float(), threshold)
-        assert mask_ops.suppress(boxes, scores, threshold).tolist() == expected.tolist()
-    assert len(mask_ops.suppress(np.zeros((0, 4)), np.zeros(0), 0.5)) == 0
+        assert mask_ops.nms(boxes, scores, threshold).tolist() == expected.tolist()
+    assert len(mask_ops.nms(np.zeros((0, 4)), np.zeros(0), 0.5)) == 0
 
 
 def test_runs_of_a_part_are_those_of_the_whole():

@@ -74,16 +74,16 @@ def test_600_frames_leave_nothing_behind(predictor):
     assert seen[599][2] == seen[399][2] == seen[199][2]
 
 
-def test_a_live_session_keeps_of_its_corrections_the_anchors_alone(predictor):
+def test_a_live_session_keeps_of_its_corrections_the_prompted_frames_alone(predictor):
     """Undo remembers 64 steps, and each of them a bank; none of them holds what can never be recalled again."""
     session, horizon = predictor.open(), predictor.policy.horizon
     for frame in range(160):
         session.step(picture(frame), {"a": {"points": [[20, 14]]}} if frame % 40 == 0 else None)
     track = session.tracks["a"]
-    assert sorted(track.bank.anchors) == [0, 40, 80, 120]
-    assert sorted(track.bank.trail) == list(range(159 - horizon, 160))
+    assert sorted(track.bank.prompted) == [0, 40, 80, 120]
+    assert sorted(track.bank.recent) == list(range(159 - horizon, 160))
     for before in session._history.values():
-        assert all(at >= 159 - horizon for at in before.bank.trail)
+        assert all(at >= 159 - horizon for at in before.bank.recent)
     assert session.undo() == "a"
     assert session.step(picture(160)).objects == ("a",)
 

@@ -134,25 +134,25 @@ PROMPTS = [
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("several", [None, True, False])
-def test_shapes_and_hints(predictor, prompt, several):
+@pytest.mark.parametrize("multimask_output", [None, True, False])
+def test_shapes_and_mask_inputs(predictor, prompt, multimask_output):
     handle = predictor.encode(picture((48, 80)))
-    result = handle.predict(**prompt, several=several)
+    result = handle.predict(**prompt, multimask_output=multimask_output)
     batch = max(
         np.ndim(prompt.get("points", [])) == 3 and len(prompt["points"]),
         np.ndim(prompt.get("box", 0)) == 2 and len(prompt["box"]),
         1,
     )
-    count = 3 if several else 1
-    size = predictor.model.prompt_encoder.hint_size
+    count = 3 if multimask_output else 1
+    size = predictor.model.prompt_encoder.mask_input_size
     assert result.masks.shape == (batch, count, 48, 80) and result.masks.dtype == torch.bool
     assert result.iou.shape == (batch, count)
     assert result.logits.shape == (batch, count, *size) and result.logits.abs().max() <= 32
     assert result.best.masks.shape == (batch, 1, 48, 80)
 
-    hinted = handle.predict(**prompt, mask=result.logits[:, 0], several=several)
+    hinted = handle.predict(**prompt, mask_input=result.logits[:, 0], multimask_output=multimask_output)
     assert not torch.equal(hinted.logits, result.logits)
-    alone = handle.predict(mask=result.logits[:1, :1], several=True)
+    alone = handle.predict(mask_input=result.logits[:1, :1], multimask_output=True)
     assert alone.masks.shape == (1, 3, 48, 80)
 
 
@@ -162,11 +162,11 @@ def test_objects_together_equal_one_by_one(predictor):
     points = rng.uniform(0, 48, (9, 4, 2))
     labels = rng.integers(0, 2, (9, 4))
     labels[2, 2:] = labels[5, 1:] = -1
-    for several in (None, True, False):
-        together = handle.predict(points, labels, several=several)
+    for multimask_output in (None, True, False):
+        together = handle.predict(points, labels, multimask_output=multimask_output)
         for row in range(9):
             keep = labels[row] >= 0
-            one = handle.predict(points[row][keep], labels[row][keep], several=several)
+            one = handle.predict(points[row][keep], labels[row][keep], multimask_output=multimask_output)
             assert_same(
                 one,
                 type(one)(together.masks[row : row + 1], together.iou[row : row + 1], together.logits[row : row + 1]),
@@ -175,12 +175,12 @@ def test_objects_together_equal_one_by_one(predictor):
 
 def test_a_ragged_batch_equals_one_by_one(predictor, monkeypatch):
     images = [picture(size, seed) for seed, size in enumerate(SIZES)]
-    hint = predictor.encode(images[3]).predict([[5, 5]]).logits[:, 0]
+    mask_input = predictor.encode(images[3]).predict([[5, 5]]).logits[:, 0]
     prompts = [
         {"box": [[1, 2, 30, 40], [5, 5, 20, 20], [0, 0, 80, 48]]},
-        {"box": [1, 2, 30, 40], "points": [[10, 12], [20, 22]], "several": True},
+        {"box": [1, 2, 30, 40], "points": [[10, 12], [20, 22]], "multimask_output": True},
         None,
-        {"mask": hint},
+        {"mask_input": mask_input},
     ]
     calls = []
     model = predictor.model
@@ -232,8 +232,8 @@ def test_one_image_of_a_batch_has_a_handle_of_its_own(predictor):
         ({"box": [10, 10, 5, 20]}, "empty"),
         ({"box": [100, 100, 120, 120]}, "outside"),
         ({"box": [[1, 1, 5, 5], [2, 2, 8, 8]], "points": [[1, 2]]}, "box for 2, points for 1"),
-        ({"mask": np.zeros((5, 5))}, "low-resolution logits"),
-        ({"mask": np.full((32, 32), np.nan)}, "not finite"),
+        ({"mask_input": np.zeros((5, 5))}, "low-resolution logits"),
+        ({"mask_input": np.full((32, 32), np.nan)}, "not finite"),
     ],
 )
 def test_bad_prompts_are_told_apart(predictor, prompt, message):
@@ -262,7 +262,7 @@ def test_eight_threads_share_a_model(predictor):
 
     def answer(job):
         index, points = job
-        return predictor.encode(images[index]).predict(points, several=True)
+        return predictor.encode(images[index]).predict(points, multimask_output=True)
 
     serial = [answer(job) for job in jobs]
     with ThreadPoolExecutor(8) as pool:
@@ -287,11 +287,11 @@ def test_results_can_be_edited_and_learned_from(predictor):
 def test_no_box_at_all_gives_no_mask(predictor, nothing):
     size = SIZES[0]
     handle = predictor.encode(picture(size))
-    hint = predictor.model.prompt_encoder.hint_size
-    for several, count in ((None, 1), (False, 1), (True, 3)):
-        result = handle.predict(box=nothing, several=several)
+    mask_input = predictor.model.prompt_encoder.mask_input_size
+    for multimask_output, count in ((None, 1), (False, 1), (True, 3)):
+        result = handle.predict(box=nothing, multimask_output=multimask_output)
         assert result.masks.shape == (0, count, *size) and result.masks.dtype == torch.bool
-        assert result.iou.shape == (0, count) and result.logits.shape == (0, count, *hint)
+        assert result.iou.shape == (0, count) and result.logits.shape == (0, count, *mask_input)
     batch = predictor.encode([picture(size), picture(size, 1)])
     found = batch.predict([{"box": nothing}, {"box": [[2, 2, 20, 20]]}])
     assert [len(result.masks) for result in found] == [0, 1]
@@ -307,9 +307,9 @@ def test_arrays_of_any_strides_order_and_kind(predictor):
     half = torch.tensor([[5.0, 6.0]], dtype=torch.bfloat16)
     for points in (turned, swapped, half, np.array([[5, 6]], ">i2")):
         assert torch.equal(handle.predict(points).logits, wanted.logits)
-    hint = wanted.logits[0, 0].numpy()
-    again = handle.predict([[5, 6]], mask=hint)
-    assert torch.equal(handle.predict([[5, 6]], mask=hint[::-1].copy()[::-1]).logits, again.logits)
+    mask_input = wanted.logits[0, 0].numpy()
+    again = handle.predict([[5, 6]], mask_input=mask_input)
+    assert torch.equal(handle.predict([[5, 6]], mask_input=mask_input[::-1].copy()[::-1]).logits, again.logits)
     with pytest.raises(ValueError, match="one regular shape"):
         handle.predict([[1, 2], [3]])
 
@@ -360,8 +360,8 @@ def test_half_precision_needs_no_autocast(predictor, dtype):
     model.load_state_dict(predictor.model.state_dict())
     half = ImagePredictor(model)
     image = picture((48, 80))
-    exact = predictor.encode(image).predict([[10, 20], [30, 8]], several=True)
-    rough = half.encode(image).predict([[10, 20], [30, 8]], several=True)
+    exact = predictor.encode(image).predict([[10, 20], [30, 8]], multimask_output=True)
+    rough = half.encode(image).predict([[10, 20], [30, 8]], multimask_output=True)
     assert rough.logits.dtype == torch.float32
     spread = exact.logits.std()
     assert (exact.logits - rough.logits).abs().mean() < 0.1 * spread
@@ -380,7 +380,9 @@ def test_keep_clicked_leaves_what_the_click_is_on(predictor):
     image = picture((48, 80))
     clicked = ImagePredictor(predictor.model, keep_clicked=True)
     points = [[[10.0, 20.0], [60.0, 5.0]], [[30.0, 30.0], [5.0, 5.0]]]
-    plain, kept = (tool.encode(image).predict(points, [[1, 0], [1, 0]], several=True) for tool in (predictor, clicked))
+    plain, kept = (
+        tool.encode(image).predict(points, [[1, 0], [1, 0]], multimask_output=True) for tool in (predictor, clicked)
+    )
     assert torch.equal(plain.logits, kept.logits)  # what is fed back is what the model said
     assert not (kept.masks & ~plain.masks).any() and (kept.masks != plain.masks).any()
     box = {"box": [4, 5, 30, 25]}

@@ -39,16 +39,16 @@ def compare(result, case):
     assert certain.float().mean() > 0.99
 
 
-@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.parametrize("name", IMAGE_PROMPTS)
-def test_points_boxes_and_both(name, several):
-    result = handle().predict(**ours(IMAGE_PROMPTS[name]), several=several)
-    compare(result, f"{name}.{'several' if several else 'single'}")
+def test_points_boxes_and_both(name, multimask_output):
+    result = handle().predict(**ours(IMAGE_PROMPTS[name]), multimask_output=multimask_output)
+    compare(result, f"{name}.{'several' if multimask_output else 'single'}")
 
 
 @pytest.mark.parametrize("name", ["point", "box", "hint"])
-def test_hints(name):
-    hint = section(f"{EXPECTED}/point.several")["logits"][:1]
+def test_mask_inputs(name):
+    mask_input = section(f"{EXPECTED}/point.several")["logits"][:1]
     prompt = ours(IMAGE_PROMPTS[name]) if name != "hint" else {}
-    result = handle().predict(**prompt, mask=hint, several=False)
+    result = handle().predict(**prompt, mask_input=mask_input, multimask_output=False)
     compare(result, f"{name}.hint" if name != "hint" else "hint.single")

@@ -46,7 +46,7 @@ def same(a, b) -> bool:
         and a.objects == b.objects
         and torch.equal(a.logits, b.logits)
         and torch.equal(a.iou, b.iou)
-        and torch.equal(a.presence, b.presence)
+        and torch.equal(a.object_score, b.object_score)
     )
 
 
@@ -57,7 +57,7 @@ def all_same(first, second) -> bool:
 
 def row(result, object):
     index = result.objects.index(object)
-    return result.logits[index], result.iou[index], result.presence[index]
+    return result.logits[index], result.iou[index], result.object_score[index]
 
 
 def prompted(predictor, frames, **options):
@@ -82,7 +82,7 @@ def test_features_asked_for_first_are_those_of_the_session(predictor, frames):
     whole = list(prompted(predictor, frames).propagate())
     session = predictor.open(frames)
     seen = session.features(0)
-    assert not any(part.requires_grad for part in (seen.embedding, seen.position, *seen.skips))
+    assert not any(part.requires_grad for part in (seen.embedding, seen.position, *seen.high_res_features))
     session.prompt(0, "a", [[10, 20]])
     session.prompt(0, "b", box=[30, 5, 60, 40])
     assert session.features(0) is seen
@@ -93,11 +93,11 @@ def test_bounded_equals_unbounded(predictor, frames):
     bounded, unbounded = prompted(predictor, frames), prompted(predictor, frames, keep="all")
     assert all_same(bounded.propagate(), unbounded.propagate())
     horizon = predictor.policy.horizon
-    assert all(len(track.bank.trail) <= 2 * horizon + 1 for track in bounded.tracks.values())
+    assert all(len(track.bank.recent) <= 2 * horizon + 1 for track in bounded.tracks.values())
     assert all(len(track.bank) == LENGTH for track in unbounded.tracks.values())
 
 
-def test_going_back_from_an_anchor_needs_nothing_that_was_forgotten(predictor, frames):
+def test_going_back_from_a_prompted_frame_needs_nothing_that_was_forgotten(predictor, frames):
     runs = []
     for keep in ("horizon", "all"):
         session = predictor.open(frames, keep=keep)
@@ -141,26 +141,31 @@ def test_a_cap_on_objects_per_call_changes_nothing(frames, cap):
 
 
 def test_a_tracked_frame_is_told_the_mask_before_it(frames):
-    """Clamped as hints are, of the nearest frame, also one that lies ahead; without `carry_mask` none is."""
+    """Clamped as mask inputs are, of the nearest frame, also one that lies ahead; without `carry_mask` none is."""
     told = []
     for carry_mask in (False, True):
         model = shaken_model(carry_mask)
         segment = model.segment
-        hints: list[torch.Tensor | None] = []
-        model.segment = lambda f, e, p, *, several, hints=hints, segment=segment: (
-            hints.append(p.mask) or segment(f, e, p, several=several)
+        mask_inputs: list[torch.Tensor | None] = []
+        model.segment = lambda f, e, p, *, multimask_output, mask_inputs=mask_inputs, segment=segment: (
+            mask_inputs.append(p.mask_input) or segment(f, e, p, multimask_output=multimask_output)
         )
         session = VideoPredictor(model, fill_holes=0, memory_dtype="float32").open(frames)
         session.prompt(3, "a", points=[[10, 20]])
-        asked = len(hints)
+        asked = len(mask_inputs)
         shown = {result.frame: result.logits for result in session.propagate(direction="both")}
-        told.append(hints[asked:])
-        anchor = session.tracks["a"].bank.anchors[3].logits
+        told.append(mask_inputs[asked:])
+        prompted = session.tracks["a"].bank.prompted[3].logits
         if carry_mask:
-            assert torch.equal(hints[asked], anchor.clamp(-32, 32))  # frame 4
-            assert torch.equal(hints[asked + LENGTH - 4], anchor.clamp(-32, 32))  # frame 2, on the way back
-            assert hints[asked + 1].shape == anchor.shape and not torch.equal(hints[asked + 1], hints[asked])
-    assert all(hint is None for hint in told[0]) and len(told[0]) == len(told[1]) == LENGTH - 1 == len(shown) - 1
+            assert torch.equal(mask_inputs[asked], prompted.clamp(-32, 32))  # frame 4
+            assert torch.equal(mask_inputs[asked + LENGTH - 4], prompted.clamp(-32, 32))  # frame 2, on the way back
+            assert mask_inputs[asked + 1].shape == prompted.shape and not torch.equal(
+                mask_inputs[asked + 1], mask_inputs[asked]
+            )
+    assert (
+        all(mask_input is None for mask_input in told[0])
+        and len(told[0]) == len(told[1]) == LENGTH - 1 == len(shown) - 1
+    )
 
 
 def test_adding_and_removing_objects_touches_no_other(predictor, frames):
@@ -204,7 +209,7 @@ def test_a_correction_on_a_tracked_frame_survives(predictor, frames):
     assert not torch.equal(again[11].logits[0], first[11].logits[0])
 
 
-def test_an_earlier_answer_is_a_hint(predictor, frames):
+def test_an_earlier_answer_is_a_mask_input(predictor, frames):
     fresh, hinted = predictor.open(frames), predictor.open(frames)
     expected = fresh.prompt(0, "a", [[40, 30]])
     hinted.prompt(0, "a", [[10, 20]])
@@ -288,16 +293,16 @@ def test_undo_and_redo_long_after_the_frame_has_passed(predictor, frames, live):
     plain = follow(opened(), [("a", [10, 20])], 2)
     corrected = follow(opened(), [("a", [10, 20]), ("a", [40, 20])], 12)
     assert corrected.undo() == "a" and list(corrected.tracks["a"].prompts[0].points.shape) == [1, 2]
-    known = corrected.tracks["a"].bank.anchors[0]
+    known = corrected.tracks["a"].bank.prompted[0]
     first = onward(corrected)
-    assert torch.equal(known.logits, plain.tracks["a"].bank.anchors[0].logits)
+    assert torch.equal(known.logits, plain.tracks["a"].bank.prompted[0].logits)
     assert [result.frame for result in first] == list(range(12, LENGTH))
 
     undone = follow(opened(), [("a", [10, 20]), ("b", [60, 9])], 12, ["undo"])
     assert undone.objects == ("a",) and undone.redo() == "b"
     together = follow(opened(), [("a", [10, 20]), ("b", [60, 9])], 2)
     onward(undone)
-    memories = undone.tracks["b"].bank.anchors[0], together.tracks["b"].bank.anchors[0]
+    memories = undone.tracks["b"].bank.prompted[0], together.tracks["b"].bank.prompted[0]
     for one, other in zip(*(memory.blocks for memory in memories), strict=True):
         torch.testing.assert_close(one.tokens.float(), other.tokens.float(), rtol=0.02, atol=0.02)
 
@@ -309,7 +314,7 @@ def test_prompts_on_every_remembered_frame_of_a_live_session(predictor, frames):
     for number in range(4):
         live.prompt(number, f"object {number}", [[10, 10]])
     assert len(live.step(frames[4]).objects) == 4
-    assert [next(iter(track.bank.anchors)) for track in live.tracks.values()] == [0, 1, 2, 3]
+    assert [next(iter(track.bank.prompted)) for track in live.tracks.values()] == [0, 1, 2, 3]
 
 
 def test_clear_takes_back_what_was_said_on_a_frame(predictor, frames):
@@ -318,24 +323,24 @@ def test_clear_takes_back_what_was_said_on_a_frame(predictor, frames):
     list(session.propagate())
     session.clear(9, "a")
     track = session.tracks["a"]
-    assert 9 not in track.bank.anchors and 9 in track.bank.trail and 9 not in track.prompts
+    assert 9 not in track.bank.prompted and 9 in track.bank.recent and 9 not in track.prompts
     assert track.passes.direction(9) is None and track.passes.direction(10) is False
     session.clear(0, "a")
     with pytest.raises(ValueError, match="'a' has no prompt"):
         session.propagate()
 
 
-def test_the_trail_around_a_prompt_can_be_forgotten(frames):
+def test_the_recent_frames_around_a_prompt_can_be_forgotten(frames):
     predictor = VideoPredictor(shaken_model(), forget_around_prompts=True)
     session = prompted(predictor, frames, keep="all")
     list(session.propagate())
     session.prompt(10, "a", [[12, 22]], [0])
     list(session.propagate(start=10, stop=11))
     reach = predictor.policy.clearing
-    assert all(abs(at - 10) > reach for at in session.tracks["a"].bank.trail)
-    assert any(abs(at - 10) <= reach for at in session.tracks["b"].bank.trail)
+    assert all(abs(at - 10) > reach for at in session.tracks["a"].bank.recent)
+    assert any(abs(at - 10) <= reach for at in session.tracks["b"].bank.recent)
     session.clear_memory(around=10, object="b")
-    assert all(abs(at - 10) > reach for at in session.tracks["b"].bank.trail)
+    assert all(abs(at - 10) > reach for at in session.tracks["b"].bank.recent)
 
 
 # save, load, fork
@@ -591,9 +596,9 @@ def test_results_carry_everything_at_the_videos_size(predictor, frames):
     result = next(session.propagate())
     assert result.video_logits.shape == (2, *SIZE) and result.logits.dtype == torch.float32
     assert result.masks["b"].shape == SIZE and result.masks["b"].dtype == torch.bool
-    assert ((result.iou >= 0) & (result.iou <= 1)).all() and (result.presence > -1024).all()
+    assert ((result.iou >= 0) & (result.iou <= 1)).all() and (result.object_score > -1024).all()
     late = session.prompt(3, "late", [[4, 4]])
-    assert late.presence.tolist()[:2] == [-1024.0, -1024.0] and not late.masks["a"].any()
+    assert late.object_score.tolist()[:2] == [-1024.0, -1024.0] and not late.masks["a"].any()
 
 
 def regions_of(logits: torch.Tensor) -> int:
@@ -628,7 +633,7 @@ def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
 
 
 def test_exclusive_gives_every_pixel_to_one_object(frames):
-    session = prompted(VideoPredictor(shaken_model(), exclusive=True), frames)
+    session = prompted(VideoPredictor(shaken_model(), non_overlapping=True), frames)
     for result in session.propagate(stop=4):
         assert sum(mask.int() for mask in result.masks.values()).max() <= 1
 
@@ -653,7 +658,7 @@ def test_results_can_be_edited_and_learned_from(predictor, frames):
     for result in (shown, *session.propagate(stop=2)):
         result.logits[:] = 0.0
         assert not any(mask.any() for mask in result.masks.values())
-        (torch.nn.Linear(1, 1)(result.iou[:, None]).sum() + result.presence.sum()).backward()
+        (torch.nn.Linear(1, 1)(result.iou[:, None]).sum() + result.object_score.sum()).backward()
     assert session.result(1).logits.any(), "what is remembered is not what was handed out"
 
 

@@ -167,7 +167,7 @@ def test_half_precision_needs_no_autocast(dtype: str) -> None:
     model = registry.build("test_tiny", weights=False, dtype=dtype, image_size=64)
     with torch.no_grad():
         features = model.encode(torch.randn(1, 3, 64, 64))
-        answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), several=True)
+        answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), multimask_output=True)
     assert model.dtype == getattr(torch, dtype) and features.embedding.dtype == torch.float32
     assert answer.logits.dtype == torch.float32 and answer.logits.isfinite().all()
 

@@ -118,7 +118,7 @@ def test_a_pyramid_with_finer_maps_answers(zoo: Zoo, strides: tuple[int, ...]) -
 
 
 def test_a_decoder_that_reads_the_embedding_alone_needs_no_finer_maps(zoo: Zoo) -> None:
-    assert pyramid(16, 32, mask_decoder={"skips": False}).image_size
+    assert pyramid(16, 32, mask_decoder={"high_res_features": False}).image_size
 
 
 def test_a_part_nobody_offers_is_refused_before_anything_is_built(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from registry.resolve import load
 from registry.spec import WeightsSpec, image_size, merge, pair, parse
 
 ROOT = Path(__file__).parent.parent.parent
-RECENT = {"type": "recent", "frames": 6, "stride": 1, "pointers": 16, "future_pointers": False}
+RECENT = {"type": "recent", "frames": 6, "stride": 1, "object_pointers": 16, "future_object_pointers": False}
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_one_click_teaches_the_best_of_three_and_a_box_teaches_mask_zero():
     )
     losses = {name: value.mean() for name, value in losses.items()}
     assert losses["mask"].item() == pytest.approx(mask_loss(good, target[0], weights).item(), rel=1e-5)
-    assert losses["presence"].item() == pytest.approx(0.0, abs=1e-6)
+    assert losses["object_score"].item() == pytest.approx(0.0, abs=1e-6)
     assert losses["iou"].item() == pytest.approx(2 / 8)  # two of eight masks are right, all were given 0
 
 
@@ -96,28 +96,28 @@ def test_every_mask_gets_a_gradient():
     assert (masks.grad.abs().flatten(2).sum(-1) > 0).all()
 
 
-def test_of_an_absent_object_only_the_presence_is_taught():
+def test_of_an_absent_object_only_the_object_score_is_taught():
     masks = torch.randn(2, 4, 8, 8, requires_grad=True)
-    presence = torch.zeros(2, 1, requires_grad=True)
+    object_score = torch.zeros(2, 1, requires_grad=True)
     target = torch.zeros(2, 8, 8)
     target[0, :4] = 1
-    losses = step_losses(masks, torch.rand(2, 4), presence, target, torch.ones(2, dtype=torch.bool), LossWeights())
+    losses = step_losses(masks, torch.rand(2, 4), object_score, target, torch.ones(2, dtype=torch.bool), LossWeights())
     assert losses["mask"][1] == losses["spread"][1] == losses["iou"][1] == 0 and losses["mask"][0] > 0
     losses["total"].sum().backward()
-    assert not masks.grad[1].any() and presence.grad[0] < 0 < presence.grad[1]
+    assert not masks.grad[1].any() and object_score.grad[0] < 0 < object_score.grad[1]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_upstreams_loss_to_the_fifth_digit(case):
     wanted = json.loads(TARGET.read_text())[case]
-    weights = LossWeights(bce=0.0, focal=20.0, dice=1.0, iou=1.0, presence=1.0, compat="upstream")
+    weights = LossWeights(bce=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0, compat="upstream")
     target, steps = inputs(case)
-    found = [upstream_losses(logits, iou, presence, target, weights) for logits, iou, presence in steps]
+    found = [upstream_losses(logits, iou, object_score, target, weights) for logits, iou, object_score in steps]
     names = {
         "focal": "loss_mask",
         "dice": "loss_dice",
         "iou": "loss_iou",
-        "presence": "loss_class",
+        "object_score": "loss_class",
         "total": "core_loss",
     }
     for name, theirs in names.items():

@@ -103,13 +103,13 @@ def test_the_schedule_follows_the_plan():
         return [plan.schedule(frames, entry, Draws((0, n), [0]), before=before) for n in range(60)]
 
     for one in schedules(PromptPlan(), entry=2):
-        assert one.anchors == (2,) and one.rest == (0, 1, 3, 4, 5) and one.corrections == {}
+        assert one.prompted == (2,) and one.rest == (0, 1, 3, 4, 5) and one.corrections == {}
     assert schedules(PromptPlan(), entry=2, before=False)[0].order == (2, 3, 4, 5)
-    many = schedules(PromptPlan(anchors=2, corrected=3, corrections=2, correct=0.7), entry=1)
-    assert {len(one.anchors) for one in many} == {1, 2} and all(one.anchors[0] == 1 for one in many)
-    assert all(sorted(one.order) == list(range(6)) and min(one.anchors) == 1 for one in many)
+    many = schedules(PromptPlan(prompted=2, corrected=3, corrections=2, correct=0.7), entry=1)
+    assert {len(one.prompted) for one in many} == {1, 2} and all(one.prompted[0] == 1 for one in many)
+    assert all(sorted(one.order) == list(range(6)) and min(one.prompted) == 1 for one in many)
     assert {len(one.corrections) for one in many} == {0, 1, 2, 3}
-    assert all(set(one.anchors) <= set(one.corrections) for one in many if one.corrections)
+    assert all(set(one.prompted) <= set(one.corrections) for one in many if one.corrections)
     assert {clicks for one in many for clicks in one.corrections.values()} == {1, 2}
     fixed = schedules(PromptPlan(corrections=7, vary=False), frames=1)
     assert all(one.corrections == {0: 7} for one in fixed)

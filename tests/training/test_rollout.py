@@ -20,7 +20,7 @@ from sam2core.types import MaskPrediction
 from tests.training.scene import wandering
 
 PLAIN = LossWeights()
-FULL = PromptPlan(mask=0.4, box=0.5, anchors=2, corrected=3, corrections=2)
+FULL = PromptPlan(mask=0.4, box=0.5, prompted=2, corrected=3, corrections=2)
 
 
 def tiny(size: int = 64) -> torch.nn.Module:
@@ -44,9 +44,9 @@ def gradients(model) -> dict[str, torch.Tensor]:
 def test_gradients_reach_every_part():
     model = tiny(128)
     clips = [wandering(4, 128), wandering(4, 128, late=False)]
-    presence = model.mask_decoder.presence_head.layers[-1].bias
+    object_score = model.mask_decoder.presence_head.layers[-1].bias
     for step in range(8):  # mask, box, click; negative and positive corrections; objects taken for absent
-        torch.nn.init.constant_(presence, 3.0 if step < 6 else -9.0)
+        torch.nn.init.constant_(object_score, 3.0 if step < 6 else -9.0)
         losses(model, collate(clips, [step, step + 1]), key=(0, step))["total"].backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     # a bias before a softmax over keys shifts all logits alike
@@ -96,7 +96,7 @@ def test_a_tracked_clip_is_what_a_session_answers(carry_mask):
         rollout(collate([clip]), PromptPlan(mask=1.0), LossWeights(), dense=0.0, key=(0, 0))
     del model.memorize
 
-    predictor = VideoPredictor(model, fill_holes=0, exclusive=False, memory_dtype="float32")
+    predictor = VideoPredictor(model, fill_holes=0, non_overlapping=False, memory_dtype="float32")
     session = predictor.open(list(clip.frames))
     for number in range(2):
         session.prompt(frame=0, object=number, mask=clip.masks[0, number])
@@ -127,7 +127,7 @@ def test_corrections_collect_their_points_and_lie_in_what_was_wrong():
     plan = PromptPlan(corrections=3, vary=False, corrected=3)
     with rollout.recording() as prompts:
         rollout(collate([wandering(3, late=False)]), plan, LossWeights(), dense=0.0, key=(0, 5))
-    counts = [(step["tracking"], len(step["points"][0]), step["hint"]) for step in prompts]
+    counts = [(step["tracking"], len(step["points"][0]), step["mask_input"]) for step in prompts]
     assert counts[:4] == [(False, 1, False), (False, 2, True), (False, 3, True), (False, 4, True)]
     corrected = [count for count in counts[4:] if count[2]]
     assert corrected in ([], [(True, n, True) for n in (1, 2, 3)], [(True, n, True) for n in (1, 2, 3)] * 2)
@@ -154,7 +154,7 @@ def test_corrections_between_the_first_and_the_last_can_go_untaught():
 
 
 def test_what_is_passed_in_half_precision_takes_no_gradient_from_what_is_taught():
-    """The hint's stem is first run, and its weights cast, where nothing is taught."""
+    """The mask input's stem is first run, and its weights cast, where nothing is taught."""
     model, batch = tiny(), collate([wandering(1, late=False)])
     plan = PromptPlan(corrections=2, vary=False, between=False)
     Rollout(model, precision="half")(batch, plan, PLAIN, dense=0.0, key=(0, 3))["total"].backward()
@@ -236,9 +236,9 @@ def test_computing_again_changes_no_gradient(where):
 
 def test_upstreams_loss_is_a_sum_over_steps_of_gated_masks():
     model, batch = tiny(), collate([wandering(2)])
-    weights = LossWeights(bce=0.0, focal=20.0, dice=1.0, iou=1.0, presence=1.0, compat="upstream")
+    weights = LossWeights(bce=0.0, focal=20.0, dice=1.0, iou=1.0, object_score=1.0, compat="upstream")
     one = losses(model, batch, PromptPlan(), weights=weights)
-    assert set(one) == {"total", "focal", "dice", "iou", "presence"}
+    assert set(one) == {"total", "focal", "dice", "iou", "object_score"}
     many = losses(model, batch, PromptPlan(corrections=3, vary=False), weights=weights)
     assert float(many["total"].detach()) > 1.3 * float(one["total"].detach())
     many["total"].backward()
@@ -268,7 +268,7 @@ def overfit(steps: int) -> float:
     for step in range(steps):
         for group in update.param_groups:
             group["lr"] = 6e-3 * min(1.0, (step + 1) / 10, 3 * (1 - step / steps))
-        named = rollout(batch, PromptPlan(mask=1.0), LossWeights(presence=0.3), dense=0.0, key=(0, step))
+        named = rollout(batch, PromptPlan(mask=1.0), LossWeights(object_score=0.3), dense=0.0, key=(0, step))
         update.zero_grad(set_to_none=True)
         (named["total"] / batch.objects).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

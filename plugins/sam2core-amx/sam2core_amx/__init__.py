@@ -23,8 +23,8 @@ def register_kernels() -> None:
     import torch
 
     from sam2core.ops.attention import average_tokens
-    from sam2core.ops.rope import turn_pairs
+    from sam2core.ops.rope import rotary_pairs
     from sam2core_amx.kernel import averages, turned
 
     average_tokens.register_kernel("cpu", torch.bfloat16)(averages)
-    turn_pairs.register_kernel("cpu", torch.bfloat16)(turned)
+    rotary_pairs.register_kernel("cpu", torch.bfloat16)(turned)

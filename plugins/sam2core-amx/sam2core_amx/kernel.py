@@ -1,4 +1,4 @@
-"""The kernels, as `sam2core.ops.attention.average_tokens` and `sam2core.ops.rope.turn_pairs` call them."""
+"""The kernels, as `sam2core.ops.attention.average_tokens` and `sam2core.ops.rope.rotary_pairs` call them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 from sam2core_amx.library import load, missing
 
 
-def averages(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+def averages(query: Tensor, key: Tensor, tokens: Tensor, memory_mask: Tensor | None = None) -> Tensor:
     """Bfloat16 queries (B, heads, Nq, d), keys (B, heads, Nk, d) and tokens (B, heads or 1, Nk, C) to means of tokens.
 
     Keys and tokens of another type, as autocast may leave them, are rounded. A batch of one is shared by all rows;
-    `readable` (B, Nk) marks the keys that count. Runs on torch's own threads. Raises ValueError where lengths differ.
+    `memory_mask` (B, Nk) marks the keys that count. Runs on torch's own threads. Raises ValueError where lengths
+    differ.
     """
-    lengths = {key.shape[2], tokens.shape[2], key.shape[2] if readable is None else readable.shape[1]}
+    lengths = {key.shape[2], tokens.shape[2], key.shape[2] if memory_mask is None else memory_mask.shape[1]}
     if len(lengths) > 1 or query.shape[3] != key.shape[3]:
         given = ", ".join(str(tuple(tensor.shape)) for tensor in (query, key, tokens))
         raise ValueError(f"queries, keys and tokens do not fit: {given}")
     query, key, tokens = (_rows(tensor) for tensor in (query, key, tokens))
     batch, heads = max(query.shape[0], key.shape[0], tokens.shape[0]), query.shape[1]
     means = query.new_empty(batch, query.shape[2], heads, tokens.shape[3]).transpose(1, 2)
-    chosen = [None] if readable is None else [row.nonzero() for row in readable]
+    chosen = [None] if memory_mask is None else [row.nonzero() for row in memory_mask]
     for row in range(batch):
         for head in range(heads):
             _average(
@@ -64,11 +65,11 @@ def _average(query: Tensor, key: Tensor, tokens: Tensor, chosen: Tensor | None, 
     _check(code, key)
 
 
-def turned(tokens: Tensor, turns: Tensor) -> Tensor:
-    """Bfloat16 tokens (..., N, dim) with pairs of channels turned by fp32 `turns` (N, dim / 2, 2)."""
-    if turns.shape != (tokens.shape[-2], tokens.shape[-1] // 2, 2):
-        raise ValueError(f"turns {tuple(turns.shape)} do not fit tokens {tuple(tokens.shape)}")
-    tokens, turns = _rows(tokens), turns.float().contiguous()
+def turned(tokens: Tensor, rotary: Tensor) -> Tensor:
+    """Bfloat16 tokens (..., N, dim) with pairs of channels turned by fp32 `rotary` (N, dim / 2, 2)."""
+    if rotary.shape != (tokens.shape[-2], tokens.shape[-1] // 2, 2):
+        raise ValueError(f"turns {tuple(rotary.shape)} do not fit tokens {tuple(tokens.shape)}")
+    tokens, rotary = _rows(tokens), rotary.float().contiguous()
     found = torch.empty_like(tokens)
     for index in itertools.product(*map(range, tokens.shape[:-2])):
         source, target = tokens[index], found[index]
@@ -76,7 +77,7 @@ def turned(tokens: Tensor, turns: Tensor) -> Tensor:
             source.data_ptr(),
             source.stride(0),
             source.shape[0],
-            turns.data_ptr(),
+            rotary.data_ptr(),
             source.shape[1],
             target.data_ptr(),
             target.stride(0),

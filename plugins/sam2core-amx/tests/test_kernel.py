@@ -41,20 +41,20 @@ def draw(queries: int, keys: int, width: int, narrow: int, batches=(1, 1, 1), he
     return [torch.randn(size, generator=generator).bfloat16() for size in sizes]
 
 
-def exact(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+def exact(query: Tensor, key: Tensor, tokens: Tensor, memory_mask: Tensor | None = None) -> Tensor:
     scores = query.double() @ key.double().transpose(2, 3) * query.shape[3] ** -0.5
-    if readable is not None:
-        scores = scores.masked_fill(~readable[:, None, None], -torch.inf)
+    if memory_mask is not None:
+        scores = scores.masked_fill(~memory_mask[:, None, None], -torch.inf)
     return scores.softmax(dim=3) @ tokens.double()
 
 
-def sdpa(query: Tensor, key: Tensor, tokens: Tensor, readable: Tensor | None = None) -> Tensor:
+def sdpa(query: Tensor, key: Tensor, tokens: Tensor, memory_mask: Tensor | None = None) -> Tensor:
     """Torch's kernel wants values as wide as keys."""
     width = max(query.shape[3], tokens.shape[3])
     scale = query.shape[3] ** -0.5
     query, key = (F.pad(tensor, (0, width - tensor.shape[3])) for tensor in (query, key))
     value = F.pad(tokens, (0, width - tokens.shape[3]))
-    mask = None if readable is None else readable[:, None, None]
+    mask = None if memory_mask is None else memory_mask[:, None, None]
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)[..., : tokens.shape[3]]
 
 
@@ -68,12 +68,12 @@ def root_mean_square(error: Tensor) -> float:
 def test_errors_are_no_larger_than_those_of_sdpa(size, masked, spread, threads):
     query, key, tokens = draw(*size)
     query = query * spread
-    readable = None
+    memory_mask = None
     if masked:
-        readable = torch.rand(1, size[1], generator=torch.Generator().manual_seed(1)) < 0.6
-        readable[:, -1] = True
-    reference = exact(query, key, tokens, readable)
-    mine, theirs = averages(query, key, tokens, readable), sdpa(query, key, tokens, readable)
+        memory_mask = torch.rand(1, size[1], generator=torch.Generator().manual_seed(1)) < 0.6
+        memory_mask[:, -1] = True
+    reference = exact(query, key, tokens, memory_mask)
+    mine, theirs = averages(query, key, tokens, memory_mask), sdpa(query, key, tokens, memory_mask)
     assert mine.dtype == torch.bfloat16 and mine.shape == reference.shape
     # both round weights and results to 8 bits: of few numbers, chance decides
     slack = 1.01 if mine.numel() > 5000 else 1.1
@@ -114,10 +114,10 @@ def test_what_does_not_fit_is_refused():
 
 def test_keys_that_do_not_count_may_hold_anything():
     query, key, tokens = draw(40, 500, 64, 32)
-    readable = torch.arange(500) % 256 < 40
-    expected = averages(query, key[:, :, readable], tokens[:, :, readable])
-    key[:, :, ~readable], tokens[:, :, ~readable] = torch.nan, torch.inf
-    assert torch.equal(averages(query, key, tokens, readable[None]), expected)
+    memory_mask = torch.arange(500) % 256 < 40
+    expected = averages(query, key[:, :, memory_mask], tokens[:, :, memory_mask])
+    key[:, :, ~memory_mask], tokens[:, :, ~memory_mask] = torch.nan, torch.inf
+    assert torch.equal(averages(query, key, tokens, memory_mask[None]), expected)
 
 
 def test_scores_beyond_what_exponentials_hold():
@@ -138,11 +138,11 @@ def test_rows_and_heads(batches, heads, masks, own):
     query, key, tokens = draw(20, 90, 32, 32, batches, heads)
     if own:
         tokens = torch.cat([tokens, tokens.roll(1, 2)], dim=3).unflatten(3, (2, 32)).transpose(2, 3)[:, 0, :heads]
-    readable = torch.rand(masks, 90, generator=torch.Generator().manual_seed(2)) < 0.5 if masks else None
+    memory_mask = torch.rand(masks, 90, generator=torch.Generator().manual_seed(2)) < 0.5 if masks else None
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # as split heads lie
-    found = averages(query, key, tokens, readable)
-    torch.testing.assert_close(found.double(), exact(query, key, tokens, readable), rtol=0.01, atol=0.005)
-    portable = average_tokens._portable(query, key, tokens, readable)
+    found = averages(query, key, tokens, memory_mask)
+    torch.testing.assert_close(found.double(), exact(query, key, tokens, memory_mask), rtol=0.01, atol=0.005)
+    portable = average_tokens._portable(query, key, tokens, memory_mask)
     torch.testing.assert_close(found, portable, rtol=0.02, atol=0.02)
 
 
@@ -154,8 +154,8 @@ def test_turned_pairs_are_those_of_rope_but_for_rounding(shape, layout, threads)
         tokens = tokens.transpose(-2, -3).contiguous().transpose(-2, -3)
     if layout == "every other":
         tokens = tokens.repeat_interleave(2, dim=-1)[..., ::2]
-    turns = rope.sequence((((2, 10), 20), (None, shape[-2] - 20)), shape[-1], 10000.0, "cpu")
-    found = turned(tokens, turns)
-    expected = rope._rotate_complex(tokens.double(), turns.double())
+    rotary = rope.sequence((((2, 10), 20), (None, shape[-2] - 20)), shape[-1], 10000.0, "cpu")
+    found = turned(tokens, rotary)
+    expected = rope._rotary_complex(tokens.double(), rotary.double())
     assert found.dtype == torch.bfloat16 and found.shape == tokens.shape
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)  # half a unit of the last place

@@ -18,7 +18,7 @@ from sam2core import registry
 from sam2core.compile import compile_model
 from sam2core.ops import attention
 from sam2core.ops.attention import attend_projected, average_tokens
-from sam2core.ops.rope import turn_pairs
+from sam2core.ops.rope import rotary_pairs
 from sam2core.predictors.video import VideoPredictor
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (7, 48, 80, 3), dtype=np.uint8)
@@ -30,9 +30,9 @@ def calls(monkeypatch) -> list[tuple[int, ...]]:
     registry.current().ask_once("register_kernels")  # building a model would, and attach it anew
     shapes = []
 
-    def counting(query, key, tokens, readable=None):
+    def counting(query, key, tokens, memory_mask=None):
         shapes.append(tuple(query.shape))
-        return (average_tokens._portable if library.missing() else averages)(query, key, tokens, readable)
+        return (average_tokens._portable if library.missing() else averages)(query, key, tokens, memory_mask)
 
     monkeypatch.setattr(average_tokens, "_kernels", {("cpu", torch.bfloat16): counting})
     monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
@@ -46,7 +46,7 @@ def model():
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return made.lower(torch.bfloat16)
+    return made.to_mixed_precision(torch.bfloat16)
 
 
 def tracked(made, objects: int = 2) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_training_and_other_types_never_meet_it(calls):
 
 
 def test_the_plugin_attaches_where_it_can_and_says_so_where_not(monkeypatch, caplog):
-    for operator in (average_tokens, turn_pairs):
+    for operator in (average_tokens, rotary_pairs):
         monkeypatch.setattr(operator, "_kernels", {})
     monkeypatch.setattr(library, "missing", lambda: "no such processor")
     with caplog.at_level(logging.INFO):
@@ -110,7 +110,7 @@ def test_the_plugin_attaches_where_it_can_and_says_so_where_not(monkeypatch, cap
     monkeypatch.setattr(library, "missing", lambda: "")
     sam2core_amx.register_kernels()
     assert average_tokens._kernels == {("cpu", torch.bfloat16): averages}
-    assert turn_pairs._kernels == {("cpu", torch.bfloat16): turned}
+    assert rotary_pairs._kernels == {("cpu", torch.bfloat16): turned}
 
 
 def test_a_library_that_was_not_compiled_is_named(monkeypatch, tmp_path):

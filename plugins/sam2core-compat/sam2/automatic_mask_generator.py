@@ -89,7 +89,7 @@ class SAM2AutomaticMaskGenerator:
             crop_layers=self.crop_n_layers,
             crop_nms_threshold=self.crop_nms_thresh,
             crop_overlap=self.crop_overlap_ratio,
-            several=self.multimask_output,
+            multimask_output=self.multimask_output,
             refine=self.use_m2m,
         )
         # upstream cleans at zero whatever the threshold of the masks is
@@ -123,7 +123,7 @@ class SAM2AutomaticMaskGenerator:
             untouched.append(not (filled or dropped))
         masks = torch.stack(cleaned)
         boxes = mask_ops.boxes(masks)
-        kept = mask_ops.suppress(boxes.numpy(), np.array(untouched, np.float32), nms_thresh)
+        kept = mask_ops.nms(boxes.numpy(), np.array(untouched, np.float32), nms_thresh)
         for index in (index for index in kept if not untouched[index]):
             mask_data["rles"][index] = mask_to_rle_pytorch(masks[index : index + 1])[0]
             mask_data["boxes"][index] = boxes[index]

@@ -11,7 +11,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.utils.transforms import SAM2Transforms
 from sam2core.heads.select import candidates
 from sam2core.ops.position import sine_grid
-from sam2core.types import HINT_LIMIT, ImageFeatures, Label, Prompt
+from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
 
 
 class SAM2ImagePredictor:
@@ -183,16 +183,16 @@ class SAM2ImagePredictor:
         features = ImageFeatures(
             embedding=embedding,
             position=sine_grid((embedding.shape[-2], embedding.shape[-1]), embedding.shape[1], device),
-            skips=tuple(level[img_idx].unsqueeze(0) for level in self._features["high_res_feats"]),
+            high_res_features=tuple(level[img_idx].unsqueeze(0) for level in self._features["high_res_feats"]),
         )
         stability = None if core.mask_decoder.training else core.mask_decoder.stability
         logits, iou, _ = candidates(
-            core.decode(features, embedding, prompt), several=multimask_output, stability=stability
+            core.decode(features, embedding, prompt), multimask_output=multimask_output, stability=stability
         )
         masks = self._transforms.postprocess_masks(logits, self._orig_hw[img_idx])
         if not return_logits:
             masks = masks > self.mask_threshold
-        return masks, iou, logits.clamp(-HINT_LIMIT, HINT_LIMIT)
+        return masks, iou, logits.clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
 
     def get_image_embedding(self) -> Tensor:
         """The embedding (1, C, h, w) of the image."""

@@ -13,9 +13,9 @@ from sam2.utils.misc import concat_points, fill_holes_in_mask_scores, load_video
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.session import ObjectTrack
 from sam2core.predictors.video import VideoPredictor
-from sam2core.types import HINT_LIMIT, MaskCandidates, MaskPrediction
+from sam2core.types import MASK_INPUT_LIMIT, MaskCandidates, MaskPrediction
 
-_SHELVES = ("cond_frame_outputs", "non_cond_frame_outputs")
+_GROUPS = ("cond_frame_outputs", "non_cond_frame_outputs")
 
 
 class SAM2VideoPredictor(SAM2Base):
@@ -92,8 +92,8 @@ class SAM2VideoPredictor(SAM2Base):
             inference_state["obj_ids"] = list(known)
             inference_state["point_inputs_per_obj"][index] = {}
             inference_state["mask_inputs_per_obj"][index] = {}
-            inference_state["output_dict_per_obj"][index] = {shelf: {} for shelf in _SHELVES}
-            inference_state["temp_output_dict_per_obj"][index] = {shelf: {} for shelf in _SHELVES}
+            inference_state["output_dict_per_obj"][index] = {group: {} for group in _GROUPS}
+            inference_state["temp_output_dict_per_obj"][index] = {group: {} for group in _GROUPS}
             inference_state["frames_tracked_per_obj"][index] = {}
         return known[obj_id]
 
@@ -207,12 +207,16 @@ class SAM2VideoPredictor(SAM2Base):
         known = state["output_dict_per_obj"][obj_idx]
         waiting = state["temp_output_dict_per_obj"][obj_idx]
         is_cond = tracked is None or self.add_all_frames_to_correct_as_cond
-        shelf = _SHELVES[0] if is_cond else _SHELVES[1]
-        hint = None
+        group = _GROUPS[0] if is_cond else _GROUPS[1]
+        mask_input = None
         if points is not None:
-            before = _first(frame_idx, waiting[shelf], *(known[shelf] for shelf in _SHELVES))
+            before = _first(frame_idx, waiting[group], *(known[group] for group in _GROUPS))
             if before is not None and before["pred_masks"] is not None:
-                hint = before["pred_masks"].to(state["device"], non_blocking=True).clamp(-HINT_LIMIT, HINT_LIMIT)
+                mask_input = (
+                    before["pred_masks"]
+                    .to(state["device"], non_blocking=True)
+                    .clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
+                )
         out, _ = self._run_single_frame_inference(
             inference_state=state,
             output_dict=known,
@@ -223,9 +227,9 @@ class SAM2VideoPredictor(SAM2Base):
             mask_inputs=mask,
             reverse=tracked is not None and tracked["reverse"],
             run_mem_encoder=False,
-            prev_sam_mask_logits=hint,
+            prev_sam_mask_logits=mask_input,
         )
-        waiting[shelf][frame_idx] = out
+        waiting[group][frame_idx] = out
         return frame_idx, state["obj_ids"], self._shown(state, frame_idx, is_cond)
 
     def _run_single_frame_inference(
@@ -288,11 +292,11 @@ class SAM2VideoPredictor(SAM2Base):
             key = "pred_masks_video_res"
         count = self._get_obj_num(inference_state)
         masks = torch.full((count, 1, *size), NO_OBJ_SCORE, device=inference_state["storage_device"])
-        shelf = _SHELVES[0] if is_cond else _SHELVES[1]
+        group = _GROUPS[0] if is_cond else _GROUPS[1]
         for index in range(count):
             known = inference_state["output_dict_per_obj"][index]
             waiting = inference_state["temp_output_dict_per_obj"][index]
-            out = _first(frame_idx, waiting[shelf], *(known[shelf] for shelf in _SHELVES))
+            out = _first(frame_idx, waiting[group], *(known[group] for group in _GROUPS))
             if out is not None:
                 masks[index : index + 1] = mask_ops.resize(out["pred_masks"], size)
         return {key: masks}
@@ -316,12 +320,12 @@ class SAM2VideoPredictor(SAM2Base):
         for index in range(count):
             known = inference_state["output_dict_per_obj"][index]
             waiting = inference_state["temp_output_dict_per_obj"][index]
-            for shelf in reversed(_SHELVES):
-                for frame_idx, out in waiting[shelf].items():
-                    known[shelf][frame_idx] = out
+            for group in reversed(_GROUPS):
+                for frame_idx, out in waiting[group].items():
+                    known[group][frame_idx] = out
                     if self.clear_non_cond_mem_around_input:
                         self._clear_obj_non_cond_mem_around_input(inference_state, frame_idx, index)
-                waiting[shelf].clear()
+                waiting[group].clear()
             if not known["cond_frame_outputs"]:
                 name = self._obj_idx_to_id(inference_state, index)
                 raise RuntimeError(
@@ -334,8 +338,8 @@ class SAM2VideoPredictor(SAM2Base):
         """Encode the memories of all answers that wait, frame by frame, all objects of a frame together."""
         waiting = {}
         for outputs in state["temp_output_dict_per_obj"].values():
-            for shelf in _SHELVES:
-                for frame_idx, out in outputs[shelf].items():
+            for group in _GROUPS:
+                for frame_idx, out in outputs[group].items():
                     if out["maskmem_features"] is None:
                         waiting.setdefault(frame_idx, []).append(out)
         engine = self._engine
@@ -368,7 +372,7 @@ class SAM2VideoPredictor(SAM2Base):
         """The frames to visit, both ends included."""
         length = state["num_frames"]
         if start is None:
-            start = min(frame for known in state["output_dict_per_obj"].values() for frame in known[_SHELVES[0]])
+            start = min(frame for known in state["output_dict_per_obj"].values() for frame in known[_GROUPS[0]])
         limit = length if limit is None else limit
         if reverse:
             return range(start, max(start - limit, 0) - 1, -1) if start > 0 else range(0)
@@ -380,8 +384,8 @@ class SAM2VideoPredictor(SAM2Base):
         masks, followed = {}, {}
         for index in range(count):
             known = state["output_dict_per_obj"][index]
-            if frame_idx in known[_SHELVES[0]]:
-                masks[index] = known[_SHELVES[0]][frame_idx]["pred_masks"].to(device, non_blocking=True)
+            if frame_idx in known[_GROUPS[0]]:
+                masks[index] = known[_GROUPS[0]][frame_idx]["pred_masks"].to(device, non_blocking=True)
                 if self.clear_non_cond_mem_around_input:
                     self._clear_obj_non_cond_mem_around_input(state, frame_idx, index)
             else:
@@ -411,8 +415,8 @@ class SAM2VideoPredictor(SAM2Base):
         inference_state["point_inputs_per_obj"][index].pop(frame_idx, None)
         inference_state["mask_inputs_per_obj"][index].pop(frame_idx, None)
         known = inference_state["output_dict_per_obj"][index]
-        for shelf in _SHELVES:
-            inference_state["temp_output_dict_per_obj"][index][shelf].pop(frame_idx, None)
+        for group in _GROUPS:
+            inference_state["temp_output_dict_per_obj"][index][group].pop(frame_idx, None)
         out = known["cond_frame_outputs"].pop(frame_idx, None)
         if out is not None:
             known["non_cond_frame_outputs"][frame_idx] = out
@@ -473,8 +477,8 @@ class SAM2VideoPredictor(SAM2Base):
                 by_frame.clear()
         for key in ("output_dict_per_obj", "temp_output_dict_per_obj"):
             for outputs in inference_state[key].values():
-                for shelf in _SHELVES:
-                    outputs[shelf].clear()
+                for group in _GROUPS:
+                    outputs[group].clear()
                 outputs.pop("policy_state", None)
 
 
@@ -497,8 +501,8 @@ def _first(frame_idx, *outputs):
 def _prediction(out, device):
     """A stored output as sam2core's answer."""
     logits = out["pred_masks"].to(device)
-    pointer, presence = out["obj_ptr"], out["object_score_logits"]
+    object_pointer, object_score = out["obj_ptr"], out["object_score_logits"]
     iou = getattr(out, "iou", None)
     iou = logits.new_zeros(logits.shape[0]) if iou is None else iou
-    candidates = MaskCandidates(logits, iou[:, None], pointer[:, None], presence)
-    return MaskPrediction(logits, iou, pointer, presence, candidates)
+    candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
+    return MaskPrediction(logits, iou, object_pointer, object_score, candidates)

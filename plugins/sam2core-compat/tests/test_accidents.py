@@ -73,7 +73,7 @@ def test_corrections_of_tracked_frames_are_forgotten(predictor, frames):
     torch.testing.assert_close(dict(track(predictor, state))[3], corrected)
 
 
-def test_earlier_logits_are_a_hint_even_after_clear_old_points(predictor, frames):
+def test_earlier_logits_are_a_mask_input_even_after_clear_old_points(predictor, frames):
     fresh = predictor.init_state(str(frames))
     _, _, alone = click(predictor, fresh, points=[[50, 40]])
     state = predictor.init_state(str(frames))

@@ -14,11 +14,11 @@ def built(name, *overrides):
     from sam2 import configuration
     from sam2.modeling.sam2_base import SAM2Base
 
-    from registry.assemble import hollow
+    from registry.assemble import init_empty_weights
 
     tree = configuration.override(configuration.load(name), overrides)
     tree.pop("_target_")
-    with hollow():
+    with init_empty_weights():
         return SAM2Base(**tree)
 
 
@@ -66,8 +66,8 @@ def test_overrides_change_add_and_remove():
         "++model.memory_encoder.fuser.layer.layer_scale_init_value=1e-3",
     )
     assert made.image_size == 512 and made.core.image_size == (512, 512)
-    assert made.core.memory_policy.anchors == 4 and made.core.memory_policy.stride == 2
-    assert made.core.prompt_encoder.hint_size == (128, 128)
+    assert made.core.memory_policy.prompted == 4 and made.core.memory_policy.stride == 2
+    assert made.core.prompt_encoder.mask_input_size == (128, 128)
 
 
 @pytest.mark.parametrize(

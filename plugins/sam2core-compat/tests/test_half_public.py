@@ -82,7 +82,7 @@ def test_decoder_and_predictor_agree(images):
     _, points, labels, _ = images._prep_prompts([[20.0, 20.0]], [1], None, None, True)
     sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
     with torch.no_grad():
-        low, scores, tokens, presence = model.sam_mask_decoder(
+        low, scores, tokens, object_score = model.sam_mask_decoder(
             images._features["image_embed"],
             model.sam_prompt_encoder.get_dense_pe(),
             sparse,
@@ -94,7 +94,7 @@ def test_decoder_and_predictor_agree(images):
     _, wanted_scores, wanted = images.predict([[20, 20]], [1], multimask_output=False)
     np.testing.assert_allclose(low[0].clamp(-32, 32).numpy(), wanted, atol=1e-5)
     np.testing.assert_allclose(scores[0].numpy(), wanted_scores, atol=1e-5)
-    assert tokens.shape == (1, 1, 32) and presence.shape == (1, 1)
+    assert tokens.shape == (1, 1, 32) and object_score.shape == (1, 1)
 
 
 def test_boxes_of_the_prompt_encoder_get_no_padding(model):

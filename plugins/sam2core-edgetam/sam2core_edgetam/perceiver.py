@@ -135,7 +135,7 @@ class PerceiverMemoryEncoder(ConvMemoryEncoder):
         super().__init__(dim, memory_dim, mask_scale=mask_scale, mask_bias=mask_bias, occlusion_embed=occlusion_embed)
         self.perceiver = Perceiver(memory_dim, latents=latents, cells=cells, layers=layers)
 
-    def forward(self, features: Tensor, mask: Tensor, presence: Tensor) -> tuple[TokenBlock, ...]:
+    def forward(self, features: Tensor, mask: Tensor, object_score: Tensor) -> tuple[TokenBlock, ...]:
         """Two blocks, (B, latents, Cm) without a grid and (B, cells * cells, Cm) on one; see `ConvMemoryEncoder`."""
-        (block,) = super().forward(features, mask, presence)
+        (block,) = super().forward(features, mask, object_score)
         return self.perceiver(block)

@@ -115,8 +115,8 @@ def record(model: torch.nn.Module, side: int) -> dict[str, torch.Tensor]:
                 model.add_new_points_or_box(state, frame, 1, points=torch.tensor(points), labels=torch.tensor(labels))
         for frame, _, logits in model.propagate_in_video(state):
             out[f"logits.{number}.{frame}"] = logits[0, 0]
-        for shelf in ("cond_frame_outputs", "non_cond_frame_outputs"):
-            for frame, memory in state["output_dict"][shelf].items():
+        for keep in ("cond_frame_outputs", "non_cond_frame_outputs"):
+            for frame, memory in state["output_dict"][keep].items():
                 out[f"memory.{number}.{frame}"] = memory["maskmem_features"][0].float()
                 out[f"pointer.{number}.{frame}"] = memory["obj_ptr"][0]
                 out[f"presence.{number}.{frame}"] = memory["object_score_logits"][0]

@@ -9,7 +9,7 @@ from sam2core_edgetam.layouts import EDGETAM, HUGGINGFACE
 from sam2core_edgetam.perceiver import PerceiverMemoryEncoder
 
 import registry
-from registry.assemble import assemble, hollow
+from registry.assemble import assemble, init_empty_weights
 from registry.plugins import current
 from sam2core.predictors.video import VideoPredictor
 from sam2core.testing import check
@@ -36,7 +36,7 @@ def test_the_plugin_offers_its_parts_and_its_model():
 
 
 def test_the_model_has_the_published_size_and_its_layouts_are_bijections():
-    with hollow():
+    with init_empty_weights():
         model = assemble(registry.spec("edgetam"), current().components)
     assert sum(parameter.numel() for parameter in model.parameters()) == registry.spec("edgetam").parameters
     state = model.state_dict()
@@ -63,8 +63,8 @@ def test_a_memory_is_two_blocks_of_256_tokens_whatever_the_image_size(model):
 def test_each_cell_sees_its_window_alone(model):
     encoder = model.memory_encoder
     features = torch.randn(1, 256, 32, 32)
-    mask, presence = torch.rand(1, 1, 512, 512), torch.ones(1, 1)
-    block = super(PerceiverMemoryEncoder, encoder).forward(features, mask, presence)[0]
+    mask, object_score = torch.rand(1, 1, 512, 512), torch.ones(1, 1)
+    block = super(PerceiverMemoryEncoder, encoder).forward(features, mask, object_score)[0]
     changed = block.tokens.clone().unflatten(1, (32, 32))
     changed[0, 30:32, 0:2] += torch.randn(2, 2, 64)  # the window of the last row's first cell
     before = encoder.perceiver(block)

@@ -50,15 +50,15 @@ class PooledRopeAttention(RopeAttention):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        query_turn: Tensor,
-        key_turn: Tensor,
+        query_rotary: Tensor,
+        key_rotary: Tensor,
         key_scale: Tensor | None,
         blocks: Sequence[TokenBlock],
-        readable: Tensor | None,
+        memory_mask: Tensor | None,
     ) -> Tensor:
-        """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`; `readable` marks the pooled tokens that count."""
-        q = rope.rotate(split_heads(self.q_proj(query), self.heads), query_turn)
-        turned = rope.rotate(split_heads(self.k_proj(key), self.heads), key_turn)
+        """(B, Nq, C) reads keys and values (B, N, Cm) of `blocks`; `memory_mask` marks the pooled tokens that count."""
+        q = rope.apply_rotary(split_heads(self.q_proj(query), self.heads), query_rotary)
+        turned = rope.apply_rotary(split_heads(self.k_proj(key), self.heads), key_rotary)
         k = pool(turned if key_scale is None else turned * key_scale, blocks)
         v = split_heads(self.v_proj(pool(value, blocks)), self.heads)
         pooled = torch.cat([q.new_full((_length(block),), COUNT * (block.grid is not None)) for block in blocks])
@@ -67,9 +67,9 @@ class PooledRopeAttention(RopeAttention):
             k = k + pooled[:, None]
         else:
             bias = pooled[None, None, None, :]
-        if readable is not None:
+        if memory_mask is not None:
             bias = torch.zeros_like(pooled) if bias is None else bias
-            bias = torch.where(readable[:, None, None, :], bias, -torch.inf)
+            bias = torch.where(memory_mask[:, None, None, :], bias, -torch.inf)
         return self.out_proj(merge_heads(attend(q, k, v, bias, self.dropout if self.training else 0.0)))
 
 
@@ -89,22 +89,25 @@ class PooledMemoryLayer(RopeMemoryLayer):
         x: Tensor,
         keys: Tensor,
         values: Tensor,
-        turn: Tensor,
-        key_turn: Tensor,
+        rotary: Tensor,
+        key_rotary: Tensor,
         key_scale: Tensor | None,
         blocks: Sequence[TokenBlock],
-        readable: Tensor | None,
+        memory_mask: Tensor | None,
     ) -> Tensor:
         """The layer with pooled memories."""
         attend = self.cross_attn.read
-        return self.through(x, turn, lambda y: attend(y, keys, values, turn, key_turn, key_scale, blocks, readable))
+        return self.through(
+            x, rotary, lambda y: attend(y, keys, values, rotary, key_rotary, key_scale, blocks, memory_mask)
+        )
 
 
 class PooledMemoryAttention(RopeMemoryAttention):
     """`RopeMemoryAttention` that reads more than one remembered frame in windows of 2 x 2 tokens.
 
-    Pointers are not pooled, and the memory of a single frame is read in full. `count`: see `PooledRopeAttention`.
-    Source: Xiong et al. 2024, "Efficient Track Anything", section 3.3 (efficient memory cross-attention).
+    Object pointers are not pooled, and the memory of a single frame is read in full. `count`: see
+    `PooledRopeAttention`. Source: Xiong et al. 2024, "Efficient Track Anything", section 3.3 (efficient memory
+    cross-attention).
     """
 
     def __init__(
@@ -126,26 +129,26 @@ class PooledMemoryAttention(RopeMemoryAttention):
         )
 
     def forward(
-        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None = None
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], memory_mask: Tensor | None = None
     ) -> Tensor:
-        """See `RopeMemoryAttention`. With `readable`, both ways are computed, and the tokens that count decide."""
+        """See `RopeMemoryAttention`. With `memory_mask`, both ways are computed, and the tokens that count decide."""
         on_grid = [index for index, block in enumerate(blocks) if block.grid is not None]
         lengths = [block.tokens.shape[1] for block in blocks]
         single = features.shape[-2] * features.shape[-1]
         if sum(lengths[index] for index in on_grid) <= single:
-            return super().forward(features, position, blocks, readable)
-        if readable is None:
+            return super().forward(features, position, blocks, memory_mask)
+        if memory_mask is None:
             return self._pooled(features, position, blocks, None)
-        parts = readable.split(lengths, dim=1)
+        parts = memory_mask.split(lengths, dim=1)
         counted = sum(parts[index].sum(dim=1) for index in on_grid)
-        pooled = self._pooled(features, position, blocks, pool(readable[..., None].float(), blocks)[..., 0] > 0)
-        whole = super().forward(features, position, blocks, readable)
+        pooled = self._pooled(features, position, blocks, pool(memory_mask[..., None].float(), blocks)[..., 0] > 0)
+        whole = super().forward(features, position, blocks, memory_mask)
         return torch.where((counted <= single)[:, None, None, None], whole, pooled)
 
     def _pooled(
-        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], readable: Tensor | None
+        self, features: Tensor, position: Tensor, blocks: Sequence[TokenBlock], memory_mask: Tensor | None
     ) -> Tensor:
         x, *past = self.sequences(features, position, blocks)
         for layer in self.layers:
-            x = layer.read(x, *past, blocks, readable)
+            x = layer.read(x, *past, blocks, memory_mask)
         return self.norm(x).transpose(1, 2).unflatten(2, features.shape[-2:])

@@ -102,8 +102,8 @@ def record(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     for _ in model.propagate_in_video(state):
         pass
     for number, outputs in zip(state["obj_ids"], state["output_dict_per_obj"].values()):
-        for shelf in ("cond_frame_outputs", "non_cond_frame_outputs"):
-            for frame, memory in outputs[shelf].items():
+        for keep in ("cond_frame_outputs", "non_cond_frame_outputs"):
+            for frame, memory in outputs[keep].items():
                 out[f"logits.{number}.{frame}"] = memory["pred_masks"][0, 0]
     return out
 

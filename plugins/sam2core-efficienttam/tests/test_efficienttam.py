@@ -14,7 +14,7 @@ from sam2core_efficienttam.layouts import EFFICIENTTAM
 from sam2core_efficienttam.neck import SingleLevelNeck
 
 import registry
-from registry.assemble import assemble, hollow
+from registry.assemble import assemble, init_empty_weights
 from registry.plugins import current
 from sam2core.media.images import read_image
 from sam2core.predictors.transforms import to_model
@@ -62,7 +62,7 @@ def model(variant: str):
 def test_every_model_has_the_published_size_and_its_layout_is_a_bijection():
     assert {name for name in registry.models() if name.startswith("efficienttam")} == set(MODELS)
     for name, parameters in MODELS.items():
-        with hollow():
+        with init_empty_weights():
             built = assemble(registry.spec(name), current().components)
         assert sum(parameter.numel() for parameter in built.parameters()) == parameters
         theirs = EFFICIENTTAM.inverse(built.state_dict())
@@ -126,7 +126,7 @@ def blocks(*grids, batch=2, dim=8):
     ]
 
 
-def test_pool_takes_means_of_windows_and_leaves_pointers():
+def test_pool_takes_means_of_windows_and_leaves_object_pointers():
     given = blocks((4, 6), 3)
     tokens = torch.cat([block.tokens for block in given], dim=1)
     pooled = pool(tokens, given)

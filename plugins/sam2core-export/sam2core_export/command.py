@@ -33,7 +33,7 @@ def _sizes(function: Callable[..., None]) -> Callable[..., None]:
             help="Points of a prompt, for models that draw prompts; others take any number.",
         ),
         click.option(
-            "--pointers", type=click.IntRange(min=1), help="Object pointers in a bank.  [default: the policy's]"
+            "--object-pointers", type=click.IntRange(min=1), help="Object pointers in a bank.  [default: the policy's]"
         ),
         click.option(
             "--slots", type=click.IntRange(min=1), help="Memories in an object's bank.  [default: the model's]"

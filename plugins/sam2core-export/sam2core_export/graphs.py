@@ -30,7 +30,7 @@ class Sizes:
     """What is fixed when a model is exported."""
 
     slots: int
-    pointers: int
+    object_pointers: int
     points: int | None
     """Points of a prompt; None: any number."""
 
@@ -66,47 +66,55 @@ class ImageEncoder(Graph):
         with torch.device("meta"):
             maps = [torch.empty(1, dim, height * by, width * by) for by in (4, 2, 1)]
             pixels = torch.empty(1, 3, *model.image_size)
-        skips = _on_meta(model.mask_decoder, maps, pixels)
-        self.outputs += [Port(f"skip_stride{4 * 2**index}", "float32", tuple(skip)) for index, skip in enumerate(skips)]
+        high_res_features = _on_meta(model.mask_decoder, maps, pixels)
+        self.outputs += [
+            Port(f"skip_stride{4 * 2**index}", "float32", tuple(skip)) for index, skip in enumerate(high_res_features)
+        ]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = self.neck(self.backbone(pixels))
-        return (maps[-1], *self.decoder.project_skips(maps, pixels))
+        return (maps[-1], *self.decoder.high_res_features(maps, pixels))
 
 
 class MaskDecoder(Graph):
     """A prompt for each object, on a shared image, to all four masks: prompt encoder, decoder and object pointers."""
 
-    def __init__(self, model: Sam2, sizes: Sizes, skips: Sequence[Port]) -> None:
+    def __init__(self, model: Sam2, sizes: Sizes, high_res_features: Sequence[Port]) -> None:
         super().__init__()
         self.prompt_encoder, self.decoder = model.prompt_encoder, model.mask_decoder
-        self.pointer = model.object_pointer.proj
+        self.object_pointer = model.object_pointer.proj
         (height, width), dim = _grid(model), _dim(model)
-        hint = model.prompt_encoder.hint_size
+        mask_input = model.prompt_encoder.mask_input_size
         points: int | str = "points" if sizes.points is None else sizes.points
         self.inputs = [
             Port("embedding", "float32", ("objects", dim, height, width)),
             Port("points", "float32", ("objects", points, 2)),
             Port("labels", "int64", ("objects", points)),
-            Port("hint", "float32", ("objects", 1, *hint)),
-            Port("has_hint", "bool", ("objects",)),
-            *skips,
+            Port("mask_input", "float32", ("objects", 1, *mask_input)),
+            Port("has_mask_input", "bool", ("objects",)),
+            *high_res_features,
         ]
         self.outputs = [
             Port("masks", "float32", ("objects", 4, 4 * height, 4 * width)),
             Port("iou", "float32", ("objects", 4)),
-            Port("pointers", "float32", ("objects", 4, dim)),
-            Port("presence", "float32", ("objects", 1)),
+            Port("object_pointers", "float32", ("objects", 4, dim)),
+            Port("object_score", "float32", ("objects", 1)),
         ]
 
     def forward(
-        self, embedding: Tensor, points: Tensor, labels: Tensor, hint: Tensor, has_hint: Tensor, *skips: Tensor
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        *high_res_features: Tensor,
     ) -> tuple[Tensor, ...]:
-        prompt = Prompt(points, labels, mask=hint, has_mask=has_hint, ragged=True)
-        sparse, dense, counts = self.prompt_encoder(prompt)
+        prompt = Prompt(points, labels, mask_input=mask_input, has_mask_input=has_mask_input, ragged=True)
+        sparse, dense, token_mask = self.prompt_encoder(prompt)
         position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
-        out = self.decoder(embedding, position, sparse, dense, skips, counts)
-        return out.masks, out.iou, self.pointer(out.tokens), out.presence
+        out = self.decoder(embedding, position, sparse, dense, high_res_features, token_mask)
+        return out.masks, out.iou, self.object_pointer(out.tokens), out.object_score
 
 
 class MemoryAttention(Graph):
@@ -121,15 +129,15 @@ class MemoryAttention(Graph):
         self.grid, dim = _grid(model), _dim(model)
         self.dim, self.memory_dim = dim, model.memory_readout.memory_dim
         height, width = self.grid
-        slots, pointers = sizes.slots, sizes.pointers
+        slots, object_pointers = sizes.slots, sizes.object_pointers
         self.inputs = [
             Port("embedding", "float32", (1, dim, height, width)),
             Port("memories", "float32", ("objects", slots, height * width, self.memory_dim)),
             Port("slots", "int64", ("objects", slots)),
-            Port("readable", "bool", ("objects", slots)),
-            Port("pointers", "float32", ("objects", pointers, dim)),
-            Port("ages", "float32", ("objects", pointers)),
-            Port("readable_pointers", "bool", ("objects", pointers)),
+            Port("memory_mask", "bool", ("objects", slots)),
+            Port("object_pointers", "float32", ("objects", object_pointers, dim)),
+            Port("ages", "float32", ("objects", object_pointers)),
+            Port("object_pointer_mask", "bool", ("objects", object_pointers)),
         ]
         self.outputs = [Port("conditioned", "float32", ("objects", dim, height, width))]
 
@@ -138,10 +146,10 @@ class MemoryAttention(Graph):
         embedding: Tensor,
         memories: Tensor,
         slots: Tensor,
-        readable: Tensor,
-        pointers: Tensor,
+        memory_mask: Tensor,
+        object_pointers: Tensor,
         ages: Tensor,
-        readable_pointers: Tensor,
+        object_pointer_mask: Tensor,
     ) -> Tensor:
         readout, cells = self.readout, self.grid[0] * self.grid[1]
         codes = readout.slot_embed[:, 0, 0][slots]  # (B, S, Cm)
@@ -150,7 +158,7 @@ class MemoryAttention(Graph):
             TokenBlock(memories[:, slot], place + codes[:, slot, None], self.grid) for slot in range(memories.shape[1])
         ]
         pieces = self.dim // self.memory_dim
-        tokens = pointers.unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
+        tokens = object_pointers.unflatten(2, (pieces, self.memory_dim)).flatten(1, 2)
         position = torch.zeros_like(tokens)
         if readout.pointer_time is not None:
             code = readout.pointer_time(sine_time(ages.flatten(), self.dim)).view(-1, ages.shape[1], self.memory_dim)
@@ -158,8 +166,8 @@ class MemoryAttention(Graph):
         blocks.append(TokenBlock(tokens, position, None))
         mask = torch.cat(
             [
-                readable.unsqueeze(2).expand(-1, -1, cells).flatten(1),
-                readable_pointers.unsqueeze(2).expand(-1, -1, pieces).flatten(1),
+                memory_mask.unsqueeze(2).expand(-1, -1, cells).flatten(1),
+                object_pointer_mask.unsqueeze(2).expand(-1, -1, pieces).flatten(1),
             ],
             dim=1,
         )
@@ -174,19 +182,19 @@ class MemoryEncoder(Graph):
         super().__init__()
         self.encoder, self.image_size = model.memory_encoder, model.image_size
         (height, width), dim = _grid(model), _dim(model)
-        hint = model.prompt_encoder.hint_size
+        mask_input = model.prompt_encoder.mask_input_size
         self.inputs = [
             Port("embedding", "float32", (1, dim, height, width)),
-            Port("logits", "float32", ("objects", 1, *hint)),
-            Port("presence", "float32", ("objects", 1)),
+            Port("logits", "float32", ("objects", 1, *mask_input)),
+            Port("object_score", "float32", ("objects", 1)),
             Port("hard", "bool", ("objects",)),
         ]
         self.outputs = [Port("memory", "float32", ("objects", height * width, model.memory_readout.memory_dim))]
 
-    def forward(self, embedding: Tensor, logits: Tensor, presence: Tensor, hard: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, logits: Tensor, object_score: Tensor, hard: Tensor) -> Tensor:
         full = resize(logits, self.image_size)
         mask = torch.where(hard.view(-1, 1, 1, 1), (full > 0).float(), full.sigmoid())
-        return self.encoder(embedding, mask, presence)[0].tokens
+        return self.encoder(embedding, mask, object_score)[0].tokens
 
 
 def graphs(model: Sam2, sizes: Sizes) -> dict[str, Graph]:
@@ -233,7 +241,7 @@ def _on_meta(decoder: nn.Module, maps: Sequence[Tensor], pixels: Tensor) -> list
     project = _Skips(decoder)
     renamed = {f"decoder.{name}": tensor for name, tensor in state.items()}
     found = torch.func.functional_call(project, renamed, (maps, pixels))
-    return [skip.shape for skip in found]
+    return [level.shape for level in found]
 
 
 class _Skips(nn.Module):
@@ -242,4 +250,4 @@ class _Skips(nn.Module):
         self.decoder = decoder
 
     def forward(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
-        return self.decoder.project_skips(maps, pixels)  # type: ignore[operator]
+        return self.decoder.high_res_features(maps, pixels)  # type: ignore[operator]

@@ -18,6 +18,7 @@ from sam2core.checkpoints.files import sha256
 from sam2core.heads.select import Stability
 from sam2core.memory.readout import check_slots, layout
 from sam2core.model import STRIDE, Sam2
+from sam2core.older import WORDS, renamed
 from sam2core.ops.position import sine_grid, sine_tokens
 from sam2core.types import (
     DecoderOutput,
@@ -46,7 +47,7 @@ def load(
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise ValueError(f"there is no {DESCRIPTION} in {str(folder)!r}: it holds no exported model")
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = renamed(json.loads(path.read_text(encoding="utf-8")))
     if about.get("sam2core") != VERSION:
         raise ValueError(f"{str(path)!r} is of version {about.get('sam2core')}; this runner reads version {VERSION}")
     runners: dict[str, Runner] = {}
@@ -121,8 +122,8 @@ class GraphSam2(Sam2):
         self.image_only = False
         stability = about["stability"]
         self.mask_decoder = _Decoder(Stability(**stability) if stability else None)
-        self.prompt_encoder = _Prompts((about["hint_size"][0], about["hint_size"][1]))
-        self.object_pointer = _Pointer(about["absent_pointer"], about["mask_stem"])
+        self.prompt_encoder = _Prompts((about["mask_input_size"][0], about["mask_input_size"][1]))
+        self.object_pointer = _Pointer(about["absent_object_pointer"], about["mask_stem"])
         self._no_memory = torch.tensor(about["no_memory"]).view(1, -1, 1, 1)
         self._grid = (self.image_size[0] // STRIDE, self.image_size[1] // STRIDE)
         self._runners = dict(runners)
@@ -144,8 +145,8 @@ class GraphSam2(Sam2):
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, *self.image_size):
             raise ValueError(f"pixels must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), not {pixels.shape}")
         rows = [self._run("image_encoder", pixels[row : row + 1].float()) for row in range(pixels.shape[0])]
-        embedding, *skips = (torch.cat(parts) if len(rows) > 1 else parts[0] for parts in zip(*rows))
-        return ImageFeatures(embedding, sine_grid(self._grid, embedding.shape[1]), tuple(skips))
+        embedding, *high_res_features = (torch.cat(parts) if len(rows) > 1 else parts[0] for parts in zip(*rows))
+        return ImageFeatures(embedding, sine_grid(self._grid, embedding.shape[1]), tuple(high_res_features))
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
         """As `Sam2.condition`. Raises ValueError for a past that does not fit the exported bank."""
@@ -160,34 +161,41 @@ class GraphSam2(Sam2):
         return conditioned
 
     def _bank(self, recall: Recall) -> tuple[Tensor, ...]:
-        """One object's past, filled up to the exported sizes: memories, slots, readable, pointers, ages, readable."""
+        """One object's past, filled up to the exported sizes: memories, slots and their mask, object pointers, ages and
+        their mask."""
         about = self.about
-        slots, pointers = about["slots"], about["pointers"]
+        slots, object_pointers = about["slots"], about["object_pointers"]
         check_slots(recall, about["slot_rows"])
-        for count, fits, what in ((len(recall.slots), slots, "memories"), (len(recall.pointers), pointers, "pointers")):
+        for count, fits, what in (
+            (len(recall.slots), slots, "memories"),
+            (len(recall.object_pointers), object_pointers, "object pointers"),
+        ):
             if count > fits:
                 raise ValueError(
                     f"this frame recalls {count} {what} and the exported bank holds {fits}: export with "
-                    f"--{'slots' if what == 'memories' else what} {count}, or prompt fewer frames"
+                    f"--{'slots' if what == 'memories' else 'object-object_pointers'} {count}, or prompt fewer frames"
                 )
-        ports = {port["name"]: port["shape"][1:] for port in about["graphs"]["memory_attention"]["inputs"]}
+        ports = {
+            WORDS.get(port["name"], port["name"]): port["shape"][1:]
+            for port in about["graphs"]["memory_attention"]["inputs"]
+        }
         memories = torch.zeros(ports["memories"])
-        places, readable = torch.zeros(slots, dtype=torch.long), torch.zeros(slots, dtype=torch.bool)
+        places, memory_mask = torch.zeros(slots, dtype=torch.long), torch.zeros(slots, dtype=torch.bool)
         for index, (slot, memory) in enumerate(recall.slots):
             assert memory.blocks is not None, f"frame {memory.frame} was trimmed but is recalled"
             (block,) = memory.blocks
             if block.key_scale != 1.0:
                 raise ValueError("the exported graphs weigh all memories alike; this policy asks for another key_scale")
             memories[index] = block.tokens[0]
-            places[index], readable[index] = slot, True
-        tokens, ages = torch.zeros(ports["pointers"]), torch.zeros(pointers)
-        said = torch.zeros(pointers, dtype=torch.bool)
-        for index, (age, memory) in enumerate(recall.pointers):
-            tokens[index], ages[index], said[index] = memory.pointer[0], age / max(recall.horizon, 1), True
-        return memories, places, readable, tokens, ages, said
+            places[index], memory_mask[index] = slot, True
+        tokens, ages = torch.zeros(ports["object_pointers"]), torch.zeros(object_pointers)
+        said = torch.zeros(object_pointers, dtype=torch.bool)
+        for index, (age, memory) in enumerate(recall.object_pointers):
+            tokens[index], ages[index], said[index] = memory.object_pointer[0], age / max(recall.horizon, 1), True
+        return memories, places, memory_mask, tokens, ages, said
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
-        """What `Sam2.decode` calls; `tokens` are the pointers already, which `_Pointer` only gates."""
+        """What `Sam2.decode` calls; `tokens` are the object pointers already, which `_Pointer` only gates."""
         if features.batch > 1:  # the graph's prompts share one image
             parts = [
                 self._decode(features.rows(torch.tensor([row])), embedding[row : row + 1], prompt.rows(row, row + 1))
@@ -197,22 +205,26 @@ class GraphSam2(Sam2):
                 masks=torch.cat([part.masks for part in parts]),
                 iou=torch.cat([part.iou for part in parts]),
                 tokens=torch.cat([part.tokens for part in parts]),
-                presence=torch.cat([part.presence for part in parts]),
+                object_score=torch.cat([part.object_score for part in parts]),
             )
         batch = prompt.batch
         points, labels = self._points(prompt)
-        size = self.prompt_encoder.hint_size
-        hint, has_hint = prompt.mask, prompt.has_mask
-        if hint is None:
-            hint, has_hint = torch.zeros(batch, 1, *size), torch.zeros(batch, dtype=torch.bool)
-        elif hint.shape[-2:] != size:
-            hint = F.interpolate(hint.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        if has_hint is None:
-            has_hint = torch.ones(batch, dtype=torch.bool)
+        size = self.prompt_encoder.mask_input_size
+        mask_input, has_mask_input = prompt.mask_input, prompt.has_mask_input
+        if mask_input is None:
+            mask_input, has_mask_input = torch.zeros(batch, 1, *size), torch.zeros(batch, dtype=torch.bool)
+        elif mask_input.shape[-2:] != size:
+            mask_input = F.interpolate(
+                mask_input.float(), size=size, mode="bilinear", align_corners=False, antialias=True
+            )
+        if has_mask_input is None:
+            has_mask_input = torch.ones(batch, dtype=torch.bool)
         maps = embedding.expand(batch, -1, -1, -1)
-        outputs = self._run("mask_decoder", maps, points, labels, hint.float(), has_hint, *features.skips)
-        masks, iou, pointers, presence = outputs
-        return DecoderOutput(masks=masks, iou=iou, tokens=pointers, presence=presence)
+        outputs = self._run(
+            "mask_decoder", maps, points, labels, mask_input.float(), has_mask_input, *features.high_res_features
+        )
+        masks, iou, object_pointers, object_score = outputs
+        return DecoderOutput(masks=masks, iou=iou, tokens=object_pointers, object_score=object_score)
 
     def _points(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Points and labels with ignored ones up to what the graph takes."""
@@ -229,15 +241,15 @@ class GraphSam2(Sam2):
         """As `Sam2.memorize`."""
         flags = torch.full((answer.logits.shape[0],), hard)
         (tokens,) = self._run(
-            "memory_encoder", features.embedding, answer.logits.float(), answer.presence.float(), flags
+            "memory_encoder", features.embedding, answer.logits.float(), answer.object_score.float(), flags
         )
         position = sine_tokens(self._grid, tokens.shape[2], tokens.dtype)  # for session files; the graph adds its own
         return FrameMemory(
             frame=frame,
             blocks=(TokenBlock(tokens, position, self._grid),),
-            pointer=answer.pointer,
+            object_pointer=answer.object_pointer,
             logits=answer.logits,
-            presence=answer.presence,
+            object_score=answer.object_score,
             iou=answer.iou,
         )
 
@@ -261,25 +273,25 @@ class _Decoder(nn.Module):
 class _Prompts(nn.Module):
     """What predictors ask of a prompt encoder beside its tokens."""
 
-    def __init__(self, hint_size: tuple[int, int]) -> None:
+    def __init__(self, mask_input_size: tuple[int, int]) -> None:
         super().__init__()
-        self.hint_size = hint_size
+        self.mask_input_size = mask_input_size
 
 
 class _Pointer(nn.Module):
-    """The object pointer's small rest: graphs give pointers, absent objects get the learned one."""
+    """The object pointer's small rest: graphs give object pointers, absent objects get the learned one."""
 
     def __init__(self, absent: Sequence[float], stem: Mapping[str, Any]) -> None:
         super().__init__()
         self.absent = torch.tensor([absent])
         self.weight, self.bias = torch.tensor(stem["weight"])[None, None], torch.tensor(stem["bias"])
 
-    def forward(self, pointers: Tensor, presence: Tensor) -> Tensor:
-        return self.gate(pointers, presence)
+    def forward(self, object_pointers: Tensor, object_score: Tensor) -> Tensor:
+        return self.gate(object_pointers, object_score)
 
-    def gate(self, pointers: Tensor, presence: Tensor) -> Tensor:
-        return torch.where((presence > 0).unsqueeze(-1), pointers, self.absent)
+    def gate(self, object_pointers: Tensor, object_score: Tensor) -> Tensor:
+        return torch.where((object_score > 0).unsqueeze(-1), object_pointers, self.absent)
 
     def mask_stem(self, mask: Tensor) -> Tensor:
-        """A user's mask (B, 1, H, W) as a hint (B, 1, h, w)."""
+        """A user's mask (B, 1, H, W) as a mask input (B, 1, h, w)."""
         return F.conv2d(mask, self.weight, self.bias, stride=self.weight.shape[-2:])

@@ -18,7 +18,7 @@ import torch._inductor
 from sam2core.checkpoints.files import sha256
 from sam2core.model import Sam2
 from sam2core.ops.pixels import normalise
-from sam2core.types import HINT_LIMIT, NO_OBJECT, Label
+from sam2core.types import MASK_INPUT_LIMIT, NO_OBJECT, Label
 from sam2core_export.graphs import Graph, Port, Sizes, graphs
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "aoti": ".pt2"}
@@ -36,18 +36,18 @@ def export(
     *,
     format: str = "onnx",
     slots: int | None = None,
-    pointers: int | None = None,
+    object_pointers: int | None = None,
     points: int = POINTS,
     int8: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Write the four graphs of a float32 model and `graphs.json`; the description that was written.
 
-    `slots` memories and `pointers` object pointers fit the bank of one object (None: as many as the model's own policy
-    recalls with one anchor). `points` is the fixed number of points of a model that draws its prompts; others take any
-    number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. ``aoti`` compiles the
-    graphs ahead of time for this machine's kind of processor (AOTInductor; wants a C++ compiler, now and not later).
-    A model that the folder holds already is replaced once all is written; until then it stays as it is.
+    `slots` memories and `object_pointers` object pointers fit the bank of one object (None: as many as the model's own
+    policy recalls with one prompted frame). `points` is the fixed number of points of a model that draws its prompts;
+    others take any number. `int8` puts weights of matrix products in 8 bits (ONNX only): smaller, and lossy. ``aoti``
+    compiles the graphs ahead of time for this machine's kind of processor (AOTInductor; wants a C++ compiler, now and
+    not later). A model that the folder holds already is replaced once all is written; until then it stays as it is.
     Raises ValueError for an unknown format, sizes below 1, and models these graphs cannot stand for.
     """
     if format not in FORMATS:
@@ -57,11 +57,13 @@ def export(
     policy = model.memory_policy
     sizes = Sizes(
         slots=model.memory_readout.slot_embed.shape[0] if slots is None else slots,
-        pointers=getattr(policy, "pointers", 16) if pointers is None else pointers,
+        object_pointers=getattr(policy, "object_pointers", 16) if object_pointers is None else object_pointers,
         points=points if model.prompt_encoder.draw else None,
     )
-    if min(sizes.slots, sizes.pointers, points) < 1:
-        raise ValueError(f"slots, pointers and points are at least 1, not {slots}, {pointers} and {points}")
+    if min(sizes.slots, sizes.object_pointers, points) < 1:
+        raise ValueError(
+            f"slots, object pointers and points are at least 1, not {slots}, {object_pointers} and {points}"
+        )
     model = model.eval()
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,7 @@ def _quantise(file: Path) -> None:
 
 def _describe(model: Sam2, format: str, sizes: Sizes, int8: bool) -> dict[str, Any]:
     spec = getattr(model, "spec", None)
-    pointer = model.object_pointer
+    object_pointer = model.object_pointer
     black, white = (normalise(torch.full((1, 3, 1, 1), value)).flatten() for value in (0.0, 1.0))
     scale = 1 / (white - black)
     return {
@@ -162,23 +164,26 @@ def _describe(model: Sam2, format: str, sizes: Sizes, int8: bool) -> dict[str, A
         "format": format,
         "int8": int8,
         "image_size": list(model.image_size),
-        "hint_size": list(model.prompt_encoder.hint_size),
+        "mask_input_size": list(model.prompt_encoder.mask_input_size),
         "slots": sizes.slots,
         "slot_rows": model.memory_readout.slot_embed.shape[0],
-        "pointers": sizes.pointers,
+        "object_pointers": sizes.object_pointers,
         "points": sizes.points,
         "labels": {label.name.lower(): int(label) for label in Label},
         "pixel_mean": (-black * scale).tolist(),
         "pixel_std": scale.tolist(),
         "no_object": NO_OBJECT,
-        "hint_limit": HINT_LIMIT,
+        "mask_input_limit": MASK_INPUT_LIMIT,
         "multimask": dataclasses.asdict(model.multimask),
         "carry_mask": model.carry_mask,
         "stability": dataclasses.asdict(model.mask_decoder.stability) if model.mask_decoder.stability else None,
         "memory_policy": dict(spec.memory_policy) if spec else None,
         "predictors": {task: dict(options) for task, options in spec.predictors.items()} if spec else {},
         "no_memory": model.memory_readout.no_memory.flatten().tolist(),
-        "absent_pointer": pointer.absent.flatten().tolist(),
-        "mask_stem": {"weight": pointer.mask_stem.weight[0, 0].tolist(), "bias": pointer.mask_stem.bias.tolist()},
+        "absent_object_pointer": object_pointer.absent.flatten().tolist(),
+        "mask_stem": {
+            "weight": object_pointer.mask_stem.weight[0, 0].tolist(),
+            "bias": object_pointer.mask_stem.bias.tolist(),
+        },
         "fingerprint": model.fingerprint(),
     }

@@ -62,7 +62,7 @@ def track(model):
     session.prompt(0, "b", mask=np.pad(np.ones((20, 20), bool), ((10, 18), (30, 30))))
     session.prompt(4, "c", box=[10, 10, 50, 40])
     results = list(session.propagate())
-    session.prompt(9, "a", points=[[40, 25]], labels=[0])  # a correction, with the answer as a hint
+    session.prompt(9, "a", points=[[40, 25]], labels=[0])  # a correction, with the answer as a mask input
     return [*results, *session.propagate(9, 12)]
 
 
@@ -83,7 +83,7 @@ def test_images_are_prompted_as_by_the_model(model, tool):
     assert isinstance(tool, ImagePredictor)
     eager = ImagePredictor(model)
     for ask in (
-        {"points": [[[10, 10]], [[40, 30]], [[70, 5]]], "several": True},
+        {"points": [[[10, 10]], [[40, 30]], [[70, 5]]], "multimask_output": True},
         {"box": [[5, 5, 40, 40]], "points": [[[20, 20]]]},
         {"mask": np.random.default_rng(1).normal(size=(1, SIZE // 4, SIZE // 4)).astype(np.float32)},
     ):
@@ -104,7 +104,7 @@ def test_masks_are_guided_by_the_picture_there_too(format, tmp_path):
     model = shaken(mask_decoder={"type": "guided", "heads": 2, "hidden": 32})
     export(model, tmp_path, format=format)
     mine, theirs = (
-        one.encode(FRAMES[0]).predict(points=[[30, 20]], several=True)
+        one.encode(FRAMES[0]).predict(points=[[30, 20]], multimask_output=True)
         for one in (predictor(tmp_path, threads=1), ImagePredictor(model))
     )
     torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
@@ -118,7 +118,7 @@ def test_masks_are_guided_by_the_picture_there_too(format, tmp_path):
 def test_the_description_names_every_input_and_no_graph_holds_complex_numbers(folder):
     about = json.loads((folder / "graphs.json").read_text())
     assert set(about["graphs"]) == {"image_encoder", "mask_decoder", "memory_attention", "memory_encoder"}
-    assert about["slots"] == 3 and about["pointers"] == 4 and about["image_size"] == [SIZE, SIZE]
+    assert about["slots"] == 3 and about["object_pointers"] == 4 and about["image_size"] == [SIZE, SIZE]
     for entry in about["graphs"].values():
         if about["format"] == "onnx":
             import onnx

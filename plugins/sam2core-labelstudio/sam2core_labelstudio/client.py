@@ -40,7 +40,7 @@ class Mask:
     counts: str
     area: int
     iou: float
-    presence: float | None = None
+    object_score: float | None = None
     """A logit: above 0 the object is in the picture; None for pictures."""
 
     @property
@@ -309,7 +309,7 @@ class Session:
 def _mask(given: dict[str, Any]) -> Mask:
     segmentation = given["segmentation"]
     size = (segmentation["size"][0], segmentation["size"][1])
-    return Mask(size, segmentation["counts"], given["area"], given["iou"], given["presence"])
+    return Mask(size, segmentation["counts"], given["area"], given["iou"], given["object_score"])
 
 
 def _masks(given: dict[str, Any]) -> dict[int, Mask]:

@@ -20,7 +20,7 @@ def test_a_picture(server: SimpleNamespace, tmp_path: Path) -> None:
         assert (picture.kind, picture.size) == ("image", (300, 451))
         mask = picture.prompt(1, points=[(220, 150)], name="cat")[1]
         assert np.array_equal(brush.pixels(mask), handle.predict(points=[[220, 150]]).masks[0, 0].numpy())
-        assert mask.presence is None and mask.area == brush.pixels(mask).sum()
+        assert mask.object_score is None and mask.area == brush.pixels(mask).sum()
         assert picture.preview((220, 150)) == mask
         other = picture.prompt(2, box=(60, 20, 300, 280), points=[(20, 20)], labels=[0])
         assert other[1] == mask and picture.masks() == other

@@ -86,7 +86,7 @@ def ways(model_name: str) -> dict[str, VideoPredictor]:
     three = registry.build(model_name, **options)
     motion = registry.build(model_name, memory_policy={"type": "tracking.motion", "frames": frames}, **options)
     single = registry.build(model_name, memory_policy={"type": "tracking.motion", "frames": frames})
-    distractor = {"type": "tracking.distractor", "slots": frames + 1, "anchors": 2, "stride": 2}
+    distractor = {"type": "tracking.distractor", "slots": frames + 1, "prompted": 2, "stride": 2}
     return {
         "as it comes": VideoPredictor(plain),
         "best of three": VideoPredictor(three),

@@ -18,14 +18,14 @@ from sam2core.predictors.video import VideoPredictor
 from sam2core.types import (
     FrameMemory,
     ImageFeatures,
+    Keep,
     MaskCandidates,
     MaskPrediction,
     Recall,
-    Shelf,
 )
 
 ANCHOR_PRESENCE = 10.0
-"""What a prompted frame's presence counts as."""
+"""What a prompted frame's object score counts as."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Story:
     frame: int
     logits: Tensor  # (1, h, w)
     iou: Tensor  # (1,)
-    presence: Tensor  # (1,)
+    object_score: Tensor  # (1,)
     before: Story | None
 
 
@@ -56,15 +56,16 @@ class Guesses:
 
 
 class BeamMemory(RecentFrames):
-    """What a guess recalls: the last `frames` frames on which the object was there, and pointers of up to `pointers`.
+    """What a guess recalls: the last `frames` frames on which the object was there, and object pointers of up to
+    `object_pointers`.
 
-    Frames count when their predicted IoU exceeds `iou` and their presence is positive; the previous frame always does.
-    Pointers' ages count such frames, not time. Keys of frames are scaled from 0.95 for the least present to 1.05 for
-    the most. Looks `reach` frames back.
+    Frames count when their predicted IoU exceeds `iou` and their object score is positive; the previous frame always
+    does. Object pointers' ages count such frames, not time. Keys of frames are scaled from 0.95 for the least present
+    to 1.05 for the most. Looks `reach` frames back.
     """
 
-    def __init__(self, *, iou: float = 0.1, frames: int = 6, pointers: int = 16, reach: int = 64) -> None:
-        super().__init__(frames=frames, pointers=pointers)
+    def __init__(self, *, iou: float = 0.1, frames: int = 6, object_pointers: int = 16, reach: int = 64) -> None:
+        super().__init__(frames=frames, object_pointers=object_pointers)
         if reach < frames:
             raise ValueError(f"tracking.beam: reach must be at least frames ({frames}), not {reach}")
         self.iou = iou
@@ -79,38 +80,40 @@ class BeamMemory(RecentFrames):
         return Guesses([replace(guess, bank=guess.bank.fork()) for guess in state.rows])
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
-        """Anchors and the latest frames that count, keys scaled by presence."""
+        """Prompted frames and the latest frames that count, keys scaled by object score."""
         step = 1 if backwards else -1
-        past = [at for at in bank.trail if (at > frame) == backwards and 0 < abs(at - frame) <= self.horizon]
+        past = [at for at in bank.recent if (at > frame) == backwards and 0 < abs(at - frame) <= self.horizon]
         order = sorted(past, key=lambda at: abs(at - frame))
         usable = self._usable(bank, order, frame + step)
-        recent = [at for at in usable if bank.trail[at].blocks is not None][: self.frames]
-        slots = [(self.frames, memory) for memory in bank.anchors.values()]
-        slots += [(slot, bank.trail[at]) for slot, at in reversed(list(enumerate(recent)))]
-        ages = [((frame - at) * -step, memory) for at, memory in bank.anchors.items()]
-        pointers = [(age, memory) for age, memory in ages if age >= 0]
-        pointers += [(age + 1, bank.trail[at]) for age, at in enumerate(usable[: self.pointers - 1])]
-        reach = self.pointers if length is None else min(length, self.pointers)
-        return Recall(slots=self._scaled(slots), pointers=tuple(pointers), horizon=reach - 1)
+        recent = [at for at in usable if bank.recent[at].blocks is not None][: self.frames]
+        slots = [(self.frames, memory) for memory in bank.prompted.values()]
+        slots += [(slot, bank.recent[at]) for slot, at in reversed(list(enumerate(recent)))]
+        ages = [((frame - at) * -step, memory) for at, memory in bank.prompted.items()]
+        object_pointers = [(age, memory) for age, memory in ages if age >= 0]
+        object_pointers += [(age + 1, bank.recent[at]) for age, at in enumerate(usable[: self.object_pointers - 1])]
+        reach = self.object_pointers if length is None else min(length, self.object_pointers)
+        return Recall(slots=self._scaled(slots), object_pointers=tuple(object_pointers), horizon=reach - 1)
 
     def _usable(self, bank: MemoryBank, order: list[int], before: int) -> list[int]:
         if not order:
             return []
-        scores = torch.stack([torch.stack([bank.trail[at].iou.min(), bank.trail[at].presence.min()]) for at in order])
+        scores = torch.stack(
+            [torch.stack([bank.recent[at].iou.min(), bank.recent[at].object_score.min()]) for at in order]
+        )
         return [
             at
-            for at, (iou, presence) in zip(order, scores.tolist())
-            if at == before or (iou > self.iou and presence > 0)
+            for at, (iou, object_score) in zip(order, scores.tolist())
+            if at == before or (iou > self.iou and object_score > 0)
         ]
 
     def _scaled(self, slots: list[tuple[int, FrameMemory]]) -> tuple[tuple[int, FrameMemory], ...]:
         if len(slots) < 2:
             return tuple(slots)
-        trail = [memory.presence.min() for slot, memory in slots if slot != self.frames]
-        known = iter(torch.stack(trail).tolist() if trail else [])
-        presence = [ANCHOR_PRESENCE if slot == self.frames else next(known) for slot, _ in slots]
+        recent = [memory.object_score.min() for slot, memory in slots if slot != self.frames]
+        known = iter(torch.stack(recent).tolist() if recent else [])
+        object_score = [ANCHOR_PRESENCE if slot == self.frames else next(known) for slot, _ in slots]
         scaled = list(slots)
-        for rank, place in enumerate(sorted(range(len(slots)), key=lambda place: presence[place])):
+        for rank, place in enumerate(sorted(range(len(slots)), key=lambda place: object_score[place])):
             slot, memory = slots[place]
             assert memory.blocks is not None
             scale = 0.95 + 0.1 * rank / (len(slots) - 1)
@@ -125,13 +128,14 @@ class BeamPredictor(VideoPredictor):
     """Tracks every object along up to `beams` guesses, each with memories of its own.
 
     On each frame every guess offers its candidates; a guess's score is the sum of the logarithms of the predicted IoUs
-    it believed. When the object is clearly there or clearly not (some presence beyond `certain`), the best `beams` go
-    on; otherwise the best that differ in their rounded IoU do. `propagate` yields the best guess so far, so streams
+    it believed. When the object is clearly there or clearly not (some object score beyond `certain`), the best `beams`
+    go on; otherwise the best that differ in their rounded IoU do. `propagate` yields the best guess so far, so streams
     work; `settled` gives every frame again as the best guess in the end sees it. With one beam it is greedy tracking
     with the same memory. The other options are those of `VideoPredictor`; `objects_per_call` counts guesses.
 
     Written from a description of Ding et al. 2024, "SAM2Long: Enhancing SAM 2 for Long Video Segmentation with a
-    Training-Free Memory Tree"; unlike it, any number of objects, both directions, and pointers' keys are not scaled.
+    Training-Free Memory Tree"; unlike it, any number of objects, both directions, and object pointers' keys are not
+    scaled.
     """
 
     def __init__(
@@ -143,7 +147,7 @@ class BeamPredictor(VideoPredictor):
         fill_holes: int = 8,
         keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
-        exclusive: bool = False,
+        non_overlapping: bool = False,
         keep_corrections: bool = True,
         forget_around_prompts: bool = False,
         memory_dtype: str = "bfloat16",
@@ -159,7 +163,7 @@ class BeamPredictor(VideoPredictor):
             fill_holes=fill_holes,
             keep_clicked=keep_clicked,
             hard_prompt_masks=hard_prompt_masks,
-            exclusive=exclusive,
+            non_overlapping=non_overlapping,
             keep_corrections=keep_corrections,
             forget_around_prompts=forget_around_prompts,
             memory_dtype=memory_dtype,
@@ -197,9 +201,9 @@ class BeamPredictor(VideoPredictor):
         if not state.rows:
             state.rows = [Guess(track.bank.fork())]
         for guess in state.rows:
-            for memory in track.bank.anchors.values():
-                guess.bank.put(memory, Shelf.ANCHOR)
-            for at in {*guess.bank.anchors, *guess.bank.trail} - {*track.bank.anchors, *track.bank.trail}:
+            for memory in track.bank.prompted.values():
+                guess.bank.put(memory, Keep.PROMPTED)
+            for at in {*guess.bank.prompted, *guess.bank.recent} - {*track.bank.prompted, *track.bank.recent}:
                 guess.bank.drop(at)
             guess.bank.trim(frame, self.policy.horizon)
         return state.rows
@@ -207,15 +211,20 @@ class BeamPredictor(VideoPredictor):
     def _offers(self, features: ImageFeatures, recalls: Sequence[Recall]) -> list[MaskCandidates]:
         """The candidates of each guess; those whose recalls have the same layout are computed together."""
         model, offers = self.model, {}
-        several = model.multimask.several(0, tracking=True)
+        multimask_output = model.multimask.applies(0, tracking=True)
         for places in self.together(recalls):
             pasts = [recalls[place] for place in places]
             embedding = model.condition(features, pasts)
-            candidates = model.segment(features, embedding, model.following(pasts), several=several)
+            candidates = model.segment(
+                features, embedding, model.tracking_prompt(pasts), multimask_output=multimask_output
+            )
             for row, place in enumerate(places):
                 one = slice(row, row + 1)
                 offers[place] = MaskCandidates(
-                    candidates.logits[one], candidates.iou[one], candidates.pointers[one], candidates.presence[one]
+                    candidates.logits[one],
+                    candidates.iou[one],
+                    candidates.object_pointers[one],
+                    candidates.object_score[one],
                 )
         return [offers[place] for place in range(len(recalls))]
 
@@ -224,7 +233,7 @@ class BeamPredictor(VideoPredictor):
     ) -> None:
         """Keep the best children of an object's guesses."""
         ious = torch.cat([offer.iou for _, offer in offers]).tolist()
-        presence = torch.cat([offer.presence[:, 0] for _, offer in offers]).tolist()
+        object_score = torch.cat([offer.object_score[:, 0] for _, offer in offers]).tolist()
         children = [
             (guess.score + math.log(iou + 1e-5), place, index)
             for place, (guess, _) in enumerate(offers)
@@ -232,30 +241,30 @@ class BeamPredictor(VideoPredictor):
         ]
         children.sort(key=lambda child: -child[0])
         chosen = children[: self.beams]
-        if max(abs(value) for value in presence) <= self.certain:
-            chosen = self._unlike(children, ious, presence)
+        if max(abs(value) for value in object_score) <= self.certain:
+            chosen = self._unlike(children, ious, object_score)
         answers = [
             offers[place][1].take(torch.tensor([index], device=features.embedding.device)) for _, place, index in chosen
         ]
         rows = []
         for (score, place, _), memory in zip(chosen, self._memories(features, answers, frame)):
             bank = offers[place][0].bank.fork()
-            bank.put(memory, Shelf.TRAIL)
-            story = Story(frame, memory.logits[0], memory.iou, memory.presence[0], offers[place][0].story)
+            bank.put(memory, Keep.RECENT)
+            story = Story(frame, memory.logits[0], memory.iou, memory.object_score[0], offers[place][0].story)
             rows.append(Guess(bank, score, story))
         track.policy_state.rows = [replace(row, score=row.score - rows[0].score) for row in rows]
-        best = rows[0].bank.trail[frame]
+        best = rows[0].bank.recent[frame]
         track.shown = replace(best, blocks=None)
-        track.bank.put(best, Shelf.TRAIL)
+        track.bank.put(best, Keep.RECENT)
 
     def _unlike(
-        self, children: list[tuple[float, int, int]], ious: list[list[float]], presence: list[float]
+        self, children: list[tuple[float, int, int]], ious: list[list[float]], object_score: list[float]
     ) -> list[tuple[float, int, int]]:
         """The best children whose rounded IoUs, negative for an absent object, differ; failing that, one a guess."""
         chosen: dict[float, tuple[float, int, int]] = {}
         for child in children:
             _, place, index = child
-            sign = 1 if presence[place] > 0 else -1
+            sign = 1 if object_score[place] > 0 else -1
             chosen.setdefault(round(sign * ious[place][index], 2), child)
         if len(chosen) >= min(self.beams, len(children)):
             return list(chosen.values())[: self.beams]
@@ -290,5 +299,5 @@ class BeamPredictor(VideoPredictor):
                 if story is not None:
                     result.logits[row] = story.logits[0]
                     result.iou[row] = story.iou[0]
-                    result.presence[row] = story.presence[0]
+                    result.object_score[row] = story.object_score[0]
             yield result

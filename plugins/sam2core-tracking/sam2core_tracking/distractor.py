@@ -1,4 +1,4 @@
-"""The distractor-aware policy: frames on which something similar was told apart become anchors."""
+"""The distractor-aware policy: frames on which something similar was told apart become prompted frames."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from torch import Tensor
 from sam2core.memory.bank import MemoryBank
 from sam2core.memory.policy import RecentFrames
 from sam2core.ops import regions
-from sam2core.types import FrameMemory, MaskPrediction, Recall, Shelf
+from sam2core.types import FrameMemory, Keep, MaskPrediction, Recall
 from sam2core_tracking.boxes import boxes
 from sam2core_tracking.kalman import NOTHING, overlap
 
 
 class DistractorAware(RecentFrames):
-    """Recalls few recent frames, every `stride`-th, and up to `anchors` anchors, to which it adds revealing frames.
+    """Recalls few recent frames, every `stride`-th, and up to `prompted` prompted frames, to which it adds revealing
+    frames.
 
     A tracked frame reveals a distractor when its mask is trusted and the decoder's other masks point elsewhere: its
     predicted IoU exceeds `iou`, its area lies within `steady` of the median of the last `areas` areas, the last
     addition is more than `pause` frames ago, and the largest piece of another mask outside the believed one, together
     with it, fills a box whose IoU with the believed box is at most `apart`. Frames without the object are forgotten.
-    Anchors are the first one, the latest before the previous frame, then the nearest, never the previous frame itself;
-    together with recent frames they take `slots`. Added anchors that are no longer among the nearest are dropped, so
-    memory stays constant.
+    Prompted frames are the first one, the latest before the previous frame, then the nearest, never the previous frame
+    itself; together with recent frames they take `slots`. Added prompted frames that are no longer among the nearest
+    are dropped, so memory stays constant.
 
     Written from a description of Videnovic et al. 2025, "A Distractor-Aware Memory for Visual Object Tracking with
-    SAM2". Differs from it: anchors always take the last slot's code, and prompted pointers keep the sign of their age.
+    SAM2". Differs from it: prompted frames always take the last slot's code, and prompted object pointers keep the sign
+    of their age.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class DistractorAware(RecentFrames):
         window: int = 300,
         slots: int = 7,
         stride: int = 5,
-        pointers: int = 16,
-        anchors: int = 4,
+        object_pointers: int = 16,
+        prompted: int = 4,
     ) -> None:
-        if slots <= anchors:
-            raise ValueError(f"tracking.distractor: slots must be more than the {anchors} anchors, not {slots}")
-        super().__init__(frames=slots - 1, stride=stride, pointers=pointers, anchors=anchors)
+        if slots <= prompted:
+            raise ValueError(
+                f"tracking.distractor: slots must be more than the {prompted} prompted frames, not {slots}"
+            )
+        super().__init__(frames=slots - 1, stride=stride, object_pointers=object_pointers, prompted=prompted)
         self.iou = iou
         self.steady = steady
         self.apart = apart
@@ -56,31 +60,30 @@ class DistractorAware(RecentFrames):
         self.slots = slots
 
     def start(self) -> dict[str, Any]:
-        """The object's areas as [frame, pixels], and the frames that were added as anchors."""
+        """The object's areas as [frame, pixels], and the frames that were added as prompted frames."""
         return {"areas": [], "added": []}
 
-    def keep(
-        self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: dict[str, Any]
-    ) -> Shelf | None:
-        """Nothing of a frame without the object, an anchor where a distractor was told apart, else the trail."""
-        there = (answer.logits[:, 0] > 0) & (answer.presence[..., None] > 0)
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: dict[str, Any]) -> Keep | None:
+        """Nothing of a frame without the object, a prompted frame where a distractor was told apart, else the recent
+        frames."""
+        there = (answer.logits[:, 0] > 0) & (answer.object_score[..., None] > 0)
         pixels = int(there.sum(dim=(1, 2)).min())
         if not pixels:
             return None
         frame = memory.frame
         known = [area for at, area in state["areas"] if 0 < abs(frame - at) <= self.window][-self.areas :]
         state["areas"] = [*state["areas"][-(self.areas - 1) :], [frame, pixels]]
-        added = [at for at in state["added"] if at in bank.anchors and at != frame]
+        added = [at for at in state["added"] if at in bank.prompted and at != frame]
         state["added"] = added
         if not known or any(abs(frame - at) <= self.pause for at in added):
-            return Shelf.TRAIL
+            return Keep.RECENT
         usual = statistics.median(known)
         trusted = abs(pixels - usual) <= self.steady * usual and float(answer.iou.min()) > self.iou
         if not trusted or not self._distracts(answer, there):
-            return Shelf.TRAIL
+            return Keep.RECENT
         state["added"] = [*added, frame]
         self._drop_far(bank, frame, state)
-        return Shelf.ANCHOR
+        return Keep.PROMPTED
 
     def _distracts(self, answer: MaskPrediction, there: Tensor) -> bool:
         """Whether another mask of the frame reaches well beyond the believed one, for any row of the batch."""
@@ -97,29 +100,30 @@ class DistractorAware(RecentFrames):
         return False
 
     def _drop_far(self, bank: MemoryBank, frame: int, state: dict[str, Any]) -> None:
-        """Forget added anchors that `recall` no longer reaches from here; what the user prompted stays."""
-        assert self.anchors is not None
-        nearest = sorted(state["added"], key=lambda at: abs(at - frame))[: self.anchors]
+        """Forget added prompted frames that `recall` no longer reaches from here; what the user prompted stays."""
+        assert self.prompted is not None
+        nearest = sorted(state["added"], key=lambda at: abs(at - frame))[: self.prompted]
         for at in set(state["added"]) - set(nearest):
             bank.drop(at)
         state["added"] = [at for at in state["added"] if at in nearest]
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
-        """Up to `anchors` anchors and as many recent frames as the other slots hold."""
+        """Up to `prompted` prompted frames and as many recent frames as the other slots hold."""
         plain = super().recall(bank, frame, backwards=backwards, length=length, state=state)
-        anchors = [slot for slot in plain.slots if slot[0] == self.frames]
+        prompted = [slot for slot in plain.slots if slot[0] == self.frames]
         recent = [slot for slot in plain.slots if slot[0] != self.frames]
-        recent = recent[max(0, len(recent) - (self.slots - len(anchors))) :]
-        return Recall(slots=(*anchors, *recent), pointers=plain.pointers, horizon=plain.horizon)
+        recent = recent[max(0, len(recent) - (self.slots - len(prompted))) :]
+        return Recall(slots=(*prompted, *recent), object_pointers=plain.object_pointers, horizon=plain.horizon)
 
-    def _nearest(self, anchors: dict[int, FrameMemory], frame: int) -> dict[int, FrameMemory]:
-        """The first anchor, the latest before the previous frame, then by distance; never the previous frame."""
-        assert self.anchors is not None
-        usable = {at: memory for at, memory in anchors.items() if abs(at - frame) != 1}
-        if len(usable) <= self.anchors:
-            return usable or dict(anchors)
+    def _nearest(self, prompted: dict[int, FrameMemory], frame: int) -> dict[int, FrameMemory]:
+        """The first prompted frame, the latest before the previous frame, then by distance; never the previous
+        frame."""
+        assert self.prompted is not None
+        usable = {at: memory for at, memory in prompted.items() if abs(at - frame) != 1}
+        if len(usable) <= self.prompted:
+            return usable or dict(prompted)
         first = next(iter(usable))
         before = max((at for at in usable if at < frame - 1 and at != first), default=None)
         order = [at for at in (first, before) if at is not None]
         rest = sorted((at for at in usable if at not in order), key=lambda at: abs(at - frame))
-        return {at: usable[at] for at in (order + rest)[: self.anchors]}
+        return {at: usable[at] for at in (order + rest)[: self.prompted]}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
 from sam2core.memory.policy import RecentFrames
-from sam2core.types import FrameMemory, MaskCandidates, MaskPrediction, Recall, Shelf
+from sam2core.types import FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall
 from sam2core_tracking.boxes import boxes
 from sam2core_tracking.kalman import Motion, overlap
 
@@ -26,12 +26,13 @@ class MotionAware(RecentFrames):
     Of three masks the one with the largest `weight` * (IoU with the predicted box) + (1 - `weight`) * (predicted IoU)
     is believed, once `settle` frames in a row were believed with a predicted IoU of more than `update`; until then, and
     after an IoU below `update`, the largest predicted IoU decides. A frame is confident when its predicted IoU exceeds
-    `iou`, its presence `presence`, and its box met the predicted one if there was one; the frame before the current one
-    is always recalled, pointers as by `RecentFrames`. Each object has a filter of its own, in both directions of
-    travel; what can no longer be recalled is dropped here, so the horizon has no end and memory stays constant.
+    `iou`, its object score `object_score`, and its box met the predicted one if there was one; the frame before the
+    current one is always recalled, object pointers as by `RecentFrames`. Each object has a filter of its own, in both
+    directions of travel; what can no longer be recalled is dropped here, so the horizon has no end and memory stays
+    constant.
 
     Source: Yang et al. 2024, "SAMURAI: Adapting Segment Anything Model for Zero-Shot Visual Tracking with Motion-Aware
-    Memory". Its presence gate of -1 is the model's business and stays at 0.
+    Memory". Its object score gate of -1 is the model's business and stays at 0.
     """
 
     horizon = 2**31 - 1
@@ -43,12 +44,12 @@ class MotionAware(RecentFrames):
         settle: int = 15,
         update: float = 0.3,
         iou: float = 0.5,
-        presence: float = 0.0,
+        object_score: float = 0.0,
         frames: int = 6,
-        pointers: int = 16,
-        anchors: int | None = None,
+        object_pointers: int = 16,
+        prompted: int | None = None,
     ) -> None:
-        super().__init__(frames=frames, pointers=pointers, anchors=anchors)
+        super().__init__(frames=frames, object_pointers=object_pointers, prompted=prompted)
         if not 0 <= weight <= 1:
             raise ValueError(f"tracking.motion: weight is a share between 0 and 1, not {weight}")
         if settle < 1:
@@ -57,7 +58,7 @@ class MotionAware(RecentFrames):
         self.settle = settle
         self.update = update
         self.iou = iou
-        self.presence = presence
+        self.object_score = object_score
         self.horizon = type(self).horizon
 
     def start(self) -> list[dict[str, Any]]:
@@ -102,42 +103,48 @@ class MotionAware(RecentFrames):
         row["motion"] = motion.state()
         return best
 
-    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Shelf | None:
-        """On the trail; what is out of every reach is dropped."""
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Keep | None:
+        """On the recent frames; what is out of every reach is dropped."""
         for row in state:  # frames whose box missed the predicted one
-            row["missed"] = [at for at in row["missed"] if at in bank.trail and at != memory.frame]
+            row["missed"] = [at for at in row["missed"] if at in bank.recent and at != memory.frame]
             if row["fit"] is not None and row["fit"] <= 0:
                 row["missed"].append(memory.frame)
-        near = (memory.frame, *bank.anchors)
-        far = [at for at in bank.trail if all(abs(at - one) >= self.pointers for one in near)]
+        near = (memory.frame, *bank.prompted)
+        far = [at for at in bank.recent if all(abs(at - one) >= self.object_pointers for one in near)]
         if far:
-            useful = self._confident(bank, sorted((at for at in bank.trail if at < memory.frame), reverse=True), state)
-            useful += self._confident(bank, sorted(at for at in bank.trail if at > memory.frame), state)
+            useful = self._confident(bank, sorted((at for at in bank.recent if at < memory.frame), reverse=True), state)
+            useful += self._confident(bank, sorted(at for at in bank.recent if at > memory.frame), state)
             for at in set(far) - set(useful):
                 bank.drop(at)
-        return Shelf.TRAIL
+        return Keep.RECENT
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
-        """Anchors, the last confident frames and the one before this; pointers of the frames in reach."""
+        """Prompted frames, the last confident frames and the one before this; object pointers of the frames in
+        reach."""
         plain = super().recall(bank, frame, backwards=backwards, length=length, state=state)
-        anchors = tuple(slot for slot in plain.slots if slot[0] == self.frames)
+        prompted = tuple(slot for slot in plain.slots if slot[0] == self.frames)
         before = frame + 1 if backwards else frame - 1
-        past = sorted((at for at in bank.trail if (at > frame) == backwards and at != frame), reverse=not backwards)
+        past = sorted((at for at in bank.recent if (at > frame) == backwards and at != frame), reverse=not backwards)
         chosen = self._confident(bank, past, state)
-        neighbour = bank.trail.get(before)
+        neighbour = bank.recent.get(before)
         if before not in chosen and neighbour is not None and neighbour.blocks is not None:
             chosen = [before, *chosen][: self.frames]
-        slots = tuple((slot, bank.trail[at]) for slot, at in reversed(list(enumerate(chosen))))
-        return Recall(slots=(*anchors, *slots), pointers=plain.pointers, horizon=plain.horizon)
+        slots = tuple((slot, bank.recent[at]) for slot, at in reversed(list(enumerate(chosen))))
+        return Recall(slots=(*prompted, *slots), object_pointers=plain.object_pointers, horizon=plain.horizon)
 
     def _confident(self, bank: MemoryBank, order: list[int], state: Any) -> list[int]:
-        """The first `frames` confident frames of the trail in this order; their scores come from the device at once."""
+        """The first `frames` confident frames of the recent frames in this order; their scores come from the device at
+        once."""
         missed = {at for row in state for at in row["missed"]}
-        order = [at for at in order if at >= FIRST and at not in missed and bank.trail[at].blocks is not None]
+        order = [at for at in order if at >= FIRST and at not in missed and bank.recent[at].blocks is not None]
         if not order:
             return []
-        scores = torch.stack([torch.stack([bank.trail[at].iou.min(), bank.trail[at].presence.min()]) for at in order])
+        scores = torch.stack(
+            [torch.stack([bank.recent[at].iou.min(), bank.recent[at].object_score.min()]) for at in order]
+        )
         confident = [
-            at for at, (iou, presence) in zip(order, scores.tolist()) if iou > self.iou and presence > self.presence
+            at
+            for at, (iou, object_score) in zip(order, scores.tolist())
+            if iou > self.iou and object_score > self.object_score
         ]
         return confident[: self.frames]

@@ -46,11 +46,11 @@ def record(model: Any, seed: int) -> dict[str, list]:
     module.load_video_frames = lambda **_: (torch.randn(FRAMES, 3, SIDE, SIDE), SIDE, SIDE)
 
     def decoder(multimask_output: bool, image_embeddings: torch.Tensor, **_: Any) -> tuple[torch.Tensor, ...]:
-        masks, ious, presence = answers[len(chosen)]
+        masks, ious, object_score = answers[len(chosen)]
         tokens = torch.arange(3.0)[None, :, None].expand(1, 3, 256)
         assert multimask_output
         told["masks"] = masks
-        return masks[None], ious[None], tokens, torch.tensor([[presence]])
+        return masks[None], ious[None], tokens, torch.tensor([[object_score]])
 
     def attention(curr: Any, memory: torch.Tensor, num_obj_ptr_tokens: int, **_: Any) -> torch.Tensor:
         size = (SIDE // 16) ** 2
@@ -69,8 +69,8 @@ def record(model: Any, seed: int) -> dict[str, list]:
     model.sam_mask_decoder.forward = decoder
     model.memory_attention.forward = attention
     model._encode_new_memory = encoded
-    pointer = model.obj_ptr_proj.forward
-    model.obj_ptr_proj.forward = lambda token: chosen.append(int(token[0, 0])) or pointer(token)
+    object_pointer = model.obj_ptr_proj.forward
+    model.obj_ptr_proj.forward = lambda token: chosen.append(int(token[0, 0])) or object_pointer(token)
     model.kf_mean = model.kf_covariance = None
     model.stable_frames = 0
     state = model.init_state(video_path="")

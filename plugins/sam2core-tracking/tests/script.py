@@ -1,4 +1,4 @@
-"""What a decoder might answer along a video, made from a seed: three masks a frame, their scores, and presence."""
+"""What a decoder might answer along a video, made from a seed: three masks a frame, their scores, and object score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FRAMES = 70
 
 
 def script(seed: int) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
-    """Per frame: mask logits (3, 32, 32), predicted IoUs (3,), presence.
+    """Per frame: mask logits (3, 32, 32), predicted IoUs (3,), object score.
 
     Three blobs wander, sizes breathe, the scores of which is best change in bouts, an object may vanish for a while.
     """

@@ -56,8 +56,8 @@ def test_guesses_are_few_sorted_and_share_their_past(model, clip):
     scores = [guess.score for guess in guesses]
     assert scores == sorted(scores, reverse=True) and scores[0] == 0.0
     assert torch.equal(results[8].logits[0], guesses[0].story.logits[0])
-    first = guesses[0].bank.anchors[0]
-    assert all(guess.bank.anchors[0] is first for guess in guesses)
+    first = guesses[0].bank.prompted[0]
+    assert all(guess.bank.prompted[0] is first for guess in guesses)
 
 
 @torch.inference_mode()
@@ -92,7 +92,8 @@ def test_forks_streams_and_later_prompts(model, clip):
         if at == 4:
             fork = live.fork()
     assert fork.position == 4 and len(fork.tracks["a"].policy_state.rows) == 2
-    # a live session does not know its length, a file does: the pointers' time code of a short clip differs by design
+    # a live session does not know its length, a file does: the object pointers' time code of a short clip differs by
+    # design
     assert result.logits.shape == offline[8].logits.shape
     session = predictor.open(clip)
     session.prompt(frame=0, object="a", points=[[20, 24]])
@@ -101,7 +102,7 @@ def test_forks_streams_and_later_prompts(model, clip):
     session.prompt(frame=5, object="a", points=[[30, 24]])
     for _ in session.propagate(start=5):
         pass
-    assert all(set(guess.bank.anchors) == {0, 5} for guess in session.tracks["a"].policy_state.rows)
+    assert all(set(guess.bank.prompted) == {0, 5} for guess in session.tracks["a"].policy_state.rows)
 
 
 @torch.inference_mode()
@@ -113,7 +114,7 @@ def test_the_options_of_a_video_predictor_are_those_of_a_beam_too(model, clip):
     session.prompt(frame=6, object="a", points=[[30, 24]])
     next(session.propagate(start=7))
     for guess in session.tracks["a"].policy_state.rows:
-        assert set(guess.bank.anchors) == {0, 6} and not {4, 5} & set(guess.bank.trail)
+        assert set(guess.bank.prompted) == {0, 6} and not {4, 5} & set(guess.bank.recent)
 
 
 def test_a_beam_says_that_it_is_not_saved(model, clip, tmp_path):
@@ -132,7 +133,7 @@ def test_wrong_options_say_what_is_allowed(model):
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "policy",
-    [{"type": "tracking.motion", "frames": 2}, {"type": "tracking.distractor", "slots": 3, "anchors": 2}],
+    [{"type": "tracking.motion", "frames": 2}, {"type": "tracking.distractor", "slots": 3, "prompted": 2}],
     ids=["motion", "distractor"],
 )
 def test_policies_by_name_on_any_model(policy, clip):

@@ -15,10 +15,10 @@ from sam2core.testing import isolated
 
 MODELS = {"test_tiny": None, "edgetam": "sam2core_edgetam", "efficienttam_ti_2": "sam2core_efficienttam"}
 POLICIES = {
-    "recent": {"frames": 2, "pointers": 4},
-    "tracking.motion": {"frames": 2, "pointers": 4, "settle": 1},
-    "tracking.distractor": {"slots": 3, "anchors": 2, "stride": 1, "pointers": 4},
-    "example.confident": {"frames": 2, "min_iou": 0.0, "pointers": 4},
+    "recent": {"frames": 2, "object_pointers": 4},
+    "tracking.motion": {"frames": 2, "object_pointers": 4, "settle": 1},
+    "tracking.distractor": {"slots": 3, "prompted": 2, "stride": 1, "object_pointers": 4},
+    "example.confident": {"frames": 2, "min_iou": 0.0, "object_pointers": 4},
 }
 PROMPTS = {"a": {"points": [[20, 24]], "labels": [1]}, "b": {"box": [30, 8, 60, 40]}}
 GENERATOR = np.random.default_rng(3)

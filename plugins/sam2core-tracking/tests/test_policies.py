@@ -15,19 +15,19 @@ from sam2core_tracking.motion import MotionAware
 from script import script
 
 from sam2core.memory.bank import MemoryBank
-from sam2core.types import NO_OBJECT, FrameMemory, MaskCandidates, Shelf, TokenBlock
+from sam2core.types import NO_OBJECT, FrameMemory, Keep, MaskCandidates, TokenBlock
 
 RECORDING = json.loads(Path(__file__).with_name("recording.json").read_text())
 
 
-def offer(masks, ious, presence) -> MaskCandidates:
-    gated = masks if presence > 0 else torch.full_like(masks, NO_OBJECT)
-    return MaskCandidates(gated[None], ious[None], torch.zeros(1, len(ious), 4), torch.tensor([[presence]]))
+def offer(masks, ious, object_score) -> MaskCandidates:
+    gated = masks if object_score > 0 else torch.full_like(masks, NO_OBJECT)
+    return MaskCandidates(gated[None], ious[None], torch.zeros(1, len(ious), 4), torch.tensor([[object_score]]))
 
 
 def remember(frame, answer) -> FrameMemory:
     block = TokenBlock(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), grid=(2, 2))
-    return FrameMemory(frame, (block,), answer.pointer, answer.logits, answer.presence, answer.iou)
+    return FrameMemory(frame, (block,), answer.object_pointer, answer.logits, answer.object_score, answer.iou)
 
 
 def track(policy, answers, *, order=None, bank=None, state=None):
@@ -38,16 +38,16 @@ def track(policy, answers, *, order=None, bank=None, state=None):
     for at in order:
         candidates = offer(*answers[at])
         backwards = order[-1] < order[0]
-        if bank.anchors:
+        if bank.prompted:
             recall = policy.recall(bank, at, backwards=backwards, length=len(answers), state=state)
             recalled.append(recall)
         index = policy.choose(candidates, state)
         chosen.append(int(index))
         answer = candidates.take(index)
         memory = remember(at, answer)
-        shelf = policy.keep(answer, memory, bank, state) if bank.anchors else Shelf.ANCHOR
-        if shelf is not None:
-            bank.put(memory, shelf)
+        keep = policy.keep(answer, memory, bank, state) if bank.prompted else Keep.PROMPTED
+        if keep is not None:
+            bank.put(memory, keep)
         bank.trim(at, policy.horizon)
         sizes.append(len(bank))
     return chosen, recalled, bank, sizes
@@ -69,7 +69,7 @@ def test_the_recording_has_all_that_the_policy_decides():
     assert sum(gaps) > 20, "frames are passed over"
 
 
-def test_slots_count_from_the_newest_and_anchors_take_the_last():
+def test_slots_count_from_the_newest_and_prompted_frames_take_the_last():
     _, recalled, _, _ = track(MotionAware(frames=3), script(0)[:12])
     assert [slot for slot, _ in recalled[-1].slots] == [3, 2, 1, 0]
 
@@ -80,10 +80,10 @@ def test_memory_stays_constant_and_an_old_confident_frame_is_not_forgotten():
     poor = (good[0], torch.full((3,), 0.2), -3.0)
     policy = MotionAware()
     _, recalled, bank, sizes = track(policy, [good] * 10 + [poor] * 200)
-    assert max(sizes) <= 1 + 2 * policy.pointers + policy.frames and sizes[-1] == sizes[-50]
+    assert max(sizes) <= 1 + 2 * policy.object_pointers + policy.frames and sizes[-1] == sizes[-50]
     frames = [memory.frame for _, memory in recalled[-1].slots]
     assert frames == [0, 5, 6, 7, 8, 9, 208][:1] + [5, 6, 7, 8, 9, 208]
-    assert sum(at < 10 for at in bank.trail) >= 5
+    assert sum(at < 10 for at in bank.recent) >= 5
 
 
 def test_motion_works_backwards_and_keeps_objects_apart():
@@ -105,8 +105,8 @@ def test_a_batch_has_a_filter_per_row():
         joined = MaskCandidates(
             torch.cat([a.logits, b.logits]),
             torch.cat([a.iou, b.iou]),
-            torch.cat([a.pointers, b.pointers]),
-            torch.cat([a.presence, b.presence]),
+            torch.cat([a.object_pointers, b.object_pointers]),
+            torch.cat([a.object_score, b.object_score]),
         )
         expected = [int(policy.choose(a, one)), int(policy.choose(b, two))]
         assert policy.choose(joined, both).tolist() == expected
@@ -127,7 +127,7 @@ def test_wrong_options_say_what_is_allowed():
         MotionAware(weight=1.5)
     with pytest.raises(ValueError, match="at least 1"):
         MotionAware(settle=0)
-    with pytest.raises(ValueError, match="more than the 4 anchors"):
+    with pytest.raises(ValueError, match="more than the 4 prompted frames"):
         DistractorAware(slots=4)
 
 
@@ -161,18 +161,18 @@ def disc(y, x, radius, side=32):
     return radius - ((rows - y) ** 2 + (columns - x) ** 2).float().sqrt()
 
 
-def frame(*masks, iou=0.9, presence=3.0):
+def frame(*masks, iou=0.9, object_score=3.0):
     ious = torch.tensor([iou] + [iou - 0.1] * (len(masks) - 1))
-    return (torch.stack(masks), ious, presence)
+    return (torch.stack(masks), ious, object_score)
 
 
 CALM = frame(disc(10, 10, 4), disc(10, 10, 3.5), disc(10, 10, 3))
 DISTRACTED = frame(disc(10, 10, 4), torch.maximum(disc(10, 10, 4), disc(22, 24, 4)), disc(10, 10, 3))
 
 
-def test_a_frame_on_which_a_distractor_was_told_apart_becomes_an_anchor():
+def test_a_frame_on_which_a_distractor_was_told_apart_becomes_a_prompted_frame():
     _, _, bank, _ = track(DistractorAware(), [CALM] * 8 + [DISTRACTED] + [CALM] * 4)
-    assert list(bank.anchors) == [0, 8]
+    assert list(bank.prompted) == [0, 8]
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ def test_a_frame_on_which_a_distractor_was_told_apart_becomes_an_anchor():
 )
 def test_other_frames_do_not(odd):
     _, _, bank, _ = track(DistractorAware(), [CALM] * 8 + [odd] + [CALM] * 4)
-    assert list(bank.anchors) == [0]
+    assert list(bank.prompted) == [0]
 
 
-def test_anchors_are_added_with_pauses_and_stay_few():
+def test_prompted_frames_are_added_with_pauses_and_stay_few():
     policy = DistractorAware()
     _, recalled, bank, sizes = track(policy, [CALM] * 3 + [DISTRACTED] * 240)
-    added = [at for at in bank.anchors if at]
-    assert len(added) <= policy.anchors and all(b - a > policy.pause for a, b in zip(added, added[1:]))
-    assert 0 in bank.anchors and max(sizes[150:]) <= max(sizes[:150])
+    added = [at for at in bank.prompted if at]
+    assert len(added) <= policy.prompted and all(b - a > policy.pause for a, b in zip(added, added[1:]))
+    assert 0 in bank.prompted and max(sizes[150:]) <= max(sizes[:150])
     for recall in recalled[40:]:
         assert len(recall.slots) <= policy.slots
         assert recall.slots[0][1].frame == 0
@@ -203,14 +203,14 @@ def test_anchors_are_added_with_pauses_and_stay_few():
 def test_a_frame_without_the_object_is_forgotten():
     absent = (CALM[0], CALM[1], -3.0)
     _, recalled, bank, _ = track(DistractorAware(stride=1), [CALM] * 4 + [absent] * 3 + [CALM] * 2)
-    assert not {4, 5, 6} & set(bank.trail)
-    assert all(memory.frame not in (4, 5, 6) for _, memory in (*recalled[-1].slots, *recalled[-1].pointers))
+    assert not {4, 5, 6} & set(bank.recent)
+    assert all(memory.frame not in (4, 5, 6) for _, memory in (*recalled[-1].slots, *recalled[-1].object_pointers))
 
 
-def test_the_previous_frame_is_no_anchor_of_the_next():
+def test_the_previous_frame_is_no_prompted_frame_of_the_next():
     policy = DistractorAware()
     bank = MemoryBank()
     for at in (0, 6, 12):
-        bank.put(replace(remember(at, offer(*CALM).take(torch.tensor([0])))), Shelf.ANCHOR)
+        bank.put(replace(remember(at, offer(*CALM).take(torch.tensor([0])))), Keep.PROMPTED)
     recall = policy.recall(bank, 13, backwards=False, length=None, state=policy.start())
     assert [memory.frame for slot, memory in recall.slots if slot == policy.frames] == [0, 6]

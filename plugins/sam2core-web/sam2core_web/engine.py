@@ -52,7 +52,9 @@ class Engine:
         """A handle on one frame of a clip, over the features that the session has of it anyway."""
         features = session.features(frame)
         conditioned = self.model.condition(features, None)
-        kept = ImageFeatures(embedding=conditioned, position=features.position, skips=features.skips)
+        kept = ImageFeatures(
+            embedding=conditioned, position=features.position, high_res_features=features.high_res_features
+        )
         return ImageHandle(self.image, kept, session.size)
 
     def close(self) -> None:

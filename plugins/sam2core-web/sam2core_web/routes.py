@@ -336,7 +336,7 @@ def describe(session: Session) -> s.State:
             for number, one in work.things.items()
             for frame, said in one.said.items()
         ],
-        presence={
+        visible={
             number: {frame: answer.area > 0 for frame, answer in sorted(one.answers.items())}
             for number, one in work.things.items()
         },
@@ -354,7 +354,9 @@ def frame_out(work: Work, frame: int) -> s.FrameOut:
 
 
 def mask_out(answer: Answer) -> s.Mask:
-    return s.Mask(segmentation=s.Rle(**answer.segmentation), area=answer.area, iou=answer.iou, presence=answer.presence)
+    return s.Mask(
+        segmentation=s.Rle(**answer.segmentation), area=answer.area, iou=answer.iou, object_score=answer.object_score
+    )
 
 
 def _check_frame(session: Session, frame: int) -> None:

@@ -95,7 +95,7 @@ class Mask(BaseModel):
     segmentation: Rle
     area: int
     iou: float = Field(description="the model's own estimate")
-    presence: float | None = Field(None, description="a logit; above 0 the object is in the picture. Clips only")
+    object_score: float | None = Field(None, description="a logit; above 0 the object is in the picture. Clips only")
 
 
 class ObjectOut(BaseModel):
@@ -130,7 +130,7 @@ class State(BaseModel):
     fps: float | None
     objects: list[ObjectOut]
     prompts: list[Said]
-    presence: dict[int, dict[int, bool]] = Field(description="object -> frame -> whether it is seen there")
+    visible: dict[int, dict[int, bool]] = Field(description="object -> frame -> whether it is seen there")
     tracking: bool
     resumable: bool
     undoable: int

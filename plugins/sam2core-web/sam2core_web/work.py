@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     segmentation: dict[str, Any]
     area: int
     iou: float
-    presence: float | None
+    object_score: float | None
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ def _answers(result: FrameResult) -> dict[int, Answer]:
             rle.encode(inside),
             int(inside.sum()),
             round(float(result.iou[row]), 4),
-            round(float(result.presence[row]), 4),
+            round(float(result.object_score[row]), 4),
         )
     return found
 

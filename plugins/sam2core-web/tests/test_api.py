@@ -122,7 +122,7 @@ def test_both_directions_and_undo(client: TestClient) -> None:
     assert before["undoable"] == 2
     after = client.post(f"/api/sessions/{id}/undo").json()
     assert after["undoable"] == 1 and [said["frame"] for said in after["prompts"]] == [2]
-    assert set(after["presence"]["1"]) == {"0", "1", "2"}
+    assert set(after["visible"]["1"]) == {"0", "1", "2"}
     assert client.post(f"/api/sessions/{id}/propagate", json={"direction": "backward", "start": 0}).status_code == 422
     assert client.post(f"/api/sessions/{id}/propagate", json={"resume": True}).status_code == 409
 

@@ -176,8 +176,8 @@ class Page:
     def prompts(self, number: int, frame: int = 0) -> dict[str, Any]:
         return self.run("return s.things.get(arguments[0]).prompts.get(arguments[1]);", number, frame)
 
-    def presence(self, number: int) -> list[int]:
-        return sorted(self.run("return [...s.things.get(arguments[0]).presence.keys()];", number))
+    def visible(self, number: int) -> list[int]:
+        return sorted(self.run("return [...s.things.get(arguments[0]).visible.keys()];", number))
 
     def drawn(self) -> np.ndarray:
         """The canvas, at the picture's size, RGB."""
@@ -389,7 +389,7 @@ def test_a_clip_is_tracked_stopped_refined_gone_on_with_and_saved(page: Page, pr
     assert page.run("return !document.getElementById('progress').hidden && s.tracking;")
     page.press("stop")
     page.settle()
-    reached = page.presence(1)
+    reached = page.visible(1)
     assert reached == list(range(len(reached))) and 4 < len(reached) < 40
     session = predictors[1].open(str(SAMPLES / "chair.mp4"), keep="all")
     session.prompt(0, 1, points=page.prompts(1)["points"])
@@ -403,7 +403,7 @@ def test_a_clip_is_tracked_stopped_refined_gone_on_with_and_saved(page: Page, pr
     page.run(SLOW_STATE)
     page.press("resume")
     page.settle()
-    assert page.presence(1) == list(range(40)) and page.run("return [s.frame, s.resumable];") == [39, False]
+    assert page.visible(1) == list(range(40)) and page.run("return [s.frame, s.resumable];") == [39, False]
     page.keys(Keys.HOME)
     page.wait("s.shown === 0")
     page.keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
@@ -435,16 +435,16 @@ def test_backward_and_both_ways_from_a_frame_of_the_media_folder(page: Page) -> 
     page.click(CHAIR)
     page.press("back")
     page.settle()
-    assert page.presence(1) == [0, 1, 2, 3, 4, 5]
+    assert page.visible(1) == [0, 1, 2, 3, 4, 5]
     page.keys("n")
     page.keys(Keys.END, *[Keys.ARROW_LEFT] * 3)
     page.wait("s.shown === 36")
     page.click(FLOOR)
     page.keys("y")
-    page.wait("s.things.get(2).presence.has(30)")
+    page.wait("s.things.get(2).visible.has(30)")
     page.keys(Keys.ESCAPE)
     page.settle()
-    assert {36, 37, 38, 39, 35} <= set(page.presence(2)), "forward to the end, then backward"
+    assert {36, 37, 38, 39, 35} <= set(page.visible(2)), "forward to the end, then backward"
 
 
 def test_everything_and_keeping_one_of_it(page: Page) -> None:
@@ -520,7 +520,7 @@ def test_two_windows_do_not_disturb_each_other(page: Page) -> None:
         page.driver.switch_to.window(page.window)
     page.keys(Keys.ESCAPE)
     page.settle()
-    assert page.run("return s.id;") == first and len(page.presence(1)) > 4
+    assert page.run("return s.id;") == first and len(page.visible(1)) > 4
     assert iou(page.masks()[1], mask) == 1.0
 
 
@@ -591,11 +591,11 @@ def test_a_killed_server_has_forgotten_nothing(chromium: Any, predictors: tuple[
         page.wait_open("chair.mp4")
         page.settle()
         assert {number: page.prompts(number)["points"] for number in (1, 2)} == prompts
-        reached = page.presence(1)
+        reached = page.visible(1)
         assert reached == list(range(len(reached))) and 1 < len(reached) < 40 and page.run("return s.resumable;")
         page.press("resume")
         page.settle()
-        assert page.presence(1) == page.presence(2) == list(range(40))
+        assert page.visible(1) == page.visible(2) == list(range(40))
         session = predictors[1].open(str(SAMPLES / "chair.mp4"), keep="all")
         for number, points in prompts.items():
             session.prompt(0, number, points=points)

@@ -111,7 +111,7 @@ def test_when_a_caller_goes_away_the_run_stops(live: Callable[..., Any]) -> None
                 break
         state = http.post(f"{where}/cancel").json()
         assert state["resumable"] and not state["tracking"]
-        seen = max(map(int, state["presence"]["1"]))
+        seen = max(map(int, state["visible"]["1"]))
         assert 2 <= seen < LAST - 1
         frames = [data["frame"] for name, data in run(http, where, resume=True) if name == "frame"]
         assert frames == list(range(seen + 1, LAST))

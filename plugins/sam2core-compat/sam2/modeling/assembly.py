@@ -103,7 +103,7 @@ def assemble(image_encoder: Any, memory_attention: Any, memory_encoder: Any, opt
         prompt_encoder=PromptEncoder(dim, (size, size)),
         mask_decoder=SamMaskDecoder(
             dim,
-            skips=bool(options["use_high_res_features_in_sam"]),
+            high_res_features=bool(options["use_high_res_features_in_sam"]),
             stability=stability_of(options["sam_mask_decoder_extra_args"]),
         ),
         object_pointer=_pointer(dim, options),
@@ -266,7 +266,7 @@ def _pointer_time(options: Mapping[str, Any]) -> str:
     given = [bool(options[name]) for name in names]
     if given[0] and not all(given):
         told = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
-        raise ValueError(f"pointers get no time code (SAM 2), or a signed, projected one (SAM 2.1); not {told}")
+        raise ValueError(f"object pointers get no time code (SAM 2), or a signed, projected one (SAM 2.1); not {told}")
     return "signed" if given[0] else "none"
 
 
@@ -287,7 +287,7 @@ def policy(options: Mapping[str, Any]) -> RecentFrames:
     return RecentFrames(
         frames=int(options["num_maskmem"]) - 1,
         stride=int(options["memory_temporal_stride_for_eval"]),
-        pointers=int(options["max_obj_ptrs_in_encoder"]),
-        anchors=None if limit < 0 else limit,
-        future_pointers=not options["only_obj_ptrs_in_the_past_for_eval"],
+        object_pointers=int(options["max_obj_ptrs_in_encoder"]),
+        prompted=None if limit < 0 else limit,
+        future_object_pointers=not options["only_obj_ptrs_in_the_past_for_eval"],
     )

@@ -45,14 +45,14 @@ def memory_of(out: MutableMapping[str, Any], frame: int, device: torch.device) -
         # Tokens stay where they are stored until they are read. Every frame's position is the same table.
         position = sine_tokens(grid, features.shape[1], out["maskmem_pos_enc"][-1].dtype, device)
         blocks = (TokenBlock(features.flatten(2).transpose(1, 2), position, grid),)
-    logits, presence = out["pred_masks"], out["object_score_logits"]
+    logits, object_score = out["pred_masks"], out["object_score_logits"]
     iou = getattr(out, "iou", None)
     return FrameMemory(
         frame=frame,
         blocks=blocks,
-        pointer=out["obj_ptr"].to(device),
+        object_pointer=out["obj_ptr"].to(device),
         logits=logits,
-        presence=presence,
+        object_score=object_score,
         iou=logits.new_zeros(logits.shape[0]) if iou is None else iou,
     )
 
@@ -64,8 +64,8 @@ def output_of(memory: FrameMemory, storage: torch.device) -> FrameOutput:
         maskmem_features=None if features is None else features.to(storage, non_blocking=True),
         maskmem_pos_enc=position,
         pred_masks=memory.logits.float().to(storage, non_blocking=True),
-        obj_ptr=memory.pointer,
-        object_score_logits=memory.presence,
+        obj_ptr=memory.object_pointer,
+        object_score_logits=memory.object_score,
     )
     out.iou = memory.iou
     if memory.blocks is not None and len(memory.blocks) > 1:
@@ -106,8 +106,8 @@ class RememberedOutputs(MemoryBank):
     def __init__(self, output_dict: dict[str, Any], device: torch.device, storage: torch.device | None = None) -> None:
         storage = device if storage is None else storage
         self.output_dict = output_dict
-        self.anchors = _Outputs(output_dict["cond_frame_outputs"], device, storage)  # type: ignore[assignment]
-        self.trail = _Outputs(output_dict["non_cond_frame_outputs"], device, storage)  # type: ignore[assignment]
+        self.prompted = _Outputs(output_dict["cond_frame_outputs"], device, storage)  # type: ignore[assignment]
+        self.recent = _Outputs(output_dict["non_cond_frame_outputs"], device, storage)  # type: ignore[assignment]
 
     def state(self, policy: MemoryPolicy) -> Any:
         """The policy's own state for this object, kept beside its outputs."""

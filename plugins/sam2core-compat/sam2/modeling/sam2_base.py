@@ -215,7 +215,7 @@ class SAM2Base(nn.Module):
         out = self.image_encoder(img_batch)
         if self.use_high_res_features_in_sam:
             maps = out["backbone_fpn"]
-            maps[:2] = self.core.mask_decoder.project_skips(maps, img_batch)
+            maps[:2] = self.core.mask_decoder.high_res_features(maps, img_batch)
         return out
 
     def _prepare_backbone_features(self, backbone_out: dict[str, Any]):
@@ -238,12 +238,12 @@ class SAM2Base(nn.Module):
 
         maps = [unflatten(one, size) for one, size in zip(feats, sizes, strict=True)]
         return ImageFeatures(
-            embedding=maps[-1], position=unflatten(positions[-1], sizes[-1])[:1], skips=tuple(maps[:-1])
+            embedding=maps[-1], position=unflatten(positions[-1], sizes[-1])[:1], high_res_features=tuple(maps[:-1])
         )
 
     def _use_multimask(self, is_init_cond_frame: bool, point_inputs: Mapping[str, Tensor] | None) -> bool:
         count = 0 if point_inputs is None else point_inputs["point_labels"].size(1)
-        return self.core.multimask.several(count, tracking=not is_init_cond_frame)
+        return self.core.multimask.applies(count, tracking=not is_init_cond_frame)
 
     def track_step(
         self,
@@ -265,11 +265,11 @@ class SAM2Base(nn.Module):
         features = self._features(current_vision_feats, current_vision_pos_embeds, feat_sizes)
         batch = features.batch
         if mask_inputs is not None:
-            candidates = core.adopt(features, mask_inputs)
+            candidates = core.mask_as_output(features, mask_inputs)
         else:
             bank = RememberedOutputs(output_dict, self.device)
             recall = None
-            if not is_init_cond_frame and len(bank.anchors):
+            if not is_init_cond_frame and len(bank.prompted):
                 recall = memory.recall(
                     bank, frame_idx, backwards=track_in_reverse, length=num_frames, state=bank.state(memory)
                 )
@@ -277,7 +277,7 @@ class SAM2Base(nn.Module):
                 features,
                 core.condition(features, recall),
                 _prompt(point_inputs, prev_sam_mask_logits, batch, self.device),
-                several=self._use_multimask(is_init_cond_frame, point_inputs),
+                multimask_output=self._use_multimask(is_init_cond_frame, point_inputs),
             )
         answer = candidates.take(candidates.iou.argmax(dim=1))
         masks = answer.logits.float()
@@ -287,15 +287,15 @@ class SAM2Base(nn.Module):
             mask_inputs=mask_inputs,
             pred_masks=masks,
             pred_masks_high_res=high,
-            obj_ptr=answer.pointer,
-            object_score_logits=answer.presence,
+            obj_ptr=answer.object_pointer,
+            object_score_logits=answer.object_score,
             maskmem_features=None,
             maskmem_pos_enc=None,
         )
         out.iou = answer.iou
         if run_mem_encoder and self.num_maskmem > 0:
             encoded = self._encode_new_memory(
-                current_vision_feats, feat_sizes, high, answer.presence, point_inputs is not None
+                current_vision_feats, feat_sizes, high, answer.object_score, point_inputs is not None
             )
             out["maskmem_features"], out["maskmem_pos_enc"] = encoded
         return out
@@ -315,17 +315,19 @@ class SAM2Base(nn.Module):
 
     def _apply_non_overlapping_constraints(self, pred_masks: Tensor) -> Tensor:
         """Logits (N, 1, H, W) of N objects, every pixel given to its strongest."""
-        return mask_ops.exclusive(pred_masks.squeeze(1)).unsqueeze(1)
+        return mask_ops.non_overlapping(pred_masks.squeeze(1)).unsqueeze(1)
 
 
-def _prompt(point_inputs: Mapping[str, Tensor] | None, hint: Tensor | None, batch: int, device: torch.device) -> Prompt:
+def _prompt(
+    point_inputs: Mapping[str, Tensor] | None, mask_input: Tensor | None, batch: int, device: torch.device
+) -> Prompt:
     if point_inputs is None:
         nothing = Prompt.nothing(batch, device)
-        return Prompt(nothing.points, nothing.labels, hint)
+        return Prompt(nothing.points, nothing.labels, mask_input)
     points, labels = point_inputs["point_coords"], point_inputs["point_labels"].to(torch.int32)
     if points.shape[1] == 0:
-        return _prompt(None, hint, points.shape[0], device)
-    return Prompt(points, labels, hint)
+        return _prompt(None, mask_input, points.shape[0], device)
+    return Prompt(points, labels, mask_input)
 
 
 def _options_of(core: Sam2) -> dict[str, Any]:
@@ -336,9 +338,9 @@ def _options_of(core: Sam2) -> dict[str, Any]:
         "image_size": core.image_size[0],
         "num_maskmem": recent.frames + 1,
         "memory_temporal_stride_for_eval": recent.stride,
-        "max_obj_ptrs_in_encoder": recent.pointers,
-        "max_cond_frames_in_attn": -1 if recent.anchors is None else recent.anchors,
-        "only_obj_ptrs_in_the_past_for_eval": not recent.future_pointers,
+        "max_obj_ptrs_in_encoder": recent.object_pointers,
+        "max_cond_frames_in_attn": -1 if recent.prompted is None else recent.prompted,
+        "only_obj_ptrs_in_the_past_for_eval": not recent.future_object_pointers,
         "multimask_output_in_sam": rule.min_points <= rule.max_points,
         "multimask_min_pt_num": rule.min_points,
         "multimask_max_pt_num": rule.max_points,

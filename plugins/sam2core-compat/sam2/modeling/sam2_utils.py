@@ -20,7 +20,7 @@ def select_closest_cond_frames(
         raise ValueError(f"at least 2 prompted frames are attended to, or all (-1), not {max_cond_frame_num}")
     from sam2core.memory.policy import RecentFrames
 
-    selected = RecentFrames(anchors=max_cond_frame_num)._nearest(dict(cond_frame_outputs), frame_idx)
+    selected = RecentFrames(prompted=max_cond_frame_num)._nearest(dict(cond_frame_outputs), frame_idx)
     return selected, {at: out for at, out in cond_frame_outputs.items() if at not in selected}
 
 

@@ -21,9 +21,9 @@ export function session(state) {
 export function adopt(s, state) {
   const things = new Map();
   for (const { id, name, color } of state.objects) {
-    const presence = new Map(Object.entries(state.presence[id] || {}).map(([frame, seen]) => [Number(frame), seen]));
+    const visible = new Map(Object.entries(state.visible[id] || {}).map(([frame, seen]) => [Number(frame), seen]));
     const prompts = new Map(state.prompts.filter((one) => one.object === id).map((one) => [one.frame, one]));
-    things.set(id, { id, name, color, presence, prompts });
+    things.set(id, { id, name, color, visible, prompts });
   }
   s.things = things;
   s.undoable = state.undoable;
@@ -34,13 +34,13 @@ export function adopt(s, state) {
 }
 
 export function known(s, frame) {
-  return [...s.things.values()].some((thing) => thing.presence.has(frame));
+  return [...s.things.values()].some((thing) => thing.visible.has(frame));
 }
 
 export function keep(s, frame, masks) {
   s.masks.set(frame, masks);
   s.pictures.delete(frame);
-  for (const [id, mask] of Object.entries(masks)) s.things.get(Number(id))?.presence.set(frame, mask.area > 0);
+  for (const [id, mask] of Object.entries(masks)) s.things.get(Number(id))?.visible.set(frame, mask.area > 0);
 }
 
 export function forget(s) {

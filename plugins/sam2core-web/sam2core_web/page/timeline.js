@@ -19,7 +19,7 @@ export class Timeline {
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { down = false; });
   }
 
-  // things: [{id, name, color, presence: Map(frame -> bool), prompts: Map}]
+  // things: [{id, name, color, visible: Map(frame -> bool), prompts: Map}]
   draw(things, frame, frames, active) {
     const { canvas } = this, ratio = devicePixelRatio || 1;
     const width = canvas.clientWidth, height = TOP + Math.max(1, things.length) * LANE + 2;
@@ -43,7 +43,7 @@ export class Timeline {
       c.clip();
       c.fillStyle = ink("--line");
       c.fillRect(this.left, y, width - this.left, BAR);
-      if (thing) this.presence(c, thing, x, y, thing.id === active);
+      if (thing) this.visible(c, thing, x, y, thing.id === active);
       c.restore();
       if (thing) this.prompts(c, thing, x, y);
     });
@@ -65,14 +65,14 @@ export class Timeline {
     c.fillText(text, 0, y + BAR - 2);
   }
 
-  presence(c, thing, x, y, active) {
+  visible(c, thing, x, y, active) {
     // frames next to each other in one rectangle: seams would show between them
-    const frames = [...thing.presence.keys()].sort((a, b) => a - b);
+    const frames = [...thing.visible.keys()].sort((a, b) => a - b);
     c.fillStyle = thing.color;
     for (let from = 0; from < frames.length;) {
-      const seen = thing.presence.get(frames[from]);
+      const seen = thing.visible.get(frames[from]);
       let to = from;
-      while (frames[to + 1] === frames[to] + 1 && thing.presence.get(frames[to + 1]) === seen) to++;
+      while (frames[to + 1] === frames[to] + 1 && thing.visible.get(frames[to + 1]) === seen) to++;
       c.globalAlpha = seen ? (active ? 1 : 0.72) : 0.22;
       c.fillRect(x(frames[from]), y, Math.max(2, x(frames[to] + 1) - x(frames[from])), BAR);
       from = to + 1;

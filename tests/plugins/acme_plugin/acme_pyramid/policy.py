@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sam2core import FrameMemory, MaskPrediction, RecentFrames, Shelf
+from sam2core import FrameMemory, Keep, MaskPrediction, RecentFrames
 
 
 class SureFrames(RecentFrames):
@@ -14,5 +14,5 @@ class SureFrames(RecentFrames):
         super().__init__(frames=frames)
         self.least = least
 
-    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: Any, state: Any) -> Shelf | None:
-        return Shelf.TRAIL if float(answer.iou.mean()) >= self.least else None
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: Any, state: Any) -> Keep | None:
+        return Keep.RECENT if float(answer.iou.mean()) >= self.least else None

@@ -27,7 +27,7 @@ _NAMES = {
 
 
 class MaskDecoder(nn.Module):
-    """Four mask tokens to masks, scores and presence, with upstream's call and attribute names.
+    """Four mask tokens to masks, scores and object score, with upstream's call and attribute names.
 
     The stability fallback can be switched through upstream's ``dynamic_multimask_*`` attributes. A forward hook sees
     upstream's tuple, with all four masks in it, one object per call.
@@ -87,11 +87,11 @@ class MaskDecoder(nn.Module):
         repeat_image: bool,
         high_res_features: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four masks (B, 4, h, w), their IoU (B, 4) and tokens (B, 4, C), and presence (B, 1)."""
+        """All four masks (B, 4, h, w), their IoU (B, 4) and tokens (B, 4, C), and object score (B, 1)."""
         output = self._decode(
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, high_res_features
         )
-        return output.masks, output.iou, output.tokens, output.presence
+        return output.masks, output.iou, output.tokens, output.object_score
 
     def forward(
         self,
@@ -103,7 +103,7 @@ class MaskDecoder(nn.Module):
         repeat_image: bool,
         high_res_features: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Three masks or one, their IoU, the tokens that pointers are made of, and presence.
+        """Three masks or one, their IoU, the tokens that object pointers are made of, and object score.
 
         One image is shared by all prompts whether `repeat_image` is said or not.
         """
@@ -111,13 +111,18 @@ class MaskDecoder(nn.Module):
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, high_res_features
         )
         stability = None if self.inner.training else self.inner.stability
-        masks, iou, tokens = candidates(output, several=multimask_output, stability=stability)
-        return masks, iou, tokens, output.presence
+        masks, iou, tokens = candidates(output, multimask_output=multimask_output, stability=stability)
+        return masks, iou, tokens, output.object_score
 
     def _decode(
-        self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, skips: Sequence[Tensor] | None
+        self,
+        embedding: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        high_res_features: Sequence[Tensor] | None,
     ) -> DecoderOutput:
-        return self.inner(embedding, position[:1], sparse, dense, tuple(skips or ()))
+        return self.inner(embedding, position[:1], sparse, dense, tuple(high_res_features or ()))
 
     def _dynamic_multimask_via_stability(
         self, all_mask_logits: Tensor, all_iou_scores: Tensor
@@ -125,17 +130,17 @@ class MaskDecoder(nn.Module):
         """The single mask (B, 1, h, w) and its IoU (B, 1), or the best of three where the single one is unstable."""
         tokens = all_mask_logits.new_zeros(*all_iou_scores.shape, 1)
         output = DecoderOutput(all_mask_logits, all_iou_scores, tokens, all_iou_scores[:, :1])
-        masks, iou, _ = candidates(output, several=False, stability=self.inner.stability or Stability())
+        masks, iou, _ = candidates(output, multimask_output=False, stability=self.inner.stability or Stability())
         return masks, iou
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
         """Call `hook(decoder, arguments, outputs)` after every decoding, the predictors' too; it cannot change them.
 
-        Outputs are upstream's four: masks, IoU, tokens, presence.
+        Outputs are upstream's four: masks, IoU, tokens, object score.
         """
 
         def told(_: nn.Module, arguments: Any, output: DecoderOutput) -> None:
-            hook(self, arguments, (output.masks, output.iou, output.tokens, output.presence))
+            hook(self, arguments, (output.masks, output.iou, output.tokens, output.object_score))
 
         handle = self.inner.register_forward_hook(told, **options)
         self.watched += 1

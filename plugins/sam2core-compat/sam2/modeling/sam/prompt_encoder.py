@@ -70,7 +70,7 @@ class PromptEncoder(nn.Module):
 
     @property
     def mask_input_size(self) -> tuple[int, int]:
-        return self.inner.hint_size
+        return self.inner.mask_input_size
 
     def get_dense_pe(self) -> Tensor:
         """The code (1, C, H, W) of the embedding's cells."""
