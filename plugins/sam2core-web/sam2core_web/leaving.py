@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -29,11 +30,19 @@ class LeavingServer(Server):
         super().__init__(app, limits)
         self.app = app
         self.seconds = limits.shutdown_seconds + LAST
+        self._timer: threading.Timer | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def shutdown(self, sockets: Any = None) -> None:
-        timer = threading.Timer(self.seconds, self._give_up)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(self.seconds, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
         sessions: Sessions | None = getattr(self.app.state, "sessions", None)
         if sessions is not None:
             await sessions.stop_all()
