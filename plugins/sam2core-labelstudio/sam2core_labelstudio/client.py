@@ -254,15 +254,15 @@ class Session:
         return self._json("POST", "/cancel")
 
     def undo(self) -> dict[str, Any]:
-        """Take the latest prompt back."""
+        """Take the latest prompt or removal back."""
         return self._json("POST", "/undo")
 
     def redo(self) -> dict[str, Any]:
-        """Give back what `undo` took last."""
+        """Do again what `undo` took back last."""
         return self._json("POST", "/redo")
 
     def remove(self, object: int) -> None:
-        """Forget an object; the others stay as they are."""
+        """Remove an object, until `undo`; the others stay as they are."""
         self._json("DELETE", f"/objects/{object}")
 
     def masks(self, frame: int = 0) -> dict[int, Mask]:

@@ -26,8 +26,9 @@ def test_a_picture(server: SimpleNamespace, tmp_path: Path) -> None:
         assert other[1] == mask and picture.masks() == other
         assert picture.prompt(3, mask=mask)[3].counts == mask.counts
         picture.remove(3)
-        picture.undo()
-        assert [one["id"] for one in picture.state()["objects"]] == [1]
+        assert [one["id"] for one in picture.undo()["objects"]] == [1, 2, 3]
+        assert [one["id"] for one in picture.undo()["objects"]] == [1, 2]
+        assert [one["id"] for one in picture.undo()["objects"]] == [1]
         picture.redo()
         picture.export("overlay", tmp_path / "cat.png", effect="contour")
         assert (tmp_path / "cat.png").read_bytes()[:4] == b"\x89PNG"
