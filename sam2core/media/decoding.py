@@ -288,6 +288,13 @@ def pyav() -> Any:
     return av
 
 
+def coded_size(path: str | os.PathLike[str], where: str) -> tuple[int, int]:
+    """(H, W) of a video file's frames as they are coded, before any turn; none is decoded. Raises ValueError."""
+    container, stream = open_video(os.fspath(path), where)
+    with container:
+        return stream.codec_context.height, stream.codec_context.width
+
+
 def open_video(path: str, where: str, **options: Any) -> tuple[Any, Any]:
     """A container and its video stream."""
     av = pyav()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sam2core.media.images import read_rgb
 from sam2core.media.render import overlay
 from sam2core.ops import rle
 
@@ -27,8 +28,7 @@ def drawn(cover: bytes, masks: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
     """A cover with masks over it: a colour, as #rrggbb, and run lengths for each."""
     if not masks:
         return cover
-    with Image.open(io.BytesIO(cover), formats=["JPEG"]) as image:
-        picture = np.array(image.convert("RGB"))
+    picture = read_rgb(io.BytesIO(cover))
     size = (picture.shape[1], picture.shape[0])
     small = [np.array(Image.fromarray(rle.decode(one)).resize(size, Image.Resampling.NEAREST)) for _, one in masks]
     colors = np.array([list(bytes.fromhex(color[1:])) for color, _ in masks], dtype=np.uint8)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
 from sam2core.media.containers import missing_bytes
+from sam2core.media.decoding import coded_size
+from sam2core.media.files import PictureFile
 from sam2core.media.frames import FrameSource, open_source
+from sam2core.media.images import file_pixels
 from sam2core_web.limits import Limits
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 CLIPS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
 class Refused(ValueError):
@@ -33,54 +34,42 @@ def kind(path: Path) -> str:
         head = file.read(16)
     if head[:3] == b"\xff\xd8\xff" or head[:8] == b"\x89PNG\r\n\x1a\n" or head[:2] == b"BM":
         return "image"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" or head[:4] in (b"II*\0", b"MM\0*"):
         return "image"
     if head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "clip"
-    raise Refused("this is no picture (JPEG, PNG, WebP, BMP) and no clip (MP4, MOV, WebM, MKV, AVI)")
+    raise Refused("this is no picture (JPEG, PNG, WebP, BMP, TIFF) and no clip (MP4, MOV, WebM, MKV, AVI)")
 
 
 def read_picture(path: Path, limits: Limits) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8, turned as its EXIF tag says. Raises Refused when damaged or too large."""
+    """A picture file's own values, as `sam2core.media.images.read_pixels` gives them. Raises Refused."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > limits.picture_pixels:
-                    raise Refused(
-                        f"the picture has {width} x {height} pixels; at most {limits.picture_pixels:,} are taken", 413
-                    )
-                picture.load()
-                return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise Refused(f"the picture is too large: {error}", 413) from error
+        with PictureFile(path, name="the picture") as file:
+            height, width = file.size()
+            if width * height > limits.picture_pixels:
+                raise Refused(
+                    f"the picture has {width} x {height} pixels; at most {limits.picture_pixels:,} are taken", 413
+                )
+            return file_pixels(file)
     except Refused:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise Refused(f"the picture is damaged: {type(error).__name__}", 422) from error
+    except ValueError as error:
+        raise Refused(str(error), 413 if isinstance(error.__cause__, DecompressionBombError) else 422) from error
 
 
 def open_clip(path: Path, limits: Limits) -> FrameSource:
     """A clip's frames. Raises Refused when it is damaged, cut off, too long or too large."""
-    import av
-
     if missing := missing_bytes(path):
         raise Refused(f"the clip is cut off: {missing:,} bytes are missing at its end", 422)
     try:
-        with av.open(str(path)) as container:
-            streams: Any = container.streams.video
-            if not streams:
-                raise Refused("there are no pictures in the clip", 422)
-            width, height = streams[0].width, streams[0].height
-    except (av.FFmpegError, OSError) as error:
-        raise Refused(f"the clip cannot be read: {type(error).__name__}", 422) from error
-    if not 0 < width * height <= limits.frame_pixels:
-        raise Refused(
-            f"the clip's frames have {width} x {height} pixels; at most {limits.frame_pixels:,} are taken", 413
-        )
-    try:
+        height, width = coded_size(path, "the clip")
+        if not 0 < width * height <= limits.frame_pixels:
+            raise Refused(
+                f"the clip's frames have {width} x {height} pixels; at most {limits.frame_pixels:,} are taken", 413
+            )
         source = open_source(path)
+    except Refused:
+        raise
     except ValueError as error:
         raise Refused(f"the clip cannot be read: {str(error).replace(str(path), 'it')}", 422) from error
     length = source.length

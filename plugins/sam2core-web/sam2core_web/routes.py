@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 from PIL import Image
 from starlette.requests import HTTPConnection
 
 import sam2core
+from sam2core.media.images import as_bytes
 from sam2core.ops import rle
 from sam2core.storage import disk_errors
 from sam2core_web import media, opening
@@ -377,11 +379,9 @@ def _thumbnail(path: Path, limits: Limits) -> bytes:
     if media.kind(path) == "image":
         picture = media.read_picture(path, limits)
     else:
-        from sam2core.jobs.output import pixels
-
         with media.open_clip(path, limits) as source:
-            picture = pixels(source[0])
-    image = Image.fromarray(picture)
+            picture = np.asarray(source[0])
+    image = Image.fromarray(as_bytes(picture))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return _jpeg(image, 82)
 

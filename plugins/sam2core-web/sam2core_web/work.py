@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam2core.jobs.output import pixels
 from sam2core.media.frames import FrameSource
+from sam2core.media.images import as_bytes
 from sam2core.media.render import palette
 from sam2core.ops import rle
 from sam2core.predictors.history import History
@@ -87,7 +87,11 @@ class Work:
         return self._history.redoable
 
     def frame(self, number: int) -> np.ndarray:
-        """A frame as (H, W, 3) uint8; from any thread."""
+        """A frame as (H, W, 3) uint8, as people see it; from any thread."""
+        return as_bytes(self.values(number))
+
+    def values(self, number: int) -> np.ndarray:
+        """A frame with its file's own values, as the model sees it; from any thread."""
         raise NotImplementedError
 
     def prompt(self, number: int, frame: int, said: Said, name: str | None, color: str | None) -> None:
@@ -152,7 +156,7 @@ class Work:
         generator = self.engine.automask
         if points_per_side is not None:
             generator = self.engine.grid(points_per_side)
-        found = sorted(generator.generate(self.frame(frame)), key=lambda one: -one.area)
+        found = sorted(generator.generate(self.values(frame)), key=lambda one: -one.area)
         return [{"segmentation": one.coco, "area": one.area, "iou": one.iou, "box": one.box} for one in found]
 
     def close(self) -> None:
@@ -195,7 +199,7 @@ class ImageWork(Work):
         self.picture = picture
         self.handle = engine.image.encode(picture)
 
-    def frame(self, number: int) -> np.ndarray:
+    def values(self, number: int) -> np.ndarray:
         self._check_frame(number)
         return self.picture
 
@@ -225,9 +229,9 @@ class ClipWork(Work):
         self._run: Iterator[FrameResult] | None = None
         self._leg: Leg | None = None
 
-    def frame(self, number: int) -> np.ndarray:
+    def values(self, number: int) -> np.ndarray:
         self._check_frame(number)
-        return pixels(self.source[number])
+        return np.asarray(self.source[number])
 
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
         self._check_frame(frame)

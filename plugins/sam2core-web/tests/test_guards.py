@@ -96,7 +96,7 @@ MALFORMED: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     ),
     "html": (lambda: b"<html><script>alert(1)</script></html>", {415}),
     "gif": (lambda: b"GIF89a" + bytes(100), {415}),
-    "tiff": (lambda: b"II*\0" + bytes(100), {415}),
+    "tiff": (lambda: b"II*\0" + bytes(100), {422}),
     "pickle": (lambda: b"\x80\x04\x95" + bytes(100), {415}),
     "playlist": (lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", {415}),
     "playlist in avi": (lambda: b"RIFF\x80\0\0\0AVI #EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n" + bytes(100), {422}),
