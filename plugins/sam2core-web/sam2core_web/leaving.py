@@ -6,13 +6,15 @@ import logging
 import os
 import socket
 import threading
-from typing import Any
-
-from fastapi import FastAPI
+from typing import TYPE_CHECKING, Any
 
 from sam2core_web.connections import Server
 from sam2core_web.limits import Limits
-from sam2core_web.sessions import Sessions
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from sam2core_web.sessions import Sessions
 
 LOG = logging.getLogger(__name__)
 LAST = 2.0

@@ -170,12 +170,10 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
     path = state.folder / id if state.store is None else state.store.media(id)
     async with state.sessions.reserved(caller):
         try:
-            with open(path, "xb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+            private = lambda file, flags: os.open(file, flags, 0o600)  # noqa: E731
+            with disk_errors(path.parent), open(path, "xb", opener=private) as file:
                 async for chunk in request.stream():
-                    with disk_errors(path.parent):
-                        file.write(chunk)
-                with disk_errors(path.parent):
-                    file.flush()
+                    file.write(chunk)
             return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told, id=id))
         except BaseException:
             path.unlink(missing_ok=True)

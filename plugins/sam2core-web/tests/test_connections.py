@@ -94,6 +94,7 @@ def test_a_crowd_of_slow_clients_locks_nobody_out(descriptors: int, tmp_path: Pa
     try:
         assert server.stdout is not None
         port, said = int(server.stdout.readline()), {"authorization": "Bearer T"}
+        httpx.get(f"http://127.0.0.1:{port}/api/about", headers=said, timeout=60).raise_for_status()  # it is there
         with dawdling(port, count) as callers:
             seconds = []
             for _ in range(6):  # the first waits until the crowd was let in

@@ -86,13 +86,16 @@ def test_a_turn_comes_back_however_an_export_ends(client: TestClient, monkeypatc
     assert not list(client.app.state.folder.iterdir())
 
 
-def test_an_upload_that_finds_a_full_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("tempfile._TemporaryFileWrapper.flush", full, raising=False)
-    answer = client.post("/api/uploads", content=b"\x89PNG\r\n\x1a\n")
-    assert answer.status_code == 507 and not list(client.app.state.folder.iterdir())
+def test_an_upload_that_finds_a_full_disk(client: TestClient) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # to the system, a kind of full disk
+    try:
+        answer = client.post("/api/uploads", content=b"\x89PNG\r\n\x1a\n" + bytes(300_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.status_code == 507 and "no room left on its disk" in answer.json()["detail"]
+    assert not list(client.app.state.folder.iterdir())
 
 
 @pytest.mark.parametrize("kind", exports.KINDS)
