@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 # The modules `components`, `plugins` and `spec` share a name with a function below: imported before these are defined,
 # they stay importable (`from registry.spec import load`) and the functions stay what the names mean.
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from sam2core.model import Sam2
+    from sam2core.predictors.automask import MaskGenerator
+    from sam2core.predictors.image import ImagePredictor
+    from sam2core.predictors.video import VideoPredictor
 
     Name = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
 
@@ -123,8 +126,18 @@ def build(
     return _build(value, weights, device, dtype, partial=partial, **hub)
 
 
+@overload
+def predictor(name: Name | Sam2, task: Literal["image"] = "image", *pairs: str, **options: Any) -> ImagePredictor: ...
+@overload
+def predictor(name: Name | Sam2, task: Literal["video"], *pairs: str, **options: Any) -> VideoPredictor: ...
+@overload
+def predictor(name: Name | Sam2, task: Literal["automask"], *pairs: str, **options: Any) -> MaskGenerator: ...
+@overload
+def predictor(name: Name | Sam2, task: str, *pairs: str, **options: Any) -> Any: ...
+
+
 def predictor(
-    name: Name,
+    name: Name | Sam2,
     task: str = "image",
     *pairs: str,
     weights: bool | str | os.PathLike[str] = True,
@@ -136,10 +149,11 @@ def predictor(
     revision: str | None = None,
     **options: Any,
 ) -> Any:
-    """The tool for a task, over a model built as `build` does.
+    """The tool for a task, over a model built as `build` does, or over one that is built already.
 
     Keywords that are fields of `ModelSpec` edit the spec; all others are the predictor's options, whose defaults are
-    the spec's ``predictors[task]``. Raises what `build` raises, and SpecError for an option the predictor lacks.
+    the spec's ``predictors[task]``. A built model takes the predictor's options alone, and tools may share it. Raises
+    what `build` raises, and SpecError for an option the predictor lacks.
     """
     offered = current().components
     offered.get("predictor", task)
@@ -147,11 +161,32 @@ def predictor(
     _fields(overrides, "predictor", _ARGUMENTS)
     if image_size is not None:
         overrides["image_size"] = image_size
-    value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
-    chosen = {**value.predictors.get(task, {}), **options, "type": task}
+    given = {"weights": weights, "device": device, "dtype": dtype, "cache_dir": cache_dir, "offline": offline}
+    given["revision"] = revision
+    model = _built(name, [*pairs, *overrides, *(key for key, value in given.items() if value not in (None, True))])
+    if model is not None:
+        defaults = model.spec.predictors.get(task, {}) if hasattr(model, "spec") else {}
+    else:
+        value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
+        defaults = value.predictors.get(task, {})
+    chosen = {**defaults, **options, "type": task}
     offered.check("predictor", chosen, ("model",), also=(*_ARGUMENTS, *FIELDS))  # before anything slow
-    model = _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
+    if model is None:
+        model = _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
     return offered.make("predictor", chosen, model=model)
+
+
+def _built(name: Name | Sam2, edits: list[str]) -> Sam2 | None:
+    """`name` where it is a model that is built already, otherwise None. Raises SpecError for edits of a built model."""
+    if name is None or isinstance(name, str | os.PathLike | Mapping | ModelSpec):
+        return None
+    from sam2core.model import Sam2
+
+    if not isinstance(name, Sam2):
+        return None
+    if edits:
+        raise SpecError(f"the model is built already: {', '.join(edits)} can no longer be chosen; build another one")
+    return name
 
 
 def _fields(overrides: Mapping[str, Any], what: str, arguments: tuple[str, ...]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sam2core.older import ELSEWHERE
+
 
 class UnknownName(ValueError):
     """A model, kind, component or task nobody offers."""
@@ -25,6 +27,8 @@ class WeightsError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name that `word` was most likely meant to be, or None when nothing is close."""
     names = list(known)
+    if (ours := ELSEWHERE.get(word)) in names:
+        return ours
     lower = {name.lower(): name for name in reversed(names)}
     match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     if match:

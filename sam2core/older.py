@@ -1,7 +1,8 @@
-"""The words of older files, and those that took their place: readers hand their JSON through `renamed`."""
+"""The words of older files and of other packages, and ours for them. Readers hand older JSON through `renamed`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 WORDS = {
@@ -20,6 +21,33 @@ WORDS = {
     "skips": "high_res_features",
     "trail": "recent",
 }
+
+ELSEWHERE = {
+    "bbox": "box",
+    "bboxes": "box",
+    "boxes": "box",
+    "conf": "iou_threshold",
+    "imgsz": "image_size",
+    "input_boxes": "box",
+    "input_labels": "labels",
+    "input_masks": "mask_input",
+    "input_points": "points",
+    "mask_inputs": "mask_input",
+    "masks": "mask",
+    "obj_id": "object",
+    "frame_idx": "frame",
+    "point_coords": "points",
+    "point_labels": "labels",
+}
+"""What Meta's code, transformers and ultralytics call what is ours by another name."""
+
+
+def check_keywords(what: str, unknown: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ValueError for keywords that `what` does not take, with ours where another package's word is known."""
+    for word in unknown:
+        ours = {**WORDS, **ELSEWHERE}.get(word)
+        meant = f"; ours is {ours}" if ours in known else ""
+        raise ValueError(f"{what} takes no {word!r}{meant}. Known: {', '.join(known)}")
 
 
 def renamed(value: Any) -> Any:

@@ -16,7 +16,7 @@ from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.media.images import ImageLike, read_image
 from sam2core.model import Sam2
-from sam2core.older import renamed
+from sam2core.older import check_keywords, renamed
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
@@ -312,6 +312,7 @@ class ImageHandle:
         mask_input: Any = None,
         *,
         multimask_output: bool | None = None,
+        **unknown: Any,
     ) -> ImageResult:
         """The masks that the prompt asks for, for one object or for B objects at once.
 
@@ -323,6 +324,7 @@ class ImageHandle:
         mask by the model's own rule: the best of three for a lone click, which is ambiguous, and the single mask for
         everything else. Raises ValueError for wrong shapes, labels and places.
         """
+        check_keywords("predict", unknown, PROMPT_KEYS)
         request = self.predictor._request(self.size, points, labels, box, mask_input, multimask_output)
         return self.predictor._answer(self.features, [self.size], [request])[0]
 
@@ -368,9 +370,7 @@ class ImageBatchHandle:
             if not prompt:
                 requests.append(None)
                 continue
-            if unknown := [key for key in prompt if key not in PROMPT_KEYS]:
-                allowed, given = ", ".join(PROMPT_KEYS), ", ".join(map(str, unknown))
-                raise ValueError(f"image {index}: a prompt has {allowed}; not {given}")
+            check_keywords(f"image {index}: a prompt", [key for key in prompt if key not in PROMPT_KEYS], PROMPT_KEYS)
             try:
                 requests.append(self.predictor._request(self.sizes[index], **prompt))
             except ValueError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 from sam2core.annotations import integer
 from sam2core.media.images import read_image
 from sam2core.memory.bank import MemoryBank
+from sam2core.older import check_keywords
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.crops import Crop
 from sam2core.predictors.history import History
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sam2core.predictors.video import VideoPredictor
 
 CACHED_FRAMES = 4
+PROMPT_KEYS = ("points", "labels", "box", "mask", "add")
 DIRECTIONS = ("forward", "backward", "both")
 
 Progress = Callable[[int, int | None], None]
@@ -290,6 +292,7 @@ class VideoSession:
         mask: Any = None,
         *,
         add: bool = False,
+        **unknown: Any,
     ) -> FrameResult:
         """Say what an object is on a frame, and see the answer for all objects on that frame.
 
@@ -300,6 +303,7 @@ class VideoSession:
         and changes nothing, when the prompt makes no sense, lies outside the session's crop, or the frame does not
         exist.
         """
+        check_keywords("prompt", unknown, PROMPT_KEYS)
         frame, object = self._check_frame(frame), plain(object)
         before = self.tracks.get(object)
         said = self._read_prompt(frame, before, points, labels, box, mask, add)

@@ -270,3 +270,15 @@ def test_an_option_the_predictor_lacks() -> None:
 def test_a_task_nobody_offers() -> None:
     text = refused(lambda: registry.predictor("test_tiny", "imgae", weights=False), UnknownName)
     assert "no predictor is called 'imgae'" in text and "did you mean 'image'" in text
+
+
+def test_a_predictor_over_a_model_that_is_built() -> None:
+    """Two tools share one model; its spec's defaults hold, and nothing of the model can be chosen any more."""
+    model = registry.build("test_tiny", weights=False, predictors={"image": {"fill_holes": 7}})
+    image, video = registry.predictor(model), registry.predictor(model, "video", non_overlapping=True)
+    assert image.model is video.model is model
+    assert image.postprocess.fill_holes == 7 and video.non_overlapping
+    with pytest.raises(registry.SpecError, match="built already: dtype"):
+        registry.predictor(model, dtype="bfloat16")
+    with pytest.raises(registry.SpecError, match="did you mean 'iou_threshold'"):
+        registry.predictor(model, "automask", conf=0.5)
