@@ -18,7 +18,7 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 from sam2core.cli.allocator import keep_freed_memory
-from sam2core.jobs.interrupt import at_once, exit_code, heard
+from sam2core.jobs.interrupt import ended_at_once, exit_code
 
 VERBS = (
     "segment",
@@ -95,7 +95,7 @@ class Program(click.Group):
         """Run the verb and turn what users can cause into one message and an exit code."""
         ctx.meta["sam2core.allocator"] = keep_freed_memory()
         try:
-            with heard(at_once):
+            with ended_at_once():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort) as error:
             click.echo("interrupted", err=True)

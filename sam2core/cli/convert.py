@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sam2core.cli.options import DTYPES
+from sam2core.jobs.folder import TakenError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ def command(
         raise click.UsageError(f"--to {layout} writes a .safetensors or .pt file; got {target}")
     present = [path for path in outputs if path.exists()]
     if present and not force:
-        raise click.UsageError(f"{present[0]} is there already; --force replaces it")
+        raise TakenError(f"{present[0]} is there already: --force replaces it, another TARGET keeps it")
     if any(path.exists() and path.samefile(source) for path in outputs):
         raise click.UsageError("SOURCE and TARGET are the same file")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 DEFAULT_MODEL = "sam2core_nano"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -82,6 +83,28 @@ class Size(click.ParamType):
         return int(height) if width is None else (int(height), int(width))
 
 
+class Model(click.ParamType):
+    """The name of a model, or a file that says which it is for; a shell completes the names."""
+
+    name = "NAME"
+    SIZES = {"t": "hiera_t", "s": "hiera_s", "b": "hiera_b+", "l": "hiera_l"}
+    """ultralytics' letters, as in sam2.1_b.pt -> ours."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = Path(value)
+        if path.suffix not in (".pt", ".pth", ".ckpt", ".bin"):
+            return value
+        version, _, letter = path.stem.rpartition("_")
+        known = version in ("sam2", "sam2.1") and letter in self.SIZES
+        name = f"{version}_{self.SIZES[letter]}" if known else "NAME"
+        self.fail(f"{value!r} does not say which model it is for: --model {name} --weights {value}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        import registry
+
+        return [CompletionItem(name) for name in registry.models() if name.startswith(incomplete)]
+
+
 def model_options(function: Function) -> Function:
     """Add --model, --weights, --device, --dtype, --image-size, --threads and the trailing overrides to a verb."""
     for decorate in reversed(
@@ -89,7 +112,7 @@ def model_options(function: Function) -> Function:
             click.option(
                 "-m",
                 "--model",
-                metavar="NAME",
+                type=Model(),
                 help=f"A name of `sam2core models`, or a .yaml or .safetensors file.  [default: {DEFAULT_MODEL}]",
             ),
             click.option("--weights", metavar="FILE|none", help="Other weights; none: random ones."),
@@ -132,20 +155,25 @@ def open_model(options: Mapping[str, Any], changes: Iterable[str], say: Callable
         say(f"{name} is a small model for trying things out; an official one: --model sam2.1_hiera_l (sam2core models)")
     if options["weights"] is None:
         fetch(registry.spec(name, *changes), options["quiet"])
-    if options["weights"] == "none":  # the same random ones in every run, so that one that was stopped goes on
-        import torch
-
-        torch.manual_seed(0)
     return name
 
 
 def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the options of `model_options`, all but the overrides, into keywords of `registry.build`; set threads."""
+    """Turn the options of `model_options`, all but the overrides, into keywords of `registry.build`.
+
+    Sets the threads, and the seed of random weights.
+    """
     if options["threads"]:
         import torch
 
         torch.set_num_threads(options["threads"])
     arguments = {"device": options["device"], "dtype": DTYPES[options["dtype"]]}
+    if (
+        options["weights"] == "none"
+    ):  # the same random ones in every run and worker, so that one that was stopped goes on
+        import torch
+
+        torch.manual_seed(0)
     if options["weights"] is not None:
         arguments["weights"] = False if options["weights"] == "none" else options["weights"]
     if options["image_size"] is not None:

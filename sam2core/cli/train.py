@@ -44,13 +44,20 @@ def recipe_options(default: str | None = None) -> Callable[[Function], Function]
     """Add --recipe, which must be given unless it has a default, --data and the trailing overrides to a verb."""
     names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     # to click an explicit default of None is a default, and what has one is not asked for
-    presence: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    presence: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
+
+    def asked(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+        if value is None:
+            raise click.UsageError(f"say how to train: --recipe NAME, one of {names}, or a .yaml file", ctx)
+        return value
+
     options = [
         click.option(
             "--recipe",
             "recipe_name",
             **presence,
             metavar="NAME",
+            callback=asked,
             help=f"{names}, or a .yaml file.",
         ),
         click.option(
@@ -138,18 +145,19 @@ def run(
     from sam2core.cli.train_report import Reporter
     from sam2core.evaluation.validation import validation
     from sam2core.training.augment import Mixture
-    from sam2core.training.loop import check_model, check_recipe, train
+    from sam2core.training.loop import check_model, train
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
     # what is wrong with the recipe, its model or the run to go on with is told before pictures are decoded: minutes
     check_sources(recipe)
     if not changed:
-        check_recipe(output, recipe)
+        _check_same(output, recipe)
     check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe, shard=shard)
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)
+    torch.manual_seed(recipe.seed)  # a fresh model begins with the same weights in every run and process
     first = int(os.environ.get("RANK", 0)) == 0
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
@@ -229,6 +237,17 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
     if broken:
         raise click.exceptions.Exit(1)
     click.echo(contact_sheet(recipe, data, output))
+
+
+def _check_same(output: Path, recipe: Recipe) -> None:
+    """Raise RecipeError, which says what can be done, when the folder holds a run of another recipe."""
+    from sam2core.training.loop import check_recipe
+    from sam2core.training.recipe import RecipeError
+
+    try:
+        check_recipe(output, recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{error}: -o OTHER, or --changed") from error
 
 
 class Best:

@@ -56,6 +56,27 @@ def at_once(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """While this lasts, a request ends what is going on, wherever it is, with `Interrupted`.
+
+    Libraries in C now and then make another error of it, or of what it left them with: that counts as the interruption.
+    """
+    asked: list[int] = []
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise Interrupted(number)
+
+    try:
+        with heard(answer):
+            yield
+    except BaseException as error:
+        if asked and not isinstance(error, KeyboardInterrupt):
+            raise Interrupted(asked[0]) from error
+        raise
+
+
 def ignore_requests() -> None:
     """Leave it to the process that started this one to end it: a terminal asks all processes at once."""
     for number in STOPS:

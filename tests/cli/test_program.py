@@ -111,3 +111,22 @@ def test_a_plugin_cannot_take_a_verb_that_exists():
 def test_python_dash_m_is_the_same_program():
     ended = subprocess.run([sys.executable, "-m", "sam2core", "--version"], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0 and ended.stdout.strip()
+
+
+def test_files_of_other_packages_are_told_how_to_say_their_model(run):
+    ended = run("segment", "a.jpg", "-p", "1,1", "-m", "sam2.1_b.pt")
+    assert ended.code == 2 and "--model sam2.1_hiera_b+ --weights sam2.1_b.pt" in ended.err
+    ended = run("track", "a.mp4", "-p", "0:1,1", "-m", "mine.pth")
+    assert ended.code == 2 and "--model NAME --weights mine.pth" in ended.err
+    ended = run("train", "--data", ".")
+    assert ended.code == 2 and "--recipe NAME, one of " in ended.err and "finetune_image" in ended.err
+
+
+def test_a_shell_completes_models():
+    from click.shell_completion import ShellComplete
+
+    from sam2core.cli import main
+
+    words = ShellComplete(main, {}, "sam2core", "_SAM2CORE_COMPLETE").get_completions
+    assert "sam2.1_hiera_l" in {item.value for item in words(["segment", "--model"], "sam2.1_h")}
+    assert "track" in {item.value for item in words([], "tr")}

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from sam2core.jobs.interrupt import STOPS, Interrupted, InterruptGuard, at_once, exit_code, heard
+from sam2core.jobs.interrupt import STOPS, Interrupted, InterruptGuard, at_once, ended_at_once, exit_code, heard
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,17 @@ def test_a_guard_within_what_ends_at_once():
         assert guard.asked.is_set()
         signal.raise_signal(signal.SIGTERM)
     assert exit_code(ended.value) == 143 and exit_code(KeyboardInterrupt()) == 130
+
+
+def test_an_error_that_is_made_of_an_interruption_counts_as_one():
+    with pytest.raises(Interrupted) as ended, ended_at_once():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+    assert ended.value.code == 143
+    with pytest.raises(ValueError, match="of its own"), ended_at_once():
+        raise ValueError("of its own")
 
 
 def test_what_is_to_be_ignored_stays_so_and_other_threads_hear_nothing():

@@ -1,0 +1,123 @@
+"""The commands of the README and the guides, all of them, one after the other in one folder, on the smallest model."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import _fresh, run  # noqa: F401  the program, in this process
+from tests.documents import ROOT, blocks
+
+SAMPLES = ROOT / "registry" / "samples"
+ELSEWHERE = {
+    "serve": "its tests are those of its package",
+    "download": "there is no network",
+    "--camera": "there is none",
+    "huggingface": "the smallest model has other widths than transformers allows",
+    "--also": "slower methods, of an extra",
+}
+"""What a command says -> why it is not run here."""
+SMALL = {
+    "segment": ["--image-size", "64"],
+    "automask": ["--image-size", "64", "--points", "2"],
+    "track": ["--image-size", "64"],
+    "clicks": ["--image-size", "64", "--objects", "1", "--no-baselines"],
+    "vos": ["--image-size", "64"],
+}
+"""The verbs that take a model -> what makes them quick."""
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(document, words) of every command of this program in README and the guides, in order."""
+    found = []
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if document.name == "commands.md":  # made from the commands themselves
+            continue
+        for block in blocks(document.read_text(encoding="utf-8"), "sh", "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in line.partition("#")[0].split("&&"):
+                    words = shlex.split(part)
+                    if words and words[0].rpartition("/")[2] == "sam2core":
+                        found.append((document.name, words[1:]))
+    return found
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command with the smallest model in the place of any other."""
+    verb = next((word for word in words[:2] if word in SMALL), None)
+    if verb is None:
+        return words
+    words = list(words)
+    if "--model" in words:
+        at = words.index("--model")
+        if words[at + 1].endswith(".safetensors"):
+            return [*words, *SMALL[verb]]
+        del words[at : at + 2]
+    if "--workers" in words:
+        words[words.index("--workers") + 1] = "1"
+    # the smallest model has codes for fewer slots
+    pairs = [word.replace("memory_policy.frames=3", "memory_policy.frames=2") for word in words if "=" in word]
+    words = [word for word in words if "=" not in word]
+    more = SMALL[verb] if "--points" not in words else SMALL[verb][:2]
+    return [*words, *more, "-m", "test_tiny", "--weights", "none", *pairs]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder that holds what the guides speak of, small."""
+    import registry
+    from sam2core.checkpoints import facebook, files
+    from sam2core.media.render import VideoWriter
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "registry").mkdir()
+    shutil.copytree(SAMPLES, tmp_path / "registry" / "samples")
+    shutil.copy(SAMPLES / "coffee.jpg", tmp_path)
+    colors = np.random.default_rng(0).integers(0, 255, (4, 360, 540, 3), dtype=np.uint8)
+    with VideoWriter(tmp_path / "chair.mp4", (360, 540)) as film:
+        for frame in colors:
+            film.write(frame)
+    ids = np.zeros((360, 540), np.uint8)
+    ids[60:200, 80:300] = 1
+    save(tmp_path / "scan.tif", colors[0])
+    save(tmp_path / "dog.png", ids * 255)
+    for number in range(2):
+        save(tmp_path / "photographs" / f"{number}.png", colors[number, :60, :80])
+        save(tmp_path / "frames" / f"{number}.png", colors[number])
+        save(tmp_path / "ROOT" / "images" / f"{number}.png", colors[number, :60, :80])
+        save(tmp_path / "ROOT" / "labels" / f"{number}.png", ids[50:110, 60:140])
+    for number in range(4):
+        for name in ("DAVIS", "MOSE"):
+            save(tmp_path / name / "JPEGImages" / "a" / f"{number:05d}.jpg", colors[number, :60, :80])
+            save(tmp_path / name / "Annotations" / "a" / f"{number:05d}.png", ids[50:110, 60:140])
+        save(tmp_path / "sav_val" / "JPEGImages_24fps" / "a" / f"{number:05d}.jpg", colors[number, :60, :80])
+        save(tmp_path / "sav_val" / "Annotations_6fps" / "a" / "000" / f"{number:05d}.png", ids[50:110, 60:140])
+    (tmp_path / "DAVIS" / "ImageSets").mkdir()
+    (tmp_path / "DAVIS" / "ImageSets" / "val.txt").write_text("a\n")
+    state = registry.build("test_tiny", weights=False).state_dict()
+    files.write(tmp_path / "model.safetensors", state)
+    files.write_pt(tmp_path / "sam2.1_hiera_tiny.pt", facebook.FACEBOOK.inverse(state))
+    return tmp_path
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_the_commands_of_the_guides_one_after_the_other(run, place):  # noqa: F811
+    pytest.importorskip("av", reason="clips are an extra")
+    pytest.importorskip("tifffile", reason="tiles of TIFFs are an extra")
+    done = 0
+    for document, words in commands():
+        if any(mark in words or mark in " ".join(words).split() for mark in ELSEWHERE):
+            continue
+        ended = run(*small(words))
+        assert ended.code == 0, f"{document}: sam2core {' '.join(words)}\n{ended.err}"
+        done += 1
+    assert done > 20 and (place / "out" / "coffee.json").exists() and (place / "out" / "coffee.automask.json").exists()
