@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from sam2core.data.footage import Footage
-from sam2core.training.clips import Clip, LabelledImage
+from sam2core.training.clips import VOID, Clip, LabelledImage
 from sam2core.training.filming import Filming, film
 from sam2core.training.pseudo import Motion, pseudo_video
 
@@ -114,11 +114,21 @@ class Mixture:
             if masks is None:
                 continue
             frame = recolour(canvas.image, self.augment, generator)
+            void = canvas.regions == VOID
+            ignored = void if void.any() else None
             if frames == 1:
-                return Clip(frame[None], masks[None], source.source)
+                return Clip(frame[None], masks[None], source.source, None if ignored is None else ignored[None])
             motion, strangers = self.augment.motion, self._strangers(generator)
             return pseudo_video(
-                frame, masks, frames, generator, size=size, motion=motion, strangers=strangers, source=source.source
+                frame,
+                masks,
+                frames,
+                generator,
+                size=size,
+                motion=motion,
+                strangers=strangers,
+                source=source.source,
+                ignored=ignored,
             )
         raise RuntimeError(f"no crop with an object of area {min_area} to {self.augment.max_area} found")
 
@@ -148,6 +158,7 @@ class Mixture:
             motion=motion,
             strangers=strangers,
             source=found.source,
+            ignored=None if found.ignored is None else found.ignored[0],
         )
 
     def _draw(self, generator: np.random.Generator, chances: np.ndarray) -> LabelledImage | Footage:

@@ -50,6 +50,7 @@ class Clip:
     frames: np.ndarray  # (T, H, W, 3) uint8
     masks: np.ndarray  # (T, N, H, W) bool
     source: str = ""
+    ignored: np.ndarray | None = None  # (T, H, W) bool: pixels that are not counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class ClipBatch:
     counted: Tensor  # (B, N) bool: False where a clip has fewer objects than the others
     numbers: Tensor  # (B, N) the numbers of the objects among all objects of the step, in whichever process
     sources: tuple[str, ...] = field(default=())
+    ignored: Tensor | None = None  # (B, T, H, W) bool: pixels that are not counted; None when all are
 
     @property
     def objects(self) -> int:
@@ -77,7 +79,8 @@ class ClipBatch:
         return self._moved(Tensor.pin_memory)
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> ClipBatch:
-        return replace(self, frames=move(self.frames), masks=move(self.masks))
+        ignored = None if self.ignored is None else move(self.ignored)
+        return replace(self, frames=move(self.frames), masks=move(self.masks), ignored=ignored)
 
     def split(self, pieces: int) -> list[ClipBatch]:
         """The clips in `pieces` equal parts. Raises ValueError when they cannot be divided."""
@@ -86,8 +89,10 @@ class ClipBatch:
             raise ValueError(f"{clips} clips cannot be divided into {pieces} equal parts")
         size = clips // pieces
         parts = [slice(start, start + size) for start in range(0, clips, size)]
+        ignored = [None if self.ignored is None else self.ignored[p] for p in parts]
         return [
-            ClipBatch(self.frames[p], self.masks[p], self.counted[p], self.numbers[p], self.sources[p]) for p in parts
+            ClipBatch(self.frames[p], self.masks[p], self.counted[p], self.numbers[p], self.sources[p], own)
+            for p, own in zip(parts, ignored)
         ]
 
 
@@ -105,12 +110,15 @@ def collate(clips: Sequence[Clip], numbers: Sequence[int] | None = None, objects
         masks[row, :, : clip.masks.shape[1]] = clip.masks
     counted = torch.tensor([[place < clip.masks.shape[1] for place in range(count)] for clip in clips])
     places = torch.tensor(list(range(len(clips)) if numbers is None else numbers))
+    none = np.zeros((*clips[0].frames.shape[:3],), dtype=bool)
+    void = [none if clip.ignored is None else clip.ignored for clip in clips]
     return ClipBatch(
         frames=torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3).contiguous(),
         masks=torch.from_numpy(masks),
         counted=counted,
         numbers=places[:, None] * count + torch.arange(count),
         sources=tuple(clip.source for clip in clips),
+        ignored=None if all(each is none for each in void) else torch.from_numpy(np.stack(void)),
     )
 
 

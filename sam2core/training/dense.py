@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam2core.training.draws import Draws
-from sam2core.training.losses import LossWeights, hard_iou, mask_loss, soft_target
+from sam2core.training.losses import LossWeights, hard_iou, judged, mask_loss, soft_target
 from sam2core.training.prompting import sample_click
 from sam2core.types import ImageFeatures
 
@@ -19,14 +19,20 @@ SHARPNESS, SAME = 6.0, 0.35  # of the cosine logits: slope, and the cosine of ev
 
 
 def affinity(
-    decoder: Any, features: ImageFeatures, embedding: Tensor, masks: Tensor, weights: LossWeights, draws: Draws
+    decoder: Any,
+    features: ImageFeatures,
+    embedding: Tensor,
+    masks: Tensor,
+    weights: LossWeights,
+    draws: Draws,
+    ignored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of three comparisons for masks (B, N, H, W), and the IoU of the first, both means over objects.
 
     They share the clicks: the upscaled map and the embedding each with itself, by cosine, which works from the first
     step on; and the mask filters made from the embedding under the click with the upscaled map, as if the mask tokens'
     attention were already perfect. Cosines are taken about the mean of the batch, so here alone a process of several
-    sees less than the whole batch.
+    sees less than the whole batch. ignored (B, H, W) bool: pixels that are not counted.
     """
     pictures, count = masks.shape[:2]
     objects = masks.flatten(0, 1)
@@ -43,7 +49,10 @@ def affinity(
     content = F.grid_sample(maps, places, align_corners=False)[..., 0].transpose(1, 2)
     mlp = decoder.mask_mlps[int(draws.shared(DENSE).integers(len(decoder.mask_mlps)))]
     filtered = (mlp(content) @ fine.flatten(2)).unflatten(2, fine.shape[-2:])
-    losses = [mask_loss(logits, target, weights).mean() for logits in (alike, coarse, filtered)]
+    void = None
+    if ignored is not None:
+        void = soft_target(ignored[:, None], (fine.shape[-2], fine.shape[-1])) > 0
+    losses = [mask_loss(*judged(logits, target, void), weights).mean() for logits in (alike, coarse, filtered)]
     return losses[0] + 0.5 * losses[1] + 0.5 * losses[2], hard_iou(alike.detach(), target).mean()
 
 

@@ -69,9 +69,16 @@ def film(
     if not large.any():
         return None
     masks = [mask[large] for mask in masks]
+    voids = [footage.ignored(frame) for frame in chosen]
+    has_void = any(void is not None for void in voids)
+    if has_void:  # goes the way of the masks, as the last of them
+        filled = [np.zeros(mask.shape[1:], bool) if void is None else void for mask, void in zip(masks, voids)]
+        masks = [np.concatenate([mask, void[None]]) for mask, void in zip(masks, filled)]
     shown, seen = _warp_all(pictures, masks, size, generator, filming)
     shown = _colour(shown, generator, filming)
-    clip = Clip(np.stack([np.asarray(picture) for picture in shown]), seen, footage.source)
+    frames_shown = np.stack([np.asarray(picture) for picture in shown])
+    ignored = np.ascontiguousarray(seen[:, -1]) if has_void else None
+    clip = Clip(frames_shown, seen[:, :-1] if has_void else seen, footage.source, ignored)
     return mosaic(clip, generator) if generator.random() < filming.mosaic else clip
 
 
@@ -149,6 +156,7 @@ def mosaic(clip: Clip, generator: np.random.Generator) -> Clip:
     small, marks = clip.frames[:, rows][:, :, rows], clip.masks[:, :, rows][..., rows]
     whole = np.empty((frames, 2 * half, 2 * half, 3), np.uint8)
     masks = np.zeros((frames, clip.masks.shape[1], 2 * half, 2 * half), bool)
+    ignored = None if clip.ignored is None else np.zeros((frames, 2 * half, 2 * half), bool)
     meant = int(generator.integers(4))
     for cell in range(4):
         place = (slice(cell // 2 * half, cell // 2 * half + half), slice(cell % 2 * half, cell % 2 * half + half))
@@ -156,5 +164,8 @@ def mosaic(clip: Clip, generator: np.random.Generator) -> Clip:
         whole[:, place[0], place[1]] = small[:, :, ::-1] if mirrored else small
         if cell == meant:
             masks[:, :, place[0], place[1]] = marks[..., ::-1] if mirrored else marks
+        if ignored is not None and clip.ignored is not None:
+            void = clip.ignored[:, rows][..., rows]
+            ignored[:, place[0], place[1]] = void[..., ::-1] if mirrored else void
     assert 2 * half == size, "clips have an even size"
-    return Clip(whole, masks, clip.source)
+    return Clip(whole, masks, clip.source, ignored)

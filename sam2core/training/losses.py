@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SURE = 30.0  # a logit without a loss
 COMPATIBLE = ("", "upstream")
 NAMES = ("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "object_score")  # all there are
 
@@ -39,6 +40,17 @@ def soft_target(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Boolean masks (..., H, W) as shares of covered area (..., h, w); H, W must be multiples of h, w."""
     lead = masks.shape[:-2]
     return F.adaptive_avg_pool2d(masks.reshape(1, -1, *masks.shape[-2:]).float(), size).view(*lead, *size)
+
+
+def judged(logits: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits and target (..., h, w) as they are judged: sure and right where pixels (..., h, w) are not counted.
+
+    There is no loss there, and no gradient.
+    """
+    if ignored is None:
+        return logits, target
+    right = (target > 0.5).to(logits.dtype)
+    return torch.where(ignored, SURE * (2 * right - 1), logits), torch.where(ignored, right.to(target.dtype), target)
 
 
 def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -80,16 +92,22 @@ def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
 
 
 def step_losses(
-    masks: Tensor, iou: Tensor, object_score: Tensor, target: Tensor, multimask_output: Tensor, weights: LossWeights
+    masks: Tensor,
+    iou: Tensor,
+    object_score: Tensor,
+    target: Tensor,
+    multimask_output: Tensor,
+    weights: LossWeights,
+    ignored: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The named losses (M,) of one decoder step for each object; "total" is their weighted sum.
 
     masks (M, 4, h, w) logits, iou (M, 4), object score (M, 1), target (M, h, w) in [0, 1].
     several (M,) bool: this object's prompt is ambiguous (one click, or none), so the best of masks 1 to 3 answers and
     is taught; otherwise mask 0 is. The IoU head is taught on all four masks. Of an object that is not in the picture
-    only the object score is taught.
+    only the object score is taught. ignored (M, h, w) bool: cells that are not counted.
     """
-    truth = target[:, None].expand_as(masks)
+    masks, truth = judged(masks, target[:, None].expand_as(masks), None if ignored is None else ignored[:, None])
     visible = (target.flatten(1).amax(1) > 0.5).float()
     each = mask_loss(masks, truth, weights)
     best = each[:, 1:].min(1).values
@@ -112,16 +130,22 @@ def step_losses(
 
 
 def upstream_losses(
-    masks: Tensor, iou: Tensor, object_score: Tensor, target: Tensor, weights: LossWeights
+    masks: Tensor,
+    iou: Tensor,
+    object_score: Tensor,
+    target: Tensor,
+    weights: LossWeights,
+    ignored: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The named losses (M,) of one step as upstream's training computes them, before division by the objects.
 
-    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M,
-    K); object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is
-    taught; the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with
-    ``supervise_all_iou``, ``iou_use_l1_loss`` and ``pred_obj_scores``.
+    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M, K);
+    object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is taught;
+    the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with ``supervise_all_iou``,
+    ``iou_use_l1_loss`` and ``pred_obj_scores``. ignored (M, H, W) bool: pixels that are not counted.
     """
-    truth = target[:, None].expand_as(masks).float()
+    void = None if ignored is None else ignored[:, None]
+    masks, truth = judged(masks, target[:, None].expand_as(masks).float(), void)
     visible = target.flatten(1).any(1).float()
     focal, dice = focal_loss(masks, truth), dice_loss(masks, truth)
     row = torch.arange(len(masks), device=masks.device)

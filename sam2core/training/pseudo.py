@@ -80,16 +80,19 @@ def pseudo_video(
     motion: Motion = Motion(),
     strangers: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     source: str = "",
+    ignored: np.ndarray | None = None,
 ) -> Clip:
     """A clip of `frames` frames of (size, size) from a picture (H, W, 3) uint8 and masks (N, H, W) bool of objects.
 
     Masks that overlap belong to one thing and move together. size: by default the picture's height. strangers: cut-outs
     (h, w, 3) uint8 with (h, w) bool masks that may cross the objects; without them, something plain does. Masks of the
     clip are modal: what is hidden or out of the picture is not in them, and they may be empty; those of the first
-    frame are not, unless an object is hidden whatever is tried.
+    frame are not, unless an object is hidden whatever is tried. ignored: pixels (H, W) that are not counted; they move
+    with what they lie on.
     """
     size = size or image.shape[0]
-    codes, table = encode_masks(masks)
+    codes, whole = encode_masks(masks if ignored is None else np.concatenate([masks, ignored[None]]))
+    table = whole[: len(masks)]
     for _ in range(3):
         found = render(image, codes, table, frames, size, motion, strangers, generator)
         seen = table[:, found[1]]
@@ -98,7 +101,8 @@ def pseudo_video(
     else:
         found = render(image, codes, table, frames, size, STILL, (), generator)
         seen = table[:, found[1]]
-    return Clip(found[0], np.ascontiguousarray(seen.transpose(1, 0, 2, 3)), source)
+    void = None if ignored is None else whole[-1][found[1]]
+    return Clip(found[0], np.ascontiguousarray(seen.transpose(1, 0, 2, 3)), source, void)
 
 
 def encode_masks(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -62,6 +62,7 @@ class Group:
     entry: int
     draws: Draws
     taught: tuple[int, ...]  # frames that are taught; the others have no gradient
+    void: Tensor | None = None  # (B, T, H, W) bool: pixels of the clips that are not counted
 
     @property
     def frames(self) -> int:
@@ -70,6 +71,10 @@ class Group:
     def on(self, frame: int) -> ImageFeatures:
         """Each row's image features on a frame."""
         return self.features.rows(self.owner * self.frames + frame)
+
+    def ignored(self, frame: int) -> Tensor | None:
+        """Each row's pixels (M, H, W) that are not counted on a frame; None when all are."""
+        return None if self.void is None else self.void[self.owner, frame]
 
 
 def resize_model(model: nn.Module, size: int | tuple[int, int]) -> None:
@@ -139,7 +144,7 @@ class Rollout(nn.Module):
         if dense > 0:
             first = features.rows(torch.arange(clips, device=features.embedding.device) * frames)
             draws = Draws(key, batch.numbers.flatten())
-            named |= self._dense(first, batch.masks[:, 0], weights, draws, int(counted.sum()))
+            named |= self._dense(first, batch.masks[:, 0], weights, draws, int(counted.sum()), batch.ignored)
             named["total"] = dense * named["dense"]
         if plan is None:
             return named
@@ -149,7 +154,8 @@ class Rollout(nn.Module):
         for at in sorted(set(entry[counted].tolist())):
             rows = torch.nonzero((entry == at) & counted)[:, 0]
             there = rows.to(masks.device)
-            group = Group(features, there // count, masks[there], at, Draws(key, batch.numbers.flatten()[rows]), taught)
+            own = Draws(key, batch.numbers.flatten()[rows])
+            group = Group(features, there // count, masks[there], at, own, taught, batch.ignored)
             for name, value in self.track(group, plan, weights).items():
                 named[name] = named.get(name, 0) + value.sum()
         return named
@@ -173,10 +179,17 @@ class Rollout(nn.Module):
         return replace(parts[0], embedding=embedding, high_res_features=high_res_features).rows(order)
 
     def _dense(
-        self, features: ImageFeatures, masks: Tensor, weights: LossWeights, draws: Draws, counted: int
+        self,
+        features: ImageFeatures,
+        masks: Tensor,
+        weights: LossWeights,
+        draws: Draws,
+        counted: int,
+        ignored: Tensor | None,
     ) -> dict[str, Tensor]:
         embedding = self.model.condition(features, None)
-        loss, reached = affinity(self.model.mask_decoder, features, embedding, masks, weights, draws)
+        void = None if ignored is None else ignored[:, 0]
+        loss, reached = affinity(self.model.mask_decoder, features, embedding, masks, weights, draws, void)
         return {"dense": loss * counted, "dense_iou": reached * counted}
 
     def track(self, group: Group, plan: PromptPlan, weights: LossWeights) -> dict[str, Tensor]:
@@ -228,7 +241,8 @@ class Rollout(nn.Module):
         """Prompt or track one frame and correct it. The answer, if it is asked for, and the losses (M,)."""
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
-        lesson = Lesson(target, weights) if frame in group.taught else None
+        ignored = group.ignored(frame)
+        lesson = Lesson(target, weights, ignored) if frame in group.taught else None
         prompt = plan.first(target, draws) if recall is None else self.model.tracking_prompt([recall])
         given = masked if recall is None else torch.zeros_like(masked)
         answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
@@ -241,6 +255,8 @@ class Rollout(nn.Module):
             assert answer is not None
             mask_input = answer.logits[rows].float().clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
             seen = resize(mask_input.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
+            if ignored is not None:  # nobody corrects what is not counted
+                seen = torch.where(ignored[rows], target[rows], seen)
             points, labels = sample_correction(
                 seen,
                 target[rows],
@@ -368,10 +384,12 @@ def _graph(wanted: bool) -> Iterator[None]:
 class Lesson:
     """The losses of all steps of one frame, row by row; rows may differ in their number of steps."""
 
-    def __init__(self, target: Tensor, weights: LossWeights):
-        self.target, self.weights = target, weights
+    def __init__(self, target: Tensor, weights: LossWeights, ignored: Tensor | None = None):
+        self.target, self.weights, self.ignored = target, weights, ignored
         size = (target.shape[-2] // 4, target.shape[-1] // 4)
         self.soft = None if weights.compat else soft_target(target, size)
+        if self.soft is not None and ignored is not None:
+            self.ignored = soft_target(ignored, size) > 0
         self.steps = torch.zeros(len(target), device=target.device)
         self.sums: dict[str, Tensor] = {}
 
@@ -384,7 +402,8 @@ class Lesson:
         else:
             # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
             taught = multimask_output | (points == 1)
-            named = step_losses(output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights)
+            void = None if self.ignored is None else self.ignored[rows]
+            named = step_losses(output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights, void)
         self.steps.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
         for name, value in named.items():
             known = self.sums.get(name, torch.zeros_like(self.steps))
@@ -404,7 +423,9 @@ class Lesson:
             )
             offer = model.select_masks(part, multimask_output=flag)
             logits = resize(offer.logits, size)
-            losses = upstream_losses(logits, offer.iou, offer.object_score, self.target[rows[index]], self.weights)
+            void = None if self.ignored is None else self.ignored[rows[index]]
+            truth = self.target[rows[index]]
+            losses = upstream_losses(logits, offer.iou, offer.object_score, truth, self.weights, void)
             for name, value in losses.items():
                 named[name] = named.get(name, value.new_zeros(len(rows))).index_copy(0, index, value)
         return named
