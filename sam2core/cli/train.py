@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sam2core.cli.options import check_folder
-from sam2core.cli.train_data import RECIPES, check_sources, open_source, read_recipe
+from sam2core.cli.options import check_folder, format_option
+from sam2core.cli.train_data import RECIPES, check_sources, open_source, read_recipe, with_format
 from sam2core.jobs.interrupt import InterruptGuard
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def recipe_options(default: str | None = None) -> Callable[[Function], Function]
             type=click.Path(exists=True, file_okay=False, path_type=Path),
             help="The folder that the recipe's sources lie in.",
         ),
+        format_option,
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
     ]
 
@@ -124,6 +125,7 @@ def run(
     device: str,
     shard: bool,
     changed: bool,
+    format_name: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Train a model by a recipe; the path of the weights is printed.
@@ -136,7 +138,7 @@ def run(
     Run the same line again after an interruption: it goes on from the last checkpoint in the output
     folder, the one of Ctrl-C or SIGTERM included. Under torchrun the processes share every batch.
     """
-    tree = read_recipe(recipe_name, overrides)
+    tree = with_format(read_recipe(recipe_name, overrides), format_name)
 
     import torch
     from torch import distributed
@@ -209,7 +211,7 @@ def run(
     show_default=True,
     help="Contact sheet of what a training step sees.",
 )
-def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]) -> None:
+def check(recipe_name: str, data: Path, output: Path, format_name: str, overrides: tuple[str, ...]) -> None:
     """Count what a recipe's data holds, name what cannot be read, and draw what a training step sees.
 
     Exit code 1 when something cannot be read.
@@ -218,7 +220,7 @@ def check(recipe_name: str, data: Path, output: Path, overrides: tuple[str, ...]
     from sam2core.training.inspection import inspect
     from sam2core.training.recipe import Recipe
 
-    recipe = Recipe.read(read_recipe(recipe_name, overrides))
+    recipe = Recipe.read(with_format(read_recipe(recipe_name, overrides), format_name))
     check_sources(recipe)
     check_folder(output)
     broken = False

@@ -58,6 +58,22 @@ def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def with_format(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """A recipe's tree whose only source is read in a format, or, with "auto", in the one that its folder looks like.
+
+    Options of another reader are left out. Raises ValueError where the recipe has several sources.
+    """
+    sources = tree.get("sources")
+    if not name or not isinstance(sources, list):
+        return tree
+    if len(sources) != 1:
+        raise ValueError(f"--format says how one source is read; this recipe has {len(sources)}: say sources.N.reader")
+    (source,) = sources
+    if source.get("reader") != name:
+        tree["sources"] = [{**source, "reader": name, "options": {}}]
+    return tree
+
+
 def check_sources(recipe: Recipe) -> None:
     """Raise ValueError for a reader that there is not, or an option that it does not take, before anything is read."""
     from registry.components import check

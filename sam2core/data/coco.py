@@ -156,8 +156,10 @@ def _picture_folder(root: Path, origin: Path, images: str, pictures: list[dict[s
         *(root / name for name in ("images", f"images/{split}", split, f"images/{origin.stem}")),
     ]
     named = next((one["file_name"] for one in pictures if isinstance(one.get("file_name"), str)), "")
+    if not named:
+        return root  # the picture without a name is told when its turn comes
     for place in places:
-        if named and inside(place, named, origin).is_file():
+        if inside(place, named, origin).is_file():
             return place
     shown = ", ".join(str(place) for place in dict.fromkeys(places))
     raise DataError(f"{origin} names {named!r}, which lies in none of {shown}; say where with images=")

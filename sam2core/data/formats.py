@@ -104,6 +104,12 @@ def recognise(root: Path) -> list[str]:
     return [name for name, each in FORMATS.items() if each.recognise(root)]
 
 
+def looks_like(root: Path) -> str:
+    """What a message adds about a folder that is not what a recipe expects: the format that it looks like."""
+    likely = [name for name in recognise(root) if name != "label_folder"] if root.is_dir() else []
+    return f"; it looks like {likely[0]}: say --format {likely[0]}" if likely else ""
+
+
 def named(name: str) -> Format:
     """A format by its name. Raises DataError with the nearest match."""
     if name not in FORMATS:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sam2core.data.checking import Findings, look
+from sam2core.data.formats import looks_like
 from sam2core.data.label_folder import of_pairs, pairs
 from sam2core.data.pictures import DataError
 from sam2core.training.clips import LabelledImage, divide
@@ -29,7 +30,7 @@ def inspect(
     try:
         looks = list(_looks(reader, root, options, found))
     except DataError as error:
-        found.problems.append(str(error))
+        found.problems.append(f"{error}{looks_like(root) if reader == 'label_folder' else ''}")
         return found
     for done, each in enumerate(looks, 1):
         try:
