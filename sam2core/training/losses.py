@@ -139,10 +139,11 @@ def upstream_losses(
 ) -> dict[str, Tensor]:
     """The named losses (M,) of one step as upstream's training computes them, before division by the objects.
 
-    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M, K);
-    object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is taught;
-    the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with ``supervise_all_iou``,
-    ``iou_use_l1_loss`` and ``pred_obj_scores``. ignored (M, H, W) bool: pixels that are not counted.
+    masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M,
+    K); object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is
+    taught; the IoU of all of them, by absolute difference. Source: ``MultiStepMultiMasksAndIous`` with
+    ``supervise_all_iou``, ``iou_use_l1_loss`` and ``pred_obj_scores``. ignored (M, H, W) bool: pixels that are not
+    counted.
     """
     void = None if ignored is None else ignored[:, None]
     masks, truth = judged(masks, target[:, None].expand_as(masks).float(), void)

@@ -73,15 +73,15 @@ class PromptPlan:
         generator = draws.shared(FRAMES, entry)
         chance, share = generator.random(2)
         later = list(range(entry + 1, frames))
-        prompted = int(generator.integers(1, min(self.prompted, 1 + len(later)), endpoint=True))
-        prompted = (entry, *generator.permutation(later)[: prompted - 1].astype(int).tolist())
+        drawn = int(generator.integers(1, min(self.prompted, 1 + len(later)), endpoint=True))
+        prompted = (entry, *generator.permutation(later)[: drawn - 1].astype(int).tolist())
         rest = tuple(frame for frame in range(0 if before else entry, frames) if frame not in prompted)
         if self.corrections == 0 or chance >= self.correct:
             return Schedule(prompted, rest, {})
-        most = max(prompted, min(self.corrected, frames))
-        count = int(generator.integers(prompted, most, endpoint=True))
+        most = max(drawn, min(self.corrected, frames))
+        count = int(generator.integers(drawn, most, endpoint=True))
         others = [frame for frame in rest if frame > entry]
-        corrected = (*prompted, *generator.permutation(others)[: count - prompted].astype(int).tolist())
+        corrected = (*prompted, *generator.permutation(others)[: count - drawn].astype(int).tolist())
         clicks = 1 + int(share * self.corrections) if self.vary else self.corrections
         return Schedule(prompted, rest, dict.fromkeys(corrected, clicks))
 

@@ -403,7 +403,9 @@ class Lesson:
             # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
             taught = multimask_output | (points == 1)
             void = None if self.ignored is None else self.ignored[rows]
-            named = step_losses(output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights, void)
+            named = step_losses(
+                output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights, void
+            )
         self.steps.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
         for name, value in named.items():
             known = self.sums.get(name, torch.zeros_like(self.steps))
