@@ -10,8 +10,9 @@ import pytest
 from sam2core.predictors.automask import MaskGenerator
 from tests.parity import oracle
 from tests.parity.test_image_predictor import picture
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="upstream is the reference: pip install sam2==1.1.0")
+need_upstream()
 
 WORDS = {
     "points_per_side": "points_per_side",

@@ -15,6 +15,7 @@ from sam2core.checkpoints import files
 from sam2core.checkpoints.facebook import FACEBOOK
 from sam2core.checkpoints.huggingface import HUGGINGFACE, HUGGINGFACE_IMAGE
 from sam2core.types import Label, Prompt
+from tests.parity.whose import need_upstream
 
 MODELS = [name for name in registry.models() if "_hiera_" in name]
 # Tensors in Meta's files; transformers holds two fewer.
@@ -33,7 +34,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 def upstream_shapes(name):
     """Names and shapes of Meta's model, built from its own config without storage."""
-    pytest.importorskip("sam2", reason="sam2 is the reference")
+    need_upstream()
     from sam2.build_sam import build_sam2
 
     family, _, size = name.partition("_hiera_")

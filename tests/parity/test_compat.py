@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.parity import oracle, scripts
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="upstream is the reference: pip install sam2==1.1.0")
+need_upstream()
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,8 +10,9 @@ import torch
 
 from sam2core.predictors.image import ImagePredictor
 from tests.parity import oracle
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="upstream is the reference: pip install sam2==1.1.0")
+need_upstream()
 
 MODELS = [("t", 256, 0), ("b+", 256, 1), ("mini", 128, 2), ("mini", 192, 3)]
 POINTS, LABELS = [[60.0, 40.0], [150.0, 20.0], [0.0, 0.0], [179.0, 109.0]], [1, 0, 1, 1]

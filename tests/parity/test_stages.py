@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.parity import answers, oracle, stages
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="upstream is the reference: pip install sam2==1.1.0")
+need_upstream()
 
 MODELS = [
     ("t", 0, "2.1"),

@@ -18,8 +18,9 @@ from sam2core.cli.train import read_recipe
 from sam2core.training.optim import learning_rate, parameter_groups
 from sam2core.training.recipe import Recipe
 from tests.parity import oracle, scripts
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="sam2 is the reference")
+need_upstream()
 
 # the spec test_tiny, but for the numbers of memories, which Meta's code fixes
 TINY = oracle.Shape(8, 1, (1, 1, 2, 1), (8, 4, 6, 3), (3,), (7, 7), 128, 32, 16, 64, 4, 2)

@@ -11,8 +11,9 @@ import torch
 
 from tests.parity import oracle, scripts
 from tests.parity.scripts import Different, Ours, Propagate, Settings, Tally, Theirs, clip, driven, play
+from tests.parity.whose import need_upstream
 
-pytest.importorskip("sam2", reason="upstream is the reference: pip install sam2==1.1.0")
+need_upstream()
 
 SCRIPTS = int(os.environ.get("SAM2CORE_PARITY_SCRIPTS", "40"))
 """How many random sessions per model; set the variable for a longer search."""
