@@ -257,15 +257,15 @@ def nano() -> dict[str, Any]:
     """The trained small model on photographs: what bf16 changes of fp32's masks."""
     import numpy as np
     import torch
-    from PIL import Image
 
     from sam2core import registry
+    from sam2core.media.images import read_rgb
     from sam2core.predictors.image import ImagePredictor
 
     found: dict[str, Any] = {}
     options = {"points_per_side": 24}
     for sample in ("coffee", "cat"):
-        image = np.asarray(Image.open(ROOT / "registry" / "samples" / f"{sample}.jpg").convert("RGB"))
+        image = read_rgb(ROOT / "registry" / "samples" / f"{sample}.jpg")
         expected: list[Any] = []
         drawn: Any = None
         height, width = image.shape[:2]

@@ -42,6 +42,9 @@ from sam2core.evaluation.metrics import iou  # noqa: E402
 from sam2core.evaluation.scoring import Scores, score  # noqa: E402
 from sam2core.evaluation.vos import MaskFiles, Task, write_video  # noqa: E402
 from sam2core.jobs.manifest import fingerprint  # noqa: E402
+from sam2core.media.images import image_size, read_rgb  # noqa: E402
+from sam2core.media.labels import read_labels  # noqa: E402
+from sam2core.media.listing import listed  # noqa: E402
 from sam2core.predictors.crops import Crop  # noqa: E402
 from sam2core.predictors.session import VideoSession  # noqa: E402
 from sam2core.predictors.transforms import read_crop  # noqa: E402
@@ -239,7 +242,7 @@ def made_clips(data: Path, folder: Path) -> None:
 
 def around(video: Footage, times: int | None) -> Crop:
     """The crop so many times as large as the box of the true first mask, cut to the frame; None: the whole frame."""
-    width, height = Image.open(video.media[0]).size
+    height, width = image_size(video.media[0])
     if times is None:
         return 0, 0, width, height
     (mask,) = video.read(0).values()
@@ -291,7 +294,7 @@ def clip_baselines(store: Store, options: argparse.Namespace) -> None:
                 method: Any = method,
                 times: int | None = times,
             ) -> int:
-                whole = [np.array(Image.open(path).convert("RGB")) for path in video.media]
+                whole = [read_rgb(path) for path in video.media]
                 x0, y0, x1, y1 = around(video, times)
                 frames = [frame[y0:y1, x0:x1] for frame in whole]
                 first = {number: mask[y0:y1, x0:x1] for number, mask in video.read(0).items()}
@@ -345,12 +348,12 @@ def training_photographs(data: Path) -> list[Sample]:
     coco = clicks.coco_samples(data / "coco128_panoptic", split="train", most=1, seed=7)
     samples = list(islice(coco, 0, 100, 4))
     root = data / "ccp_clothing"
-    paths = sorted((root / "images").iterdir())[:-100]
+    paths = listed(root / "images")[:-100]
     for index in range(0, len(paths), len(paths) // 25):
-        labels = np.asarray(Image.open(root / "labels" / f"{paths[index].stem}.png"))
+        labels = read_labels(root / "labels" / f"{paths[index].stem}.png")
         masks = clicks.regions_of(labels, most=1, generator=np.random.default_rng([7, index]))
         if len(masks) and len(samples) < 50:
-            samples.append(Sample(np.array(Image.open(paths[index]).convert("RGB")), masks, paths[index].name))
+            samples.append(Sample(read_rgb(paths[index]), masks, paths[index].name))
     return samples
 
 

@@ -37,9 +37,11 @@ def blocks(side: int) -> Iterator[np.ndarray]:
     """The file's tiles (BLOCK, BLOCK, 3) in their order: pieces of the photographs, turned and mirrored."""
     from PIL import Image
 
+    from sam2core.media.images import read_rgb
+
     samples = ROOT / "registry" / "samples"
     pictures = [
-        np.asarray(Image.open(samples / name).convert("RGB").resize((BLOCK, BLOCK)))
+        np.asarray(Image.fromarray(read_rgb(samples / name)).resize((BLOCK, BLOCK)))
         for name in ("coffee.jpg", "cat.jpg")
     ]
     generator = np.random.default_rng(0)

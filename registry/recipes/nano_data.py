@@ -20,6 +20,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from sam2core.media.frames import open_source
+from sam2core.media.images import as_bytes, image_size, read_rgb, read_rgba
+
 LICENCES = {4: "CC BY 2.0", 5: "CC BY-SA 2.0", 7: "no known copyright restrictions", 8: "US government work"}
 WALLPAPERS = {  # of Debian's copyright file: CC BY 4.0, one CC0
     "aitzgorri_by_Aitzol_Berasategi": "CC BY 4.0",
@@ -56,26 +59,23 @@ def free_photographs(place: Path) -> Iterator[tuple[str, Image.Image, str]]:
     """(name, picture, licence) of the photographs that come one by one."""
     for name, licence in WALLPAPERS.items():
         path = next((place / "lomiri-wallpapers-16.04").rglob(f"{name}.jpg"))
-        picture = Image.open(path).convert("RGB")
+        picture = Image.fromarray(read_rgb(path))
         picture.thumbnail((2400, 2400))
         yield f"wallpaper_{name}", picture, licence
     for name, licence in SKIMAGE.items():
-        yield f"skimage_{Path(name).stem}", Image.open(place / "scikit_image" / name).convert("RGB"), licence
+        yield f"skimage_{Path(name).stem}", Image.fromarray(read_rgb(place / "scikit_image" / name)), licence
     for name in ("china", "flower"):
-        yield f"sklearn_{name}", Image.open(place / "scikit_learn" / f"{name}.jpg").convert("RGB"), "CC BY 2.0"
+        yield f"sklearn_{name}", Image.fromarray(read_rgb(place / "scikit_learn" / f"{name}.jpg")), "CC BY 2.0"
     frames = sorted((place / "pumavos" / "caps" / "JPEGImages").glob("*.jpg"))
     for number in range(5, len(frames), 12):
-        yield f"caps_{number}", Image.open(frames[number]).convert("RGB"), "CC BY 4.0 (PUMaVOS)"
+        yield f"caps_{number}", Image.fromarray(read_rgb(frames[number])), "CC BY 4.0 (PUMaVOS)"
 
 
 def stills(path: Path, count: int) -> Iterator[Image.Image]:
     """Frames of a video, evenly spread."""
-    import av
-
-    with av.open(str(path)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    for place in np.linspace(0, len(frames) - 1, count).astype(int):
-        yield frames[int(place)]
+    with open_source(path) as frames:
+        for place in np.linspace(0, (frames.length or 1) - 1, count).astype(int):
+            yield Image.fromarray(as_bytes(frames[int(place)]))
 
 
 def panoramas(place: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
@@ -133,7 +133,7 @@ def main() -> None:
     for image in json.loads(listing.read_text())["images"]:
         path = place / "coco128_panoptic/images/train2017" / image["file_name"]
         if image["license"] in LICENCES and path.exists():
-            keep(f"coco_{path.stem}", Image.open(path).convert("RGB"), f"{LICENCES[image['license']]} (COCO)")
+            keep(f"coco_{path.stem}", Image.fromarray(read_rgb(path)), f"{LICENCES[image['license']]} (COCO)")
     for name in VIDEOS:
         for number, picture in enumerate(stills(place / "videos" / f"{name}.mp4", 6)):
             keep(f"video_{name}_{number}", picture, "Apache-2.0 (facebookresearch/sam2)")
@@ -154,10 +154,10 @@ def main() -> None:
     root = place / "openclipart-png/usr/share/openclipart/png"
     found = sorted({path for folder in DRAWINGS for path in (root / folder).rglob("*.png") if path.is_file()})
     for path in [found[number] for number in rng.permutation(len(found))]:
-        picture = Image.open(path)
-        if min(picture.size) < 100 or max(picture.size) > 4 * min(picture.size) or max(picture.size) > 4000:
+        size = image_size(path)
+        if min(size) < 100 or max(size) > 4 * min(size) or max(size) > 4000:
             continue
-        picture = picture.convert("RGBA")
+        picture = Image.fromarray(read_rgba(path))
         picture.thumbnail((300, 300), Image.Resampling.LANCZOS)
         inside = np.asarray(picture)[..., 3] > 128
         if not 0.12 < inside.mean() < 0.95 or ndimage.label(inside)[1] > 4:

@@ -17,6 +17,8 @@ import pybullet_data
 from PIL import Image, ImageFilter
 from scipy.spatial.transform import Rotation, Slerp
 
+from sam2core.media.images import read_rgb
+
 CLIPS, FRAMES, SIZE = 200, 6, 288
 NAMED = (
     "duck teddy2_VHACD_CHs soccerball bunny torus/torus_textured lego/lego jenga/jenga domino/domino cube objects/mug"
@@ -45,7 +47,7 @@ def solid(mesh: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def patch(photographs: list[Path], rng: np.random.Generator, side: int) -> Image.Image:
     """A square piece of some photograph."""
-    picture = Image.open(photographs[int(rng.integers(len(photographs)))]).convert("RGB")
+    picture = Image.fromarray(read_rgb(photographs[int(rng.integers(len(photographs)))]))
     span = min(picture.size) * rng.uniform(0.3, 1.0)
     left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
     return picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + span, top + span))

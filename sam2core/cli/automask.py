@@ -55,6 +55,7 @@ OPTIONS = {
               help="In a video, look for new objects on every N-th frame.")  # fmt: skip
 @click.option("--max-objects", type=click.IntRange(1, 255), default=64, show_default=True,
               help="In a video, follow so many at most.")  # fmt: skip
+@click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack.  [default: 0]")
 @click.option("--resume", is_flag=True, help="In a video, go on with a run that was stopped.")
 @click.option("--force", is_flag=True, help="Do again what is done already, and replace what is of others.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary on stdout.")
@@ -116,6 +117,7 @@ def _pictures(
         {**build_settings(generator.model, options), **also},
         tile=options["tile"],
         overlap=options["overlap"],
+        frame=options["frame"],
         force=options["force"],
         say=say,
     )
@@ -171,7 +173,7 @@ def build_settings(model: Sam2, options: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the masks of a picture: results made with anything else are made again."""
     from sam2core.jobs.manifest import fingerprint
 
-    words = ("dtype", "tile", "overlap")
+    words = ("dtype", "tile", "overlap", "frame")
     return {
         "spec": dataclasses.asdict(model.spec),
         "fingerprint": fingerprint(model),  # a name says nothing of a file that was replaced

@@ -48,6 +48,7 @@ HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not bey
     metavar="PNG[@ID]",
     help="A mask to start from: a picture as large as IMAGE; @ID picks one object of several.",
 )
+@click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack or animation.  [default: 0]")
 @click.option(
     "--multimask",
     "multimask_output",
@@ -92,11 +93,13 @@ def command(image: str, points: tuple, boxes: tuple, hint: str | None, **options
     changes = pairs(options["overrides"])
 
     from sam2core.jobs.folder import Origin, try_folder
-    from sam2core.jobs.pictures import SegmentOutput
+    from sam2core.jobs.pictures import SegmentOutput, read_picture
+    from sam2core.storage import regular_file
 
     folder = options["output"] or (None if options["as_json"] else Path("out"))
     content = sys.stdin.buffer.read() if image == "-" else None
-    photograph = read(image, content)
+    source = regular_file(image) if content is None else io.BytesIO(content)
+    photograph = read_picture(source, options["frame"], Say(options["quiet"]), name="stdin" if content else None)
     origin = Origin.of(image if content is None else content)
     output = None
     if folder is not None:
@@ -171,19 +174,6 @@ def _lines(written: Sequence[Path], document: Mapping[str, Any]) -> Iterator[str
         box = ",".join(str(side) for side in facts["bbox"])
         estimate = f"iou {facts['iou']:.2f}  area {facts['area']} px  bbox {box}"
         yield f"{path}  object {facts['object']}  {estimate}"
-
-
-def read(image: str, content: bytes | None = None) -> np.ndarray:
-    """A photograph from a path or, where it has none, from its bytes, turned the way viewers show it.
-
-    Raises ValueError when there is no such file, or no picture in it.
-    """
-    from sam2core.media.images import read_pixels
-    from sam2core.storage import regular_file
-
-    if content is not None:
-        return read_pixels(io.BytesIO(content), name="stdin")
-    return read_pixels(regular_file(image))
 
 
 def read_mask(mask: str, size: tuple[int, int]) -> np.ndarray:

@@ -192,6 +192,8 @@ def _run(
     if "overlay" in settings.write:
         import av  # noqa: F401  what is missing is said before anything slow
     with open_source(video, start=settings.start, stop=settings.stop, stride=settings.stride) as source:
+        if source.note is not None:
+            say(source.note)
         for one in prompts.values():
             settings.stretch.check(one, source)
         if source.live and (options["resume"] or settings.direction != "forward"):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sam2core.data.footage import Footage, frame_count
 from sam2core.data.pictures import DataError, read_frames
-from sam2core.media.labels import davis
+from sam2core.media.palettes import davis
 
 
 class Written:

@@ -27,7 +27,7 @@ from sam2core.data.footage import Footage
 from sam2core.data.pictures import DataError
 from sam2core.evaluation.clicks import box_of, first_click
 from sam2core.jobs.manifest import Record, fingerprint
-from sam2core.media.labels import davis
+from sam2core.media.palettes import davis
 from sam2core.ops.masks import non_overlapping
 from sam2core.storage import disk_errors, finish
 

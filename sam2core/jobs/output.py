@@ -143,26 +143,30 @@ class ClipOutput:
         """Draw frames into the mp4 in the video's order; the first call opens it."""
         import numpy as np
 
+        from sam2core.media.images import as_bytes
         from sam2core.ops import rle
 
         for done, number in enumerate(sorted(frames), 1):
             said = frames[number]["objects"]
             masks = [rle.decode(one["segmentation"]) for one in said.values()]
             stack = np.stack(masks) if masks else np.zeros((0, *self.source.size), dtype=bool)
-            self._film(number, list(said), stack, pixels(self.source[self.stretch.index(number)]), None)
+            index = self.stretch.index(number)
+            self._film(number, list(said), stack, as_bytes(self.source[index]), self.source.time(index))
             self.progress("drawing", done, len(frames))
             if guard is not None:
                 guard.check()
 
     def write(self, result: FrameResult, frame: Any, *, time: float | None = None) -> None:
-        """Write one frame's answers; `frame` is the picture they belong to."""
+        """Write one frame's answers; `frame` is the picture they belong to, `time` when it came from a camera."""
         import numpy as np
+
+        from sam2core.media.images import as_bytes
 
         index, number = result.frame, self.stretch.number(result.frame)
         name = self.source.name(index) if self.names else f"{number:05d}"
         masks, numbers = split(result, self.objects)
         known = [str(one) for one in result.objects]
-        picture = pixels(frame) if self.cutouts or self._overlay and self.in_order else None
+        picture = as_bytes(frame) if self.cutouts or self._overlay and self.in_order else None
         if self.palette:
             self.palette.write(name, numbers)
         if self.masks or self.cutouts:
@@ -175,7 +179,8 @@ class ClipOutput:
                 self.cutouts.write(name, picture, every)
         if self._overlay and self.in_order:
             assert picture is not None
-            self._film(number, known, masks, picture, time)
+            moment = self.source.time(index) if time is None else time
+            self._film(number, known, masks, picture, moment)
         iou, object_score = result.iou.tolist(), result.object_score.tolist()
         self.tally.count(self.rle.write(number, name, masks, iou=iou, object_score=object_score, objects=known))
 
@@ -232,15 +237,3 @@ def split(result: FrameResult, objects: list[str]) -> tuple[np.ndarray, np.ndarr
     number = np.array([objects.index(str(one)) + 1 for one in result.objects] + [0], dtype=np.int64)
     seen = (best > result.threshold).cpu().numpy()
     return masks, np.where(seen, number[rows], 0)
-
-
-def pixels(frame: Any) -> np.ndarray:
-    """A frame of any source as (H, W, 3) uint8."""
-    import numpy as np
-
-    values = np.asarray(frame) if isinstance(frame, np.ndarray) else frame.cpu().float().numpy().transpose(1, 2, 0)
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    return np.clip(np.rint(values * 255.0), 0, 255).astype(np.uint8)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sam2core.jobs.folder import KEEP, Origin, TakenError, began_as, check_own, held
 from sam2core.older import renamed
-from sam2core.storage import DiskError, FileError, disk_errors, finish, read_json, relative_name, writing
+from sam2core.storage import DiskError, FileError, disk_errors, finish, read_json, relative_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,7 @@ class AutomaskPictures:
         generator: finds masks.
         settings: what decides the masks; results made with anything else are made again.
         tile, overlap: of `MaskGenerator.tiles`; without a tile, pictures are looked at as a whole.
+        frame: which picture of files that hold several; None: the first.
         force: do again what is done, and replace what is of other pictures.
         say: told a line for people, now and then.
 
@@ -100,12 +101,13 @@ class AutomaskPictures:
         *,
         tile: int | None,
         overlap: int | None,
+        frame: int | None,
         force: bool,
         say: Callable[[str], None],
     ) -> None:
         self.pictures, self.output, self.generator = pictures, output, generator
         self.settings = json.loads(json.dumps(settings))
-        self.tile, self.overlap, self.force, self.say = tile, overlap, force, say
+        self.tile, self.overlap, self.frame, self.force, self.say = tile, overlap, frame, force, say
 
     def run(self, guard: InterruptGuard, progress: Callable[[str], Progress]) -> Done:
         """Go through the pictures; `progress(label)` gives what is told how far a picture is.
@@ -151,17 +153,18 @@ class AutomaskPictures:
         from sam2core.media.rasters import open_raster
 
         if self.tile:
-            picture: Any = open_raster(file)
+            picture: Any = open_raster(file, frame=self.frame or 0)
             masks = self.generator.tiles(picture, tile=self.tile, overlap=self.overlap, progress=progress)
             found = list(masks)
             height, width = picture.shape[:2]
             return (picture[:, :] if height * width <= DRAWN_PIXELS else picture), found
-        picture = _read(file)
+        picture = read_picture(file, self.frame, self.say)
         return picture, self.generator.generate(picture, progress=progress)
 
     def _write(self, picture: Any, found: Sequence[AutoMask], origin: Origin, path: Path) -> None:
         """Write a picture's files; the document has its name last."""
         from sam2core import __version__
+        from sam2core.media.render import write_png
 
         height, width = (int(side) for side in picture.shape[:2])
         document = {
@@ -179,7 +182,7 @@ class AutomaskPictures:
                     drawing.unlink(missing_ok=True)
             else:
                 for drawing, pixels in zip(drawings, _draw(picture, found)):
-                    save_png(drawing, pixels)
+                    write_png(drawing, pixels)
 
 
 def _drawings(path: Path) -> list[Path]:
@@ -218,12 +221,24 @@ def describe_automask(mask: AutoMask, number: int) -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> np.ndarray:
-    """A picture as an array that the generator takes, EXIF rotation applied."""
-    from sam2core.media.images import read_pixels
+def read_picture(
+    source: Path | BinaryIO, frame: int | None, say: Callable[[str], None], *, name: str | None = None
+) -> np.ndarray:
+    """The pixels of a picture file, turned the way viewers show it.
+
+    Without a `frame` the first is read, and `say` is told when the file holds more pictures. Raises ValueError that
+    names the file: there is none, or no such picture in it.
+    """
+    from sam2core.media.files import PictureFile
+    from sam2core.media.images import file_pixels
     from sam2core.media.rasters import open_raster
 
-    return open_raster(file)[:, :] if file.suffix.lower() == ".npy" else read_pixels(file)
+    if isinstance(source, Path) and source.suffix.lower() in RASTERS:
+        return open_raster(source, frame=frame or 0)[:, :]
+    with PictureFile(source, name=name) as file:
+        if frame is None and file.count > 1:
+            say(f"{file.name} holds {file.count} pictures, and the first is taken; --frame N takes another")
+        return file_pixels(file, frame or 0)
 
 
 def _draw(picture: np.ndarray, found: Sequence[AutoMask]) -> tuple[np.ndarray, np.ndarray]:
@@ -243,14 +258,6 @@ def _draw(picture: np.ndarray, found: Sequence[AutoMask]) -> tuple[np.ndarray, n
         # one at a time: a picture can have hundreds of masks
         backdrop = overlay(backdrop, [inside], colors=colors[index : index + 1])
     return backdrop, ids
-
-
-def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Write an array as PNG, whole or not at all."""
-    from PIL import Image
-
-    with writing(path, force=True) as part:
-        Image.fromarray(pixels).save(part, format="PNG")
 
 
 @contextmanager
@@ -284,7 +291,7 @@ class SegmentOutput:
         import numpy as np
 
         from sam2core.media.images import as_bytes
-        from sam2core.media.render import overlay
+        from sam2core.media.render import overlay, write_png
 
         files = [self.folder / f"{self.stem}.mask{number}.png" for number in range(len(document["masks"]))]
         drawing = self.folder / f"{self.stem}.overlay.png"
@@ -302,8 +309,8 @@ class SegmentOutput:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _document(self.path, json.dumps({"format": SEGMENT, **document}, indent=1)):
                 for path, mask in zip(files, masks.reshape(-1, *masks.shape[2:])):
-                    save_png(path, mask.astype(np.uint8) * 255)
-                save_png(drawing, np.concatenate(panels, axis=1))
+                    write_png(path, mask.astype(np.uint8) * 255)
+                write_png(drawing, np.concatenate(panels, axis=1))
                 for path in self.earlier - {*files, drawing}:
                     path.unlink(missing_ok=True)
         return [*files, drawing, self.path]

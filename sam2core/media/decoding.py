@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,13 +17,18 @@ from sam2core.media.containers import missing_bytes
 from sam2core.media.images import Damage, Frame, rgb
 from sam2core.media.readers import WINDOW, Reader
 
+VOP = b"\0\0\1\xb6"
+"""Begins a picture in MPEG-4 part 2. Where a packet holds two (DivX's and Xvid's way to have B-frames in AVI), the
+packets' times are not those of the pictures."""
+
 
 class Video(Reader):
     """A video file, decoded with PyAV.
 
     Frames are numbered by their times, which are taken once from the file's packets: a number means the same frame
-    however it is reached, and at a variable frame rate too. Where the packets have no times the pictures are counted
-    instead, and the length is not known. Pictures are turned and mirrored as the file says, by right angles.
+    however it is reached, and at a variable frame rate too. Where the packets have no times, or wrong ones, the
+    pictures are counted instead, and the length is not known. Of several video streams the best is read, as FFmpeg
+    chooses it. Pictures are turned and mirrored as the file says, by right angles.
     """
 
     KEPT = 4
@@ -53,16 +58,24 @@ class Video(Reader):
         if first is None:
             raise ValueError(f"{self.where} is empty: it has no frame")
         self._first = first.pts
+        self._unit = self._stream.time_base
         self._position: int | None = 0  # the number of the picture that came last; None: the decoder must start anew
         self._kept: OrderedDict[int, Any] = OrderedDict({0: first})
         self._keep = self.KEPT
         self.fps = rate(self._stream)
+        self.note = _told(self._container, self._stream, self.where)
 
     @property
     def count(self) -> int | None:  # type: ignore[override]
         """The number of frames, one more where the file breaks off: asking for that one raises Damage."""
         packets = self._index()
         return None if packets is None else len(packets.times) + (packets.cut is not None)
+
+    def time(self, index: int) -> float | None:
+        packets = self._index()
+        if packets is None or index >= len(packets.times):
+            return None
+        return float(int(packets.times[index] - packets.times[0]) * self._unit)
 
     def _index(self) -> Packets | None:
         """The times of the packets, or None if they have none; made when first asked for, by whichever thread."""
@@ -76,12 +89,13 @@ class Video(Reader):
         if index not in self._kept:
             packets = self._index()
             if packets is None:
-                self._count_to(index)
+                self._count_to(index, backwards=0 < before - index <= WINDOW)
             else:
                 self._find(index, packets, backwards=0 < before - index <= WINDOW)
         return rgb(self._kept[index])
 
-    def _count_to(self, index: int) -> None:
+    def _count_to(self, index: int, *, backwards: bool) -> None:
+        self._keep = self._kept_backwards() if backwards else self.KEPT
         if self._position is None or index <= self._position:
             self._start(None)
             self._position = -1
@@ -102,8 +116,7 @@ class Video(Reader):
                 raise damage
             return
         if backwards:
-            size = self._stream.codec_context.width * self._stream.codec_context.height * 3 // 2
-            self._keep = max(self.KEPT, min(self.KEPT_BACKWARDS, self.KEPT_BYTES // max(size, 1)))
+            self._keep = self._kept_backwards()
         for key in keys:  # pictures may need what lies before their key frame: then the one before it serves
             self._seek(key, packets)
             try:
@@ -112,6 +125,10 @@ class Video(Reader):
             except Damage as error:
                 damage = error
         raise damage
+
+    def _kept_backwards(self) -> int:
+        size = self._stream.codec_context.width * self._stream.codec_context.height * 3 // 2
+        return max(self.KEPT, min(self.KEPT_BACKWARDS, self.KEPT_BYTES // max(size, 1)))
 
     def _reach(self, index: int, packets: Packets | None) -> bool:
         """Decode forward to a frame, keeping the last ones on the way; False when it does not come."""
@@ -181,12 +198,14 @@ class Packets:
         self.cut: str | None = None
         with container:
             vp8 = stream.codec_context.name == "vp8"
+            packed, mpeg4 = False, stream.codec_context.name == "mpeg4"
             try:
                 for packet in container.demux(stream):
                     if packet.size == 0 and packet.pts is None:
                         continue
                     if packet.is_keyframe:
                         keys.append(len(times))
+                    packed = packed or (mpeg4 and memoryview(packet).tobytes().count(VOP) > 1)
                     hidden = vp8 and packet.size > 0 and not memoryview(packet)[0] & 0x10  # RFC 6386, 9.1: show_frame
                     if hidden or packet.is_discard:
                         unseen.append(len(times))
@@ -199,7 +218,7 @@ class Packets:
         missing = missing_bytes(path)
         if missing:
             self.cut = f"the file is cut off: {missing} bytes are missing at its end"
-        self.timed = first is not None and None not in times and len(set(times)) == len(times)
+        self.timed = first is not None and None not in times and len(set(times)) == len(times) and not packed
         self._order_times = np.array(times if self.timed else [], dtype=np.int64)
         shown = np.delete(self._order_times, unseen if self.timed else [])
         self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first picture cannot be decoded
@@ -295,20 +314,44 @@ def coded_size(path: str | os.PathLike[str], where: str) -> tuple[int, int]:
         return stream.codec_context.height, stream.codec_context.width
 
 
-def open_video(path: str, where: str, **options: Any) -> tuple[Any, Any]:
-    """A container and its video stream."""
+def open_video(path: str | BinaryIO, where: str, **options: Any) -> tuple[Any, Any]:
+    """A container and its best video stream; `where` is what messages call it. Raises ValueError when there is none."""
     av = pyav()
-    missing = missing_bytes(Path(path)) if os.path.isfile(path) else 0
+    missing = missing_bytes(Path(path)) if isinstance(path, str) and os.path.isfile(path) else 0
     cut = f"; it is cut off, {missing} bytes are missing at its end" if missing else ""
     try:
-        container = av.open(path, **options)
+        container = av.open(path, metadata_errors="replace", **options)
     except av.FFmpegError as error:
         raise ValueError(f"{where} is no video that can be opened: {error.strerror}{cut}") from error
-    if not container.streams.video:
+    stream = max(container.streams.video, key=_worth, default=None)
+    if stream is None:
         found = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
         container.close()
         raise ValueError(f"{where} has no video in it, only {found}{cut}")
-    return container, container.streams.video[0]
+    if stream.codec_context is None:
+        container.close()
+        raise ValueError(f"{where} cannot be decoded: what its video is coded with is unknown or damaged{cut}")
+    return container, stream
+
+
+def _worth(stream: Any) -> tuple[bool, bool, bool, int]:
+    """How good a video stream is, as FFmpeg's tool ranks them: no cover, no still, the file's choice, large."""
+    context, said = stream.codec_context, stream.disposition
+    area = 0 if context is None else context.width * context.height
+    return not said & type(said).attached_pic, stream.frames != 1, bool(said & type(said).default), area
+
+
+def _told(container: Any, stream: Any, where: str) -> str | None:
+    """What is to be said of a file's other video streams."""
+    others = [one for one in container.streams.video if one.index != stream.index]
+    if not others:
+        return None
+    sizes = ", ".join(
+        f"{one.index} ({one.codec_context.width}x{one.codec_context.height})" if one.codec_context else f"{one.index}"
+        for one in others
+    )
+    chosen = f"{stream.index} ({stream.codec_context.width}x{stream.codec_context.height})"
+    return f"{where} has {len(others) + 1} video streams: {chosen} is read, not {sizes}"
 
 
 def _end(container: Any, stream: Any) -> int | None:

@@ -63,6 +63,9 @@ class Stored(Protocol):
     def count(self) -> int: ...
 
     @property
+    def in_order(self) -> bool: ...
+
+    @property
     def lossy(self) -> bool: ...
 
     @property
@@ -100,7 +103,7 @@ class PictureFile:
             self.name = repr(str(path)) if name is None else name
             if not path.is_file():
                 is_folder = f"{self.name} is a folder, not an image file"
-                raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name}")
+                raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name} (no such file)")
         else:
             self.name = "the picture" if name is None else name
         with self._reading():
@@ -111,6 +114,11 @@ class PictureFile:
         """How many pictures the file holds; a pyramid's smaller copies and a scan's masks are none."""
         with self._reading():
             return self._stored.count
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a picture is made from the ones before it, so that going back means to begin anew."""
+        return self._stored.in_order
 
     @property
     def lossy(self) -> bool:
@@ -171,7 +179,7 @@ class PictureFile:
         try:
             yield
         except UnidentifiedImageError:
-            raise ValueError(f"{self.name} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
+            raise ValueError(f"{self.name} is not a picture of a kind that is read ({', '.join(FORMATS)})") from None
         except _DAMAGE as error:
             raise ValueError(f"{self.name} could not be read: {error}") from error
 
@@ -200,18 +208,23 @@ class _Pillow:
     """What Pillow opens."""
 
     def __init__(self, source: PictureSource) -> None:
-        Image.init()
-        known = [kind for kind in FORMATS if kind in Image.OPEN]
         # Pillow maps a file that it knows by name into memory, and then garbles TIFFs whose rows are columns
-        self._file = Path(source).open("rb") if isinstance(source, str | os.PathLike) else None
+        self._own = isinstance(source, str | os.PathLike)
+        self._file: BinaryIO = Path(source).open("rb") if isinstance(source, str | os.PathLike) else source
         try:
-            self._image = Image.open(source if self._file is None else self._file, formats=known)
+            self._image = self._opened()
         except BaseException:
             self.close()
             raise
+        self.in_order = self._image.format != "TIFF"
         self.lossy = self._image.format in LOSSY
         self._pages: list[int] | None = None
         self._orientations: dict[int, int] = {}
+
+    def _opened(self) -> Image.Image:
+        Image.init()
+        self._file.seek(0)
+        return Image.open(self._file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
     @property
     def pages(self) -> list[int]:
@@ -251,8 +264,12 @@ class _Pillow:
         return found if all(found) else None
 
     def _seek(self, frame: int) -> None:
-        if frame or self._pages is not None:
-            self._image.seek(self.pages[frame])
+        if frame == 0 and self._pages is None:
+            return
+        number = self.pages[frame]
+        if self.in_order and number < self._image.tell():
+            self._image = self._opened()  # not every version of Pillow finds back to the start of a PNG
+        self._image.seek(number)
 
     def size(self, frame: int) -> tuple[int, int]:
         self._seek(frame)
@@ -287,7 +304,7 @@ class _Pillow:
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if along else picture
 
     def close(self) -> None:
-        if self._file is not None:
+        if self._own:
             self._file.close()
 
 
@@ -312,6 +329,7 @@ def _tells_late(file: BinaryIO) -> bool:
 class _Tiff:
     """TIFFs with values or bands that Pillow does not know, through tifffile."""
 
+    in_order = False
     lossy = False
     seconds: list[float] | None = None
 
@@ -321,9 +339,7 @@ class _Tiff:
         except ModuleNotFoundError as error:
             raise ValueError('this kind of TIFF needs tifffile: pip install "sam2core[raster]"') from error
         self._file: Any = tifffile.TiffFile(source)
-        pages: list[Any] = list(self._file.pages)
-        kept = [page for page in pages if not int(page.subfiletype) & (_REDUCED | _MASK)]
-        self._pages = kept or pages[:1]
+        self._pages = tiff_pages(self._file)
         self.count = len(self._pages)
 
     def size(self, frame: int) -> tuple[int, int]:
@@ -344,6 +360,12 @@ class _Tiff:
 
     def close(self) -> None:
         self._file.close()
+
+
+def tiff_pages(file: Any) -> list[Any]:
+    """The pictures of a file that tifffile opened; smaller copies and masks are none."""
+    pages: list[Any] = [page.aspage() for page in file.pages]
+    return [page for page in pages if not int(page.subfiletype) & (_REDUCED | _MASK)] or pages[:1]
 
 
 def tiff_orientation(page: Any) -> int:

@@ -22,8 +22,10 @@ from sam2core.media.decoding import Video
 from sam2core.media.images import Damage, Frame, is_text
 from sam2core.media.listing import is_picture
 from sam2core.media.live import ADDRESSES, camera, network
-from sam2core.media.readers import Folder, Function, Glob, Items, Reader, Stack, Stream
+from sam2core.media.readers import Folder, Function, Glob, Items, Pages, Reader, Stack, Stream
 
+ANIMATED = (".gif", ".apng", ".avif")
+"""Picture files that are clips, beside those that a folder of frames may hold."""
 AHEAD = 3
 """Frames decoded in advance when frames are read in order."""
 
@@ -97,6 +99,16 @@ class FrameSource:
     def live(self) -> bool:
         """Whether frames come at their own pace, from a camera or a stream."""
         return self._reader.live
+
+    @property
+    def note(self) -> str | None:
+        """What its user should know of how the source was read, in a sentence: which of several video streams."""
+        return self._reader.note
+
+    def time(self, frame: int) -> float | None:
+        """When a frame is shown, in seconds after frame 0; None where the source does not say."""
+        times = [self._reader.time(self._start + at * self._stride) for at in (0, frame)]
+        return None if times[0] is None or times[1] is None else times[1] - times[0]
 
     def name(self, frame: int) -> str:
         """What to call a frame's results: its file's stem, or its number before `start` and `stride` were applied."""
@@ -200,6 +212,7 @@ def open_source(source: Any, *, start: int = 0, stop: int | None = None, stride:
     * a folder of pictures (jpg, png, webp, tif, bmp) of any names, in natural order: 2.jpg comes before 10.jpg;
     * a glob pattern, or a list of paths, arrays, PIL images and tensors;
     * an array or a tensor (T, H, W, C) or (T, C, H, W) of uint8, uint16 or floating values in [0, 1], C = 1, 3, 4;
+    * a picture file with any number of pictures: a TIFF stack, an animated PNG, WebP or GIF;
     * a video file, a network address (``rtsp://``, ``http://``) or ``"camera:0"``, with the extra ``sam2core[video]``;
     * anything with a length and an index, or a function of the frame's number: random access;
     * any iterator, which is read as frames are wanted. It and live sources remember their last 8 frames only.
@@ -228,6 +241,10 @@ def _is_folder(source: Any) -> bool:
     return is_text(source) and os.path.isdir(source)
 
 
+def _is_picture_file(path: Path) -> bool:
+    return is_picture(path) or (path.suffix.lower() in ANIMATED and path.is_file())
+
+
 def _is_address(source: Any) -> bool:
     return isinstance(source, str) and source.lower().startswith(ADDRESSES)
 
@@ -245,7 +262,7 @@ READERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Reader]], ...] = (
     (_is_camera, camera),
     (_is_folder, Folder),
     (_is_pattern, Glob),
-    (lambda source: is_text(source) and is_picture(Path(source)), lambda source: Items([source])),
+    (lambda source: is_text(source) and _is_picture_file(Path(source)), Pages),
     (is_text, Video),
     (lambda source: isinstance(source, np.ndarray | Tensor), Stack),
     (lambda source: hasattr(source, "__len__") and hasattr(source, "__getitem__"), Items),

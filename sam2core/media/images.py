@@ -19,6 +19,8 @@ from sam2core.media.files import LARGEST, PictureFile, PictureSource
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Frame: TypeAlias = "np.ndarray | Tensor"
 
+CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
+"""Pillow's modes that have an alpha channel."""
 ROUNDING = 1 / 512
 """How far floating values of a picture may lie outside [0, 1]: resizing leaves some of white at 1.0000002."""
 
@@ -88,12 +90,23 @@ def read_rgb(source: PictureSource, frame: int = 0, *, name: str | None = None) 
     return as_bytes(read_pixels(source, frame, name=name))
 
 
-def as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) or (H, W, 1 | 3 | 4) of any type that `read_image` takes as RGB, (H, W, 3) uint8."""
-    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
-        return pixels
-    values = _from_array(pixels)
-    return np.ascontiguousarray((values * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+def read_rgba(source: PictureSource, frame: int = 0, *, name: str | None = None) -> np.ndarray:
+    """A picture file as (H, W, 4) uint8, opaque where it says nothing. Arguments and errors are `read_pixels`'."""
+    with PictureFile(source, name=name) as file:
+        colors = as_bytes(file_pixels(file, frame))
+        picture = file.picture(frame)
+        alpha = np.full(colors.shape[:2], 255, np.uint8)
+        if isinstance(picture, Image.Image) and (picture.mode in CLEAR or "transparency" in picture.info):
+            alpha = np.array(picture.convert("RGBA"))[..., 3]
+    return np.dstack([colors, alpha])
+
+
+def as_bytes(frame: Frame) -> np.ndarray:
+    """An array or a tensor that `read_image` takes as RGB, (H, W, 3) uint8."""
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
+        return frame
+    values = read_image(frame)
+    return np.ascontiguousarray((values * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def image_size(source: PictureSource, *, stored: bool = False) -> tuple[int, int]:

@@ -12,21 +12,10 @@ import numpy as np
 from PIL import Image
 
 from sam2core.media.files import PictureFile, PictureSource, turned
-from sam2core.media.images import image_size
+from sam2core.media.images import CLEAR, image_size
+from sam2core.media.palettes import davis
 
 Decode = Callable[[np.ndarray], np.ndarray]
-
-
-def davis() -> np.ndarray:
-    """The colour table of DAVIS's and PASCAL VOC's mask files, (256, 3) uint8; 0, the background, is black.
-
-    Bits 0, 3, 6 of a number are the highest bits of its red, 1, 4, 7 of its green, 2, 5 of its blue.
-    """
-    number = np.arange(256)
-    table = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        table[:, bit % 3] |= ((number >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return table
 
 
 def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None = None) -> np.ndarray:
@@ -196,7 +185,7 @@ def _drawn(file: PictureFile, frame: int) -> DrawnMask:
 
 def _alpha(picture: Image.Image) -> np.ndarray | None:
     """The transparency of a picture, where it differs from pixel to pixel."""
-    if picture.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
+    if picture.mode not in CLEAR:
         return None
     alpha = np.asarray(picture.getchannel("A" if "A" in picture.getbands() else "a"))
     return alpha if alpha.min() != alpha.max() else None

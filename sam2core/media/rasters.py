@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from sam2core.media.files import TURNS, tiff_orientation
+from sam2core.media.files import TURNS, tiff_orientation, tiff_pages
 from sam2core.media.images import read_pixels
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
@@ -26,12 +26,13 @@ class Window(Protocol):
     def __getitem__(self, index: Any) -> Any: ...
 
 
-def open_raster(source: Any, size: tuple[int, int] | None = None) -> Window:
+def open_raster(source: Any, size: tuple[int, int] | None = None, *, frame: int = 0) -> Window:
     """Anything that can be read in windows: slicing by rows and columns gives pixels (h, w) or (h, w, C).
 
     `source` is an array, a memory map, a zarr array or whatever has a ``shape`` and slices; a callable
     ``read(y0, y1, x0, x1)`` with the (H, W) of the picture as `size`; or a path. TIFF files are read a strip or tile at
     a time, when tifffile is installed (``sam2core[raster]``); .npy files are mapped; other files are decoded whole.
+    `frame` is which picture of a file that holds several.
     Raises ValueError for anything else, ModuleNotFoundError for a TIFF without tifffile.
     """
     if isinstance(source, str | os.PathLike):
@@ -39,10 +40,10 @@ def open_raster(source: Any, size: tuple[int, int] | None = None) -> Window:
         if not path.is_file():
             raise ValueError(f"there is no image file {str(path)!r}")
         if path.suffix.lower() in TIFF:
-            return _Tiff.open(path)
+            return _Tiff.open(path, frame)
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        return read_pixels(path, largest=None)
+        return read_pixels(path, frame, largest=None)
     if callable(source) and not hasattr(source, "shape"):
         if size is None:
             raise ValueError("a callable that reads windows needs the (H, W) of the picture as size")
@@ -53,21 +54,26 @@ def open_raster(source: Any, size: tuple[int, int] | None = None) -> Window:
     raise ValueError(f"a raster is a path, an array that slices, or a callable with a size, not {kind}")
 
 
+def _spans(index: Any, shape: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last rows and columns of a window, whose slices may be open."""
+    rows, columns = index
+    return [slices.indices(side)[:2] for slices, side in zip((rows, columns), shape)]
+
+
 class _Callable:
     def __init__(self, read: Callable[[int, int, int, int], Any], size: tuple[int, int]) -> None:
         self.read, self.shape = read, (int(size[0]), int(size[1]))
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = index
-        return np.asarray(self.read(rows.start, rows.stop, columns.start, columns.stop))
+        (y0, y1), (x0, x1) = _spans(index, self.shape)
+        return np.asarray(self.read(y0, y1, x0, x1))
 
 
 class _Tiff:
-    """The first page of a TIFF file: only the strips or tiles that a window touches are read."""
+    """A page of a TIFF file: only the strips or tiles that a window touches are read."""
 
-    def __init__(self, file: Any, path: Path) -> None:
-        self.file, self.page = file, file.pages[0]
-        page = self.page
+    def __init__(self, file: Any, page: Any, path: Path) -> None:
+        self.file, self.page = file, page
         if page.planarconfig != 1 and page.samplesperpixel > 1:
             raise ValueError(f"{str(path)!r} keeps its bands apart; only TIFF files with interleaved bands are read")
         if page.photometric not in COLOURS:
@@ -80,25 +86,26 @@ class _Tiff:
         self.shape: tuple[int, ...] = (*(size[::-1] if self.across else size), bands)
 
     @classmethod
-    def open(cls, path: Path) -> Window:
+    def open(cls, path: Path, frame: int) -> Window:
         import tifffile
 
-        file = tifffile.TiffFile(path)
-        page: Any = file.pages[0]
+        try:
+            file = tifffile.TiffFile(path)
+            pages = tiff_pages(file)
+        except tifffile.TiffFileError as error:
+            raise ValueError(f"{str(path)!r} could not be read: {error}") from error
+        if frame >= len(pages):
+            raise ValueError(f"there is no picture {frame} in {str(path)!r}: it holds {len(pages)}")
+        page = pages[frame]
         plain = page.photometric in (GREY, RGB) and page.planarconfig == 1 and page.samplesperpixel != 2
-        if (
-            plain
-            and tiff_orientation(page) == 1
-            and page.is_memmappable
-            and page.ndim in (2, 3)
-            and page.bitspersample > 7
-        ):
+        plain = plain and tiff_orientation(page) == 1
+        if plain and page.is_memmappable and page.ndim in (2, 3) and page.bitspersample > 7:
             file.close()
-            return tifffile.memmap(path, page=0, mode="r")
-        return cls(file, path)
+            return tifffile.memmap(path, page=page.index, mode="r")
+        return cls(file, page, path)
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        spans = [(rows.start, rows.stop) for rows in index]
+        spans = _spans(index, self.shape)
         for axis, flipped in enumerate(self.flips):
             if flipped:
                 first, last = spans[axis]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from sam2core.media.images import Damage, Frame, as_frame, three
+from sam2core.media.files import PictureFile
+from sam2core.media.images import Damage, Frame, as_frame, file_pixels, three
 from sam2core.media.listing import SUFFIXES, is_picture, natural, pictures_in
 
 WINDOW = 8
@@ -32,6 +36,8 @@ class Reader:
     decodes = False
     """Whether reading is work that should be done ahead, in a thread."""
     live = False
+    note: str | None = None
+    """What its user should know of the choice that was made, in a sentence."""
 
     def read(self, index: int) -> Frame:
         """A frame by its number, 0 or more. Raises IndexError beyond the end and Damage."""
@@ -39,6 +45,10 @@ class Reader:
 
     def name(self, index: int) -> str:
         return f"{index:05d}"
+
+    def time(self, index: int) -> float | None:
+        """Seconds from the first frame to a frame, where the source says it."""
+        return None
 
     def label(self, index: int) -> str:
         """What messages call the place of a frame."""
@@ -100,6 +110,67 @@ class Glob(Items):
         if not files:
             raise ValueError(f"the pattern {pattern!r} matches no pictures ({', '.join(SUFFIXES)})")
         super().__init__(sorted(files, key=natural), f"the pattern {pattern!r}")
+
+
+class Pages(Reader):
+    """A picture file, whose pictures are the frames: TIFF stacks, animated PNG, WebP and GIF."""
+
+    decodes = True
+    KEPT_BYTES = 64 * 2**20
+    """Animations are decoded from their start on: so much of what came on the way to a frame is kept."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._file = PictureFile(path)
+        self.where = self._file.name
+        self.count = self._file.count
+        self._lock = threading.RLock()  # what is asked of times does not come through the thread that reads
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def read(self, index: int) -> Frame:
+        if index >= self._file.count:
+            raise IndexError(index)
+        with self._lock:
+            newest = max(self._kept, default=-1)
+            for number in range(0 if self._file.in_order and index < newest else index, index + 1):
+                if number not in self._kept:
+                    self._keep(number)
+            return self._kept[index].copy()
+
+    def _keep(self, number: int) -> None:
+        try:
+            pixels = as_frame(file_pixels(self._file, number))
+        except ValueError as error:
+            raise Damage(str(error)) from error
+        assert isinstance(pixels, np.ndarray)
+        self._kept[number] = pixels
+        while len(self._kept) > max(1, self.KEPT_BYTES // pixels.nbytes):
+            self._kept.popitem(last=False)
+
+    def name(self, index: int) -> str:
+        return self._path.stem if self.count == 1 else super().name(index)
+
+    @cached_property
+    def _begin(self) -> list[float]:
+        """When each picture begins, and the last one ends, in seconds; none where the file does not say."""
+        with self._lock:
+            lasting = self._file.seconds
+        return [] if lasting is None else [round(sum(lasting[:at]), 6) for at in range(len(lasting) + 1)]
+
+    @property
+    def fps(self) -> float | None:  # type: ignore[override]
+        return self._file.count / self._begin[-1] if self._begin else None
+
+    def time(self, index: int) -> float | None:
+        return self._begin[index] if index < self._file.count and self._begin else None
+
+    def forked(self) -> None:
+        raise ValueError(f"{self.where} was opened before this process was forked off; open it in each process")
+
+    def close(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._file.close()
 
 
 class Stack(Reader):

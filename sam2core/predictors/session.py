@@ -22,6 +22,7 @@ from sam2core.predictors.history import History
 from sam2core.predictors.transforms import (
     check_given,
     crop_mask,
+    drawn_mask,
     into_crop,
     read_boxes,
     read_crop,
@@ -297,11 +298,11 @@ class VideoSession:
         """Say what an object is on a frame, and see the answer for all objects on that frame.
 
         `object` is any hashable id; a new one adds an object. `points` (N, 2) x, y in video pixels with `labels` (N,)
-        1 on the object (default), 0 off it; `box` x0, y0, x1, y1; or `mask` (H, W), non-zero on the object. An earlier
-        prompt of the object on this frame is replaced; with `add`, further points join it. An earlier answer on the
-        frame goes to the decoder as a mask input. The answer is memorized when propagation goes on. Raises ValueError,
-        and changes nothing, when the prompt makes no sense, lies outside the session's crop, or the frame does not
-        exist.
+        1 on the object (default), 0 off it; `box` x0, y0, x1, y1; or `mask` (H, W), booleans or integers of which 0 is
+        off it. An earlier prompt of the object on this frame is replaced; with `add`, further points join it. An
+        earlier answer on the frame goes to the decoder as a mask input. The answer is memorized when propagation goes
+        on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or the
+        frame does not exist.
         """
         check_keywords("prompt", unknown, PROMPT_KEYS)
         frame, object = self._check_frame(frame), plain(object)
@@ -322,7 +323,8 @@ class VideoSession:
         if mask is not None:
             if points is not None or box is not None:
                 raise ValueError("a mask prompt stands alone: give points and box in another call, to correct it")
-            drawn = mask if self.crop is None else crop_mask(mask, self.crop, self.size)
+            drawn = drawn_mask(mask, self.size)
+            drawn = drawn if self.crop is None else crop_mask(drawn, self.crop)
             empty = torch.zeros(0, 2)
             return FramePrompt(
                 empty, torch.zeros(0, dtype=torch.int32), read_mask(drawn, self.predictor.model.image_size)

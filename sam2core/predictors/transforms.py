@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -152,16 +153,31 @@ def _check_boxes(boxes: Tensor, area: Crop, where: str) -> None:
             raise ValueError(f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside {where}")
 
 
-def crop_mask(mask: Any, crop: Crop, size: tuple[int, int]) -> Tensor:
-    """The crop of a mask drawn by a user on a picture of (H, W): boolean, on the CPU.
+def drawn_mask(mask: Any, size: tuple[int, int]) -> Tensor:
+    """A mask that a user drew on a picture of (H, W): boolean, on the CPU.
 
-    Raises ValueError when the mask is not of that size, or has pixels and none of them in the crop.
+    `mask` holds booleans, or integers of which 0 is off the object. Raises ValueError for anything else, floating
+    values among them, which may be logits or probabilities, and for another size.
     """
-    drawn = _drawn(mask)
-    if drawn.shape != torch.Size(size):
+    values = mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)
+    kind = str(values.dtype).removeprefix("torch.")
+    if not re.fullmatch(r"bool|u?int\d+", kind):
         raise ValueError(
-            f"where a crop is looked at, a mask is as large as the picture, {size}, not {tuple(drawn.shape)}"
+            f"a mask that was drawn is (H, W) of booleans, or of integers of which 0 is off the object, not {kind}; "
+            "logits of an earlier answer are a mask_input, probabilities want a threshold"
         )
+    shape = tuple(values.shape)
+    if shape != tuple(size):
+        hint = "; its axes are the wrong way round" if shape == tuple(size)[::-1] else ""
+        raise ValueError(
+            f"a mask (H, W) is as large as the picture, {tuple(size)}, not {shape}{hint}; "
+            "logits of an earlier answer are a mask_input"
+        )
+    return torch.as_tensor(values != 0)
+
+
+def crop_mask(drawn: Tensor, crop: Crop) -> Tensor:
+    """The crop of a mask (H, W). Raises ValueError when it has pixels and none of them in the crop."""
     x0, y0, x1, y1 = crop
     inside = drawn[y0:y1, x0:x1]
     if drawn.any() and not inside.any():
@@ -189,24 +205,16 @@ def read_mask_input(mask: Any, size: tuple[int, int]) -> Tensor:
     return logits.unsqueeze(1)
 
 
-def read_mask(mask: Any, size: tuple[int, int]) -> Tensor:
-    """A mask drawn by a user, (H, W) of any size, as zeros and ones (H, W) at model size, fp32, on the CPU.
+def read_mask(drawn: Tensor, size: tuple[int, int]) -> Tensor:
+    """A boolean mask (H, W) as zeros and ones (H, W) at model size, fp32.
 
-    Resized with antialiasing and cut at one half (upstream: ``add_new_mask``). Raises ValueError for other shapes.
+    Resized with antialiasing and cut at one half (upstream: ``add_new_mask``).
     """
-    drawn = _drawn(mask)
-    if drawn.ndim != 2 or 0 in drawn.shape:
-        raise ValueError(f"a mask is (H, W), non-zero on the object, not {tuple(drawn.shape)}")
     values = drawn.float()
     if values.shape == torch.Size(size):
         return values
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
     return (resized[0, 0] >= 0.5).float()
-
-
-def _drawn(mask: Any) -> Tensor:
-    """Where a mask of any kind is not zero: boolean, on the CPU."""
-    return torch.as_tensor((mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask)) != 0)
 
 
 def to_model_points(points: Tensor, size: tuple[int, int], model_size: tuple[int, int]) -> Tensor:

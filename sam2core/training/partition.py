@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from sam2core.data.pictures import PICTURES, DataError, files_below, read_picture
+from sam2core.media.images import image_size
 from sam2core.training.clips import LabelledImage, cut_out_jobs
 
 BINS = 10  # of each channel's histogram
@@ -90,10 +91,9 @@ def _stands_alone(mask: np.ndarray) -> bool:
 def pieces(path: Path, side: int, tiles: int) -> Iterator[tuple[int, int, int, int]]:
     """The whole of a picture, then its tiles, as (left, top, right, bottom); tiles while they are not small."""
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-    except OSError as error:
-        raise DataError(f"cannot read image {path}: {error}") from error
+        height, width = image_size(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     for count in range(1, tiles + 1):
         if count > 1 and max(height, width) < 0.75 * count * side:
             return

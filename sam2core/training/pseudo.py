@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from sam2core.media.images import read_rgb
 from sam2core.training.clips import Clip
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
@@ -502,7 +503,7 @@ class _Grade:
         if self.quality:
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=self.quality)
-            picture = Image.open(buffer)
+            picture = Image.fromarray(read_rgb(buffer))
         pixels = np.asarray(picture)
         if self.deviation:
             grain = generator.standard_normal((*pixels.shape[:2], 1), dtype=np.float32) * self.deviation

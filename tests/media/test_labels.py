@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sam2core.media.files import TURNS, turned
-from sam2core.media.labels import align_labels, davis, davis_ids, panoptic_ids, read_labels, read_mask, split_choice
+from sam2core.media.labels import align_labels, davis_ids, panoptic_ids, read_labels, read_mask, split_choice
+from sam2core.media.palettes import davis
 
 
 def mask() -> np.ndarray:

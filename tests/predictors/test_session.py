@@ -773,3 +773,19 @@ def test_passes_stay_few():
     assert passes.runs == [(0, 1999, False), (3001, 4999, False), (2000, 3000, True)]
     passes.drop(2500)
     assert passes.direction(2500) is None and passes.direction(2499) is True and passes.direction(4000) is False
+
+
+def test_only_drawn_masks_of_the_pictures_size_are_prompts(predictor, frames):
+    session = predictor.open(frames)
+    drawn = np.zeros(SIZE, bool)
+    drawn[10:30, 25:50] = True
+    expected = session.prompt(0, "a", mask=drawn).logits
+    for kind in (drawn.astype(np.uint8) * 7, drawn.astype(np.int64), torch.from_numpy(drawn).int()):
+        assert torch.equal(session.prompt(0, "a", mask=kind).logits, expected)
+    logits = np.where(drawn, 8.0, -8.0)
+    for wrong in (logits, torch.from_numpy(logits).sigmoid(), np.full(SIZE, np.nan), drawn.T, drawn[:-1], drawn[None]):
+        with pytest.raises(ValueError, match=r"\(H, W\).*mask_input"):
+            session.prompt(0, "a", mask=wrong)
+    with pytest.raises(ValueError, match="axes are the wrong way round"):
+        session.prompt(0, "a", mask=drawn.T)
+    assert torch.equal(session.result(0).logits, expected)

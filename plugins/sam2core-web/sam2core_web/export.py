@@ -128,7 +128,7 @@ def _overlay(work: Work, things: Mapping[int, Thing], stem: str, folder: Path, e
     path = folder / f"{stem}.mp4"
     with VideoWriter(path, work.size, fps=work.fps or 25.0) as writer:
         for frame in range(work.frames):
-            writer.write(drawn(frame))
+            writer.write(drawn(frame), time=work.time(frame))
     return path
 
 

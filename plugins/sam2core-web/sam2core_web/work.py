@@ -90,6 +90,10 @@ class Work:
         """A frame as (H, W, 3) uint8, as people see it; from any thread."""
         return as_bytes(self.values(number))
 
+    def time(self, number: int) -> float | None:
+        """When a frame is shown, in seconds after the first; None where nothing says so."""
+        return None
+
     def values(self, number: int) -> np.ndarray:
         """A frame with its file's own values, as the model sees it; from any thread."""
         raise NotImplementedError
@@ -232,6 +236,9 @@ class ClipWork(Work):
     def values(self, number: int) -> np.ndarray:
         self._check_frame(number)
         return np.asarray(self.source[number])
+
+    def time(self, number: int) -> float | None:
+        return self.source.time(number)
 
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
         self._check_frame(frame)

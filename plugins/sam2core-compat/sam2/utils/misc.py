@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sam2core.media.decoding import open_video
 from sam2core.media.frames import open_source
+from sam2core.media.images import read_rgb
 from sam2core.ops import masks as mask_ops
 from sam2core.ops import regions
 from sam2core.ops.pixels import MEAN, STD
@@ -68,9 +70,9 @@ def concat_points(old_point_inputs, new_points: Tensor, new_labels: Tensor) -> d
 
 def _load_img_as_tensor(img_path, image_size):
     """A picture as float64 (3, S, S) in [0, 1], resized by Pillow in 8 bits, and its own height and width."""
-    with Image.open(img_path) as picture:
-        width, height = picture.size
-        values = np.array(picture.convert("RGB").resize((image_size, image_size)))
+    picture = Image.fromarray(read_rgb(img_path))
+    width, height = picture.size
+    values = np.array(picture.resize((image_size, image_size)))
     return torch.from_numpy(values / 255.0).permute(2, 0, 1), height, width
 
 
@@ -209,15 +211,14 @@ def load_video_frames_from_video_file(
 
     Rotated videos are turned upright. Needs ``sam2core[video]``; upstream needs decord.
     """
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('video files need PyAV: pip install "sam2core[video]"', name=error.name) from None
     size = [0, 0]
 
     def pictures() -> Iterator[Tensor]:
-        with av.open(io.BytesIO(video_path) if isinstance(video_path, bytes) else os.fspath(video_path)) as container:
-            for picture in container.decode(video=0):
+        where = "the video" if isinstance(video_path, bytes) else repr(os.fspath(video_path))
+        source = io.BytesIO(video_path) if isinstance(video_path, bytes) else os.fspath(video_path)
+        container, stream = open_video(source, where)
+        with container:
+            for picture in container.decode(stream):
                 turns = round(picture.rotation / 90) % 4
                 size[:] = (picture.width, picture.height) if turns % 2 else (picture.height, picture.width)
                 small = picture.reformat(width=image_size, height=image_size, format="rgb24", interpolation="BICUBIC")
