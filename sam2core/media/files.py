@@ -179,7 +179,7 @@ class PictureFile:
         try:
             yield
         except UnidentifiedImageError:
-            raise ValueError(f"{self.name} is not a picture of a kind that is read ({', '.join(FORMATS)})") from None
+            raise ValueError(f"{self.name} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
         except _DAMAGE as error:
             raise ValueError(f"{self.name} could not be read: {error}") from error
 

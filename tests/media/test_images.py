@@ -122,7 +122,7 @@ def test_float_tiffs_with_channels(channels: int, dtype: str, tmp_path: Path) ->
 def test_other_kinds_of_files_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
-    with pytest.raises(ValueError, match=r"picture\.jpg.*not a picture of a kind that is read \(JPEG"):
+    with pytest.raises(ValueError, match=r"picture\.jpg.*not an image of a kind that is read \(JPEG"):
         read_image(path)
     with pytest.raises(ValueError, match="there is no image file"):
         read_image(tmp_path / "none.png")
