@@ -301,8 +301,8 @@ class VideoSession:
         1 on the object (default), 0 off it; `box` x0, y0, x1, y1; or `mask` (H, W), booleans or integers of which 0 is
         off it. An earlier prompt of the object on this frame is replaced; with `add`, further points join it. An
         earlier answer on the frame goes to the decoder as a mask input. The answer is memorized when propagation goes
-        on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or the
-        frame does not exist.
+        on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or
+        the frame does not exist.
         """
         check_keywords("prompt", unknown, PROMPT_KEYS)
         frame, object = self._check_frame(frame), plain(object)
