@@ -203,6 +203,7 @@ def _build(
     **hub: Any,
 ) -> Sam2:
     from registry.assemble import assemble, device_of, dtype_of, init_empty_weights
+    from sam2core.prepare import prepare
 
     if not isinstance(weights, bool | str | os.PathLike):
         raise WeightsError(f"weights is True, False or a path; got {weights!r}")
@@ -225,7 +226,8 @@ def _build(
         _all_there(model)
     model.spec = value
     model.to(place).float()
-    return (model if precision == dtype_of(None) else model.to_mixed_precision(precision)).eval()
+    model = model if precision == dtype_of(None) else model.to_mixed_precision(precision)
+    return prepare(model, place).eval()
 
 
 def _all_there(model: Sam2) -> None:

@@ -15,7 +15,6 @@ from registry.components import Components, call
 from registry.errors import SpecError
 from registry.spec import ModelSpec
 from sam2core.heads.object_pointer import ObjectPointer
-from sam2core.heads.prompt_encoder import PromptEncoder
 from sam2core.memory.readout import MemoryReadout
 from sam2core.model import Sam2
 from sam2core.types import Multimask
@@ -35,7 +34,7 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     return Sam2(
         backbone=backbone,
         neck=make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim),
-        prompt_encoder=call("prompt_encoder", PromptEncoder, spec.prompt_encoder, dim=spec.dim, image_size=size),
+        prompt_encoder=make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size),
         mask_decoder=mask_decoder,
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),
@@ -44,7 +43,6 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
         memory_policy=make("memory_policy", spec.memory_policy),
         image_size=size,
         multimask=Multimask(**dataclasses.asdict(spec.multimask)),
-        carry_mask=spec.carry_mask,
     )
 
 

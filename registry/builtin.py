@@ -13,14 +13,14 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("backbone", "hiera_s", "sam2core.backbones.hiera:hiera_s"),
     ("backbone", "hiera_b+", "sam2core.backbones.hiera:hiera_b_plus"),
     ("backbone", "hiera_l", "sam2core.backbones.hiera:hiera_l"),
-    ("backbone", "hiera_nano", "sam2core.backbones.hiera:hiera_nano"),
     ("backbone", "hiera_micro", "sam2core.backbones.hiera:hiera_micro"),
     ("neck", "fpn", "sam2core.backbones.fpn:Fpn"),
+    ("prompt_encoder", "sam", "sam2core.heads.prompt_encoder:PromptEncoder"),
     ("mask_decoder", "sam", "sam2core.heads.mask_decoder:SamMaskDecoder"),
-    ("mask_decoder", "guided", "sam2core.heads.guided_mask_decoder:GuidedMaskDecoder"),
     ("memory_encoder", "conv", "sam2core.memory.encoder:ConvMemoryEncoder"),
     ("memory_attention", "rope", "sam2core.memory.attention:RopeMemoryAttention"),
     ("memory_policy", "recent", "sam2core.memory.policy:RecentFrames"),
+    ("initialisation", "fresh", "sam2core.training.initialisation:Fresh"),
     ("predictor", "image", "sam2core.predictors.image:ImagePredictor"),
     ("predictor", "video", "sam2core.predictors.video:VideoPredictor"),
     ("predictor", "automask", "sam2core.predictors.automask:MaskGenerator"),
@@ -41,3 +41,13 @@ def register_components(register: Callable[[str, str, Any], None]) -> None:
 @hookimpl
 def register_specs(register: Callable[[str | Path], None]) -> None:
     register(Path(__file__).parent / "specs")
+
+
+@hookimpl
+def register_recipes(register: Callable[[str | Path], None]) -> None:
+    register(Path(__file__).parent / "recipes")
+
+
+@hookimpl
+def register_kernels() -> None:
+    from sam2core.ops import cpu  # noqa: F401  importing it attaches its kernels

@@ -33,6 +33,9 @@ KINDS: Mapping[str, Kind] = _table(
     Kind(
         "neck", "the pyramid becomes three maps of one width", "sam2core.protocols:Neck", ("channels", "strides", "dim")
     ),
+    Kind(
+        "prompt_encoder", "a prompt becomes tokens and a map", "sam2core.protocols:PromptEncoder", ("dim", "image_size")
+    ),
     Kind("mask_decoder", "a prompt and an image become four masks", "sam2core.protocols:MaskDecoder", ("dim",)),
     Kind(
         "memory_encoder",
@@ -47,6 +50,7 @@ KINDS: Mapping[str, Kind] = _table(
         ("dim", "memory_dim"),
     ),
     Kind("memory_policy", "what to believe, to keep and to recall", "sam2core.protocols:MemoryPolicy"),
+    Kind("initialisation", "fresh weights to begin training with", "sam2core.protocols:Initialisation"),
     Kind("predictor", "a tool over a model", "sam2core.protocols:Predictor", ("model",)),
     Kind("engine", "where the videos of a data set are worked on", "sam2core.protocols:Engine", ("workers",)),
     Kind("layout", "how a file names its tensors", "sam2core.protocols:Layout", called=False),

@@ -6,6 +6,7 @@ SAM2CORE_STRICT_PLUGINS  "1": a plugin's failure is raised where it happens (for
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -20,7 +21,6 @@ from typing import Any
 import pluggy
 
 import sam2core.hooks
-from registry import builtin
 from registry.components import Components
 from registry.errors import DuplicateName, hint, nearest
 from registry.spec import Specs
@@ -29,7 +29,8 @@ from sam2core.hooks import PROJECT
 logger = logging.getLogger(__name__)
 
 PUBLISHED = ("edgetam", "efficienttam", "tracking", "ray")  # this project's plugins whose names specs may hold
-HOOKS = ("register_components", "register_specs", "register_kernels", "register_commands")
+HOOKS = ("register_components", "register_specs", "register_recipes", "register_kernels", "register_commands")
+BUILT_IN = {PROJECT: "registry.builtin", "nano": "sam2core.nano"}  # plugins that come with this distribution
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PluginRecord:
     """What became of one plugin.
 
     status    "ok"; "failed": see `error`; "off": left out by SAM2CORE_PLUGINS
-    provides  what it registered, as "kind:name" and "spec:name"
+    provides  what it registered, as "kind:name", "spec:name" and "recipe:name"
     """
 
     name: str
@@ -65,6 +66,7 @@ class Zoo:
         self.manager.add_hookspecs(sam2core.hooks)
         self.components = Components(self.failures)
         self.specs = Specs()
+        self.recipes: dict[str, Path] = {}
         self._records: dict[str, PluginRecord] = {}
         self._strict = environ.get("SAM2CORE_STRICT_PLUGINS") == "1"
         self._lock = threading.RLock()
@@ -132,7 +134,7 @@ class Zoo:
 
     def _admit(self, record: PluginRecord, plugin: object) -> None:
         """Register a plugin and take in what it offers: all of it, or nothing and an exception."""
-        components, specs = self.components.copy(), self.specs.copy()
+        components, specs, recipes = self.components.copy(), self.specs.copy(), dict(self.recipes)
         provides: list[str] = []
 
         def add_component(kind: str, name: str, target: Any) -> None:
@@ -141,6 +143,13 @@ class Zoo:
 
         def add_specs(folder: str | Path) -> None:
             provides.extend(f"spec:{name}" for name in specs.add_folder(folder, record.owner))
+
+        def add_recipes(folder: str | Path) -> None:
+            for file in sorted(Path(folder).glob("*.yaml")):
+                if file.stem in recipes:
+                    raise DuplicateName(f"recipe {file.stem!r} is offered already, by {recipes[file.stem]}")
+                recipes[file.stem] = file
+                provides.append(f"recipe:{file.stem}")
 
         self.manager.register(plugin, record.name)
         callers = self.manager.get_hookcallers(plugin) or []
@@ -154,7 +163,8 @@ class Zoo:
                 raise TypeError(f"{where}; {known}{hint(caller.name, HOOKS)}")
         self._call(plugin, "register_components", register=add_component)
         self._call(plugin, "register_specs", register=add_specs)
-        self.components, self.specs = components, specs
+        self._call(plugin, "register_recipes", register=add_recipes)
+        self.components, self.specs, self.recipes = components, specs, recipes
         self._records[record.name] = replace(record, provides=tuple(provides))
 
     def _offer(self, record: PluginRecord, load: Callable[[], object], requires: Iterable[str]) -> None:
@@ -179,9 +189,10 @@ def _called(plugin: object) -> str:
 def discover(
     entry_points: Iterable[importlib.metadata.EntryPoint] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Zoo:
-    """A new Zoo: the built-in plugin, then those of the installed distributions (or of `entry_points`)."""
+    """A new Zoo: the built-in plugins, then those of the installed distributions (or of `entry_points`)."""
     zoo = Zoo(environ)
-    zoo._admit(PluginRecord(PROJECT, PROJECT, _own_version(), "ok"), builtin)
+    for name, module in BUILT_IN.items():
+        zoo._admit(PluginRecord(name, PROJECT, _own_version(), "ok"), importlib.import_module(module))
     chosen = environ.get("SAM2CORE_PLUGINS")
     names = None if chosen is None else {name.strip() for name in chosen.split(",") if name.strip()}
     if entry_points is None:

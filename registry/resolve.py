@@ -14,6 +14,7 @@ from registry.errors import SpecError, UnknownName, hint
 from registry.plugins import Zoo, current
 from registry.spec import (
     FIELDS,
+    OLDER,
     OWN,
     PARTS,
     WEIGHTLESS,
@@ -117,7 +118,7 @@ def _extended(source: Source, zoo: Zoo, seen: tuple[Source, ...] = ()) -> dict[s
     if any((child.folder, child.where) == (source.folder, source.where) for child in seen):
         chain = " -> ".join(child.where for child in (*seen, source))
         raise SpecError(f"{source.where}: extends itself: {chain}")
-    if unknown := [key for key in source.tree if key not in (*FIELDS, *OWN) or key == "name"]:
+    if unknown := [key for key in source.tree if key not in (*FIELDS, *OWN, *OLDER) or key == "name"]:
         known = known_words(unknown[0], (*FIELDS[1:], *OWN[:3]))
         raise SpecError(f"{source.where}: no key is called {unknown[0]!r}.{known}")
     parent = source.tree.get("extends")

@@ -19,7 +19,17 @@ from registry.errors import DuplicateName, SpecError, nearest
 from sam2core import configuration
 from sam2core.storage import FileError, read_text
 
-PARTS = ("backbone", "neck", "mask_decoder", "memory_encoder", "memory_attention", "memory_policy")
+PARTS = (
+    "backbone",
+    "neck",
+    "prompt_encoder",
+    "mask_decoder",
+    "memory_encoder",
+    "memory_attention",
+    "memory_policy",
+)
+USUAL: Mapping[str, Mapping[str, Any]] = {"prompt_encoder": {"type": "sam"}}  # parts that a spec need not name
+OLDER = ("carry_mask",)  # keys of older specs; see `_renewed`
 OWN = ("extends", "abstract", "aliases", "description", "parameters")  # said of one spec; no child inherits them
 STRIDE = 32  # of the coarsest map
 WIDEST = 1 << 16  # of maps and tokens
@@ -67,8 +77,7 @@ class ModelSpec:
 
     image_size    [height, width] in pixels, multiples of 32
     dim           width of the maps and tokens; `memory_dim` that of a memory
-    backbone ...  the parts: {type: name, **options}; `memory_readout` and `prompt_encoder` have options and no type
-    carry_mask    a tracked frame is told the mask of the frame before, as a hint
+    backbone ...  the parts: {type: name, **options}; `memory_readout` has options and no type
     predictors    per task, the defaults of the predictor's options
     parameters    how many numbers the state dict holds, as recorded; None when nobody recorded it
     """
@@ -84,9 +93,8 @@ class ModelSpec:
     memory_attention: dict[str, Any]
     memory_policy: dict[str, Any]
     memory_readout: dict[str, Any] = field(default_factory=dict)
-    prompt_encoder: dict[str, Any] = field(default_factory=dict)
+    prompt_encoder: dict[str, Any] = field(default_factory=lambda: dict(USUAL["prompt_encoder"]))
     multimask: MultimaskSpec = MultimaskSpec()
-    carry_mask: bool = False
     predictors: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: WeightsSpec | None = None
     parameters: int | None = None
@@ -104,7 +112,7 @@ _REQUIRED = tuple(
     if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
 )
 WEIGHTLESS = frozenset(  # what may change and leaves the weights as they are
-    {"image_size", "memory_policy", "multimask", "carry_mask", "predictors", "weights", "description"}
+    {"image_size", "memory_policy", "multimask", "predictors", "weights", "description"}
 )
 
 
@@ -227,7 +235,7 @@ def merge(parent: Mapping[str, Any], child: Mapping[str, Any], where: str) -> di
     merged = dict(parent)
     for key, value in child.items():
         if key in PARTS:
-            merged[key] = _merge_part(key, parent.get(key), value, where)
+            merged[key] = _merge_part(key, parent.get(key, USUAL.get(key)), value, where)
         elif key == "weights":
             merged[key] = value if not isinstance(value, Mapping) or "file" in value else _deep(parent.get(key), value)
         else:
@@ -255,9 +263,32 @@ def _deep(parent: Any, child: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- validating
 
 
+def _renewed(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A merged tree whose keys of older specs say what is said today. Raises SpecError where that cannot be.
+
+    `prompt_encoder` had no types but an option `draw`; `carry_mask` stood beside the policy that it is a part of now.
+    """
+    renewed = {key: value for key, value in tree.items() if key not in OLDER}
+    encoder = dict(tree.get("prompt_encoder") or {})
+    if "draw" in encoder:
+        encoder["type"] = "drawn" if encoder.pop("draw") else "sam"
+    renewed["prompt_encoder"] = {**USUAL["prompt_encoder"], **encoder}
+    if tree.get("carry_mask"):
+        policy = dict(tree.get("memory_policy") or {})
+        if policy.get("type") not in ("recent", "carried_mask"):
+            raise SpecError(
+                f"{where}: carry_mask is an older word for the memory policy 'carried_mask', and this model has the "
+                f"policy {policy.get('type')!r}; remove carry_mask, or name the policy"
+            )
+        renewed["memory_policy"] = {**policy, "type": "carried_mask"}
+    return renewed
+
+
 def validate(name: str, tree: Mapping[str, Any], where: str) -> ModelSpec:
     """A merged tree as a ModelSpec. Raises SpecError naming the key that does not fit."""
-    values = {key: value for key, value in tree.items() if key in FIELDS and key != "name"}
+    values = {
+        key: value for key, value in {**USUAL, **_renewed(tree, where)}.items() if key in FIELDS and key != "name"
+    }
     if missing := [key for key in _REQUIRED if key != "name" and values.get(key) is None]:
         raise SpecError(f"{where}: {', '.join(missing)} missing")
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""The four places where a plugin joins in. A plugin is any module with functions marked @hookimpl."""
+"""The places where a plugin joins in. A plugin is any module with functions marked @hookimpl."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def register_components(register: Callable[[str, str, Any], None]) -> None:
 @hookspec
 def register_specs(register: Callable[[str | Path], None]) -> None:
     """Offer models: ``register(folder)`` with YAML specs; a file's stem is the model's name. Asked at discovery."""
+
+
+@hookspec
+def register_recipes(register: Callable[[str | Path], None]) -> None:
+    """Offer training recipes: ``register(folder)`` with YAML files; a file's stem is the recipe's name.
+
+    Asked at discovery.
+    """
 
 
 @hookspec

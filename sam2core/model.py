@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.heads.object_pointer import ObjectPointer
-from sam2core.heads.prompt_encoder import PromptEncoder
 from sam2core.heads.select import candidates
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import MemoryReadout
+from sam2core.memory.readout import MemoryReadout, rows_of
 from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid
 from sam2core.ops.shapes import FixedShapes
+from sam2core.protocols import PromptsTrackedFrames
 from sam2core.types import (
-    MASK_INPUT_LIMIT,
     NO_OBJECT,
     DecoderOutput,
     FilteredMasks,
@@ -33,11 +31,18 @@ from sam2core.types import (
 )
 
 if TYPE_CHECKING:
-    from sam2core.protocols import Backbone, MaskDecoder, MemoryAttention, MemoryEncoder, Neck
+    from sam2core.protocols import Backbone, MaskDecoder, MemoryAttention, MemoryEncoder, Neck, PromptEncoder
 
 STRIDE = 16
-# On a CPU, a decoder call whose image tokens outgrow the last-level cache costs twice per prompt.
-CPU_CALL_BYTES = 8 * 2**20
+
+
+def finer_features(decoder: Any, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+    """What a mask decoder keeps of an image beside the embedding, made of the neck's maps, and of pixels if it asks.
+
+    See `protocols.MaskDecoder` and `protocols.ReadsPixels`.
+    """
+    made = decoder.high_res_features(maps)
+    return decoder.with_pixels(made, pixels) if hasattr(decoder, "with_pixels") else made
 
 
 class Sam2(nn.Module):
@@ -45,8 +50,7 @@ class Sam2(nn.Module):
 
     Four verbs: `encode` an image, `condition` it on what was recalled, `segment` it for a prompt, `memorize` the
     answer. The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
-    `image_size` is (H, W) in model pixels, multiples of 32. With `carry_mask`, which SAM 2 has not, a tracked frame is
-    also told the mask of the frame before, as a mask input. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
+    `image_size` is (H, W) in model pixels, multiples of 32. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
     and Videos"; upstream class: ``SAM2Base``.
     """
 
@@ -64,7 +68,6 @@ class Sam2(nn.Module):
         memory_policy: MemoryPolicy,
         image_size: tuple[int, int] = (1024, 1024),
         multimask: Multimask | None = None,
-        carry_mask: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -78,7 +81,6 @@ class Sam2(nn.Module):
         self.memory_policy = memory_policy
         self.image_size = image_size
         self.multimask = multimask or Multimask()
-        self.carry_mask = carry_mask
         self.fixed: FixedShapes | None = None
         """What prompts and pasts are filled up to; set when the parts are compiled."""
         self.image_only = False
@@ -95,14 +97,14 @@ class Sam2(nn.Module):
     @property
     def head_dtype(self) -> torch.dtype:
         """The type that masks and scores are made in."""
-        return self.prompt_encoder.no_mask.weight.dtype
+        return self._type_of(self.prompt_encoder)
 
     def to_mixed_precision(self, dtype: torch.dtype) -> Sam2:
         """To half precision where the time goes; the same model.
 
         Masks and scores are made in fp32 still: in bfloat16, a logit has eight bits. So is what all of them are made
-        from, the first layer and the neck. A part says with a method ``to_mixed_precision(dtype)`` what of it stays
-        fp32; one without is cast whole, and if that is the mask decoder, the other heads too.
+        from, the first layer and the neck. A part says (`protocols.MixesPrecision`) what of it stays fp32; one
+        that does not is cast whole, and if that is the mask decoder, the other heads too.
         ``model.to(dtype)`` casts everything.
         """
         full = hasattr(self.mask_decoder, "to_mixed_precision")
@@ -127,7 +129,7 @@ class Sam2(nn.Module):
         return ImageFeatures(
             embedding=embedding,
             position=sine_grid(grid, embedding.shape[1], embedding.device).to(embedding.dtype),
-            high_res_features=self.mask_decoder.high_res_features([each.to(self.head_dtype) for each in maps], pixels),
+            high_res_features=finer_features(self.mask_decoder, [each.to(self.head_dtype) for each in maps], pixels),
         )
 
     def condition(self, features: ImageFeatures, recall: Recall | Sequence[Recall] | None) -> Tensor:
@@ -145,90 +147,39 @@ class Sam2(nn.Module):
         blocks, memory_mask = self.fixed.pad_memory(blocks)
         return self.memory_attention(embedding, position, blocks, memory_mask)
 
-    def tracking_prompt(self, recalls: Sequence[Recall]) -> Prompt:
-        """The prompt of plain tracking for objects with these pasts: nothing, or what `carry_mask` carries on.
+    def tracking_prompt(self, recalls: Sequence[Recall], policy: MemoryPolicy | None = None) -> Prompt:
+        """The prompt of plain tracking for objects with these pasts: what `policy` or the model's own policy says.
 
-        The mask (B, 1, h, w) is that of the recalled frame nearest in time, forgotten ones aside; as every mask input,
-        it is clamped. One recall may serve all rows of its memories, as for `condition`.
+        Nothing, where they say nothing (`protocols.PromptsTrackedFrames`). One recall may serve all rows of its
+        memories, as for `condition`.
         """
-        nearest = [min(one.object_pointers, key=lambda pair: abs(pair[0]), default=None) for one in recalls]
-        rows = [1 if pair is None else pair[1].logits.shape[0] for pair in nearest]
-        prompt = Prompt.nothing(sum(rows), self.device)
-        if not self.carry_mask or not any(nearest):
-            return prompt
-        blank = torch.zeros(1, 1, *self.prompt_encoder.mask_input_size, device=self.device)
-        masks = [blank if pair is None else pair[1].logits.detach().float() for pair in nearest]
-        known = [pair is not None for pair, count in zip(nearest, rows) for _ in range(count)]
-        return replace(
-            prompt,
-            mask_input=torch.cat([mask.to(self.device) for mask in masks]).clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
-            has_mask_input=None if all(known) else torch.tensor(known, device=self.device),
-        )
+        for asked in (policy, self.memory_policy):
+            if isinstance(asked, PromptsTrackedFrames):
+                return asked.tracking_prompt(recalls, self.prompt_encoder.mask_input_size, self.device)
+        return Prompt.nothing(sum(map(rows_of, recalls)), self.device)
 
     def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         """All four masks (B, 4, h, w) for B prompts, before any choice or gating.
 
         `features` and `embedding` belong to one image shared by all prompts, or to one image per prompt.
         """
-        embedding = embedding.to(self.head_dtype)
-        rows = self._rows_per_call(embedding)
-        if prompt.batch <= rows or torch.is_grad_enabled():
-            return self._decode(features, embedding, prompt)
-        outputs = []
-        for start in range(0, prompt.batch, rows):
-            stop = min(start + rows, prompt.batch)
-            part, part_embedding = features, embedding
-            if embedding.shape[0] > 1:
-                part_embedding = embedding[start:stop]
-            if features.batch > 1:
-                part = features.rows(torch.arange(start, stop, device=embedding.device))
-            outputs.append(self._decode(part, part_embedding, prompt.rows(start, stop)))
-        return DecoderOutput(
-            masks=torch.cat([output.masks for output in outputs]),
-            iou=torch.cat([output.iou for output in outputs]),
-            tokens=torch.cat([output.tokens for output in outputs]),
-            object_score=torch.cat([output.object_score for output in outputs]),
-        )
-
-    def decode_filtered(
-        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, keep: Callable[[Tensor], Tensor]
-    ) -> FilteredMasks:
-        """Of B prompts without mask inputs on one image, the masks whose scores (B, 4) are `keep`: a mask (B, 4) of
-        them.
-
-        Masks that nobody wants are not drawn, where the decoder can tell (``decode_wanted``) and it pays: on a CPU, and
-        where all prompts share one image, with nothing drawn into it.
-        """
-        sift = getattr(self.mask_decoder, "decode_filtered", None)
-        shared = prompt.mask_input is None and not self.prompt_encoder.draw
-        if sift is not None and shared and embedding.device.type == "cpu" and self.fixed is None:
-            embedding = embedding.to(self.head_dtype)
-            sparse, dense, _ = self.prompt_encoder(prompt)
-            position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
-            rows = self._rows_per_call(embedding)
-            return sift(
-                embedding + dense[:1], position, sparse, features.high_res_features, keep, rows=rows
-            )  # one for all rows
-        output = self.decode(features, embedding, prompt)
-        places = torch.nonzero(keep(output.iou))
-        row, mask = places.unbind(1)
-        return FilteredMasks(row=row, mask=mask, logits=output.masks[row, mask], iou=output.iou[row, mask])
-
-    def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         if self.fixed is not None:
             prompt = self.fixed.pad_prompt(prompt)
+        embedding = embedding.to(self.head_dtype)
         sparse, dense, token_mask = self.prompt_encoder(prompt)
         if self.fixed is not None:
             embedding, dense = self.fixed.pad_maps(embedding, dense, prompt.batch)
         position = self.prompt_encoder.position((embedding.shape[-2], embedding.shape[-1]))
         return self.mask_decoder(embedding, position, sparse, dense, features.high_res_features, token_mask)
 
-    @staticmethod
-    def _rows_per_call(embedding: Tensor) -> int:
-        """How many prompts one decoder call takes: on a CPU as many as fit the cache, elsewhere all."""
-        if embedding.device.type != "cpu":
-            return 2**31
-        return max(1, CPU_CALL_BYTES // (embedding[0].numel() * embedding.element_size()))
+    def decode_filtered(
+        self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, keep: Callable[[Tensor], Tensor]
+    ) -> FilteredMasks:
+        """Of B prompts on one image, those masks whose scores (B, 4) `keep` takes: it gives booleans (B, 4)."""
+        output = self.decode(features, embedding, prompt)
+        places = torch.nonzero(keep(output.iou))
+        row, mask = places.unbind(1)
+        return FilteredMasks(row=row, mask=mask, logits=output.masks[row, mask], iou=output.iou[row, mask])
 
     def segment(
         self, features: ImageFeatures, embedding: Tensor, prompt: Prompt, *, multimask_output: bool
@@ -297,9 +248,10 @@ class Sam2(nn.Module):
     def fingerprint(self) -> dict[str, Any]:
         """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights.
 
-        And what changes masks without a weight of its own: the kind of mask decoder, and `carry_mask`.
+        And what changes masks without a weight of its own: the kind of mask decoder.
         """
-        sample = torch.cat([p.detach().flatten()[:4] for p in self.parameters()]).cpu().double().abs()
+        numbers = torch.cat([p.detach().flatten()[:4] for p in self.parameters()]).double().tolist()
+        sample = torch.tensor(numbers, dtype=torch.float64).abs()
         place = torch.arange(1, len(sample) + 1, dtype=torch.float64)
         return {
             "image_size": list(self.image_size),
@@ -307,12 +259,13 @@ class Sam2(nn.Module):
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
             "weights": f"{(sample * place).sum().item():.9g}",
             "mask_decoder": type(self.mask_decoder).__name__,
-            "carry_mask": self.carry_mask,
         }
 
     def _type_of(self, part: nn.Module) -> torch.dtype:
         """The type that a part takes its input in: that of its first weight."""
-        return next((weight.dtype for weight in part.parameters()), self.dtype)
+        for weight in part.parameters():  # no `next` with a default: torch 2.5's export cannot trace it
+            return weight.dtype
+        return self.dtype
 
     def _needs_memory(self) -> None:
         if self.image_only:

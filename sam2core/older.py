@@ -59,6 +59,14 @@ def renamed(value: Any) -> Any:
     return value
 
 
+def session(about: dict[str, Any]) -> dict[str, Any]:
+    """What an older file says of a session or an image: ``model.carry_mask`` is what a memory policy says by now."""
+    model, options = dict(about["model"]), dict(about.get("options", {}))
+    if model.pop("carry_mask", False) and options.get("policy") == "RecentFrames":
+        options["policy"] = "CarriedMask"
+    return about | {"model": model} | ({"options": options} if "options" in about else {})
+
+
 def _word(key: Any) -> Any:
     if not isinstance(key, str):
         return key

@@ -13,11 +13,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sam2core.heads.select import Stability
     from sam2core.memory.bank import MemoryBank
-    from sam2core.types import DecoderOutput, FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall, TokenBlock
+    from sam2core.types import (
+        DecoderOutput,
+        FrameMemory,
+        Keep,
+        MaskCandidates,
+        MaskPrediction,
+        Prompt,
+        Recall,
+        TokenBlock,
+    )
 
 
 @runtime_checkable
@@ -48,18 +58,40 @@ class Neck(Protocol):
 
 
 @runtime_checkable
+class PromptEncoder(Protocol):
+    """A prompt becomes tokens and a map. Constructor: ``dim, image_size`` and options."""
+
+    image_size: tuple[int, int]
+    """(H, W) in model pixels; it is set anew where a model goes on at another size."""
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        """The size (h, w) of a mask input: that of the masks that a mask decoder draws, a quarter of the image."""
+        ...
+
+    def position(self, grid: tuple[int, int], /) -> Tensor:
+        """The dense position code (1, C, H, W) of a grid, in the heads' type."""
+        ...
+
+    def __call__(self, prompt: Prompt, /) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The tokens (B, P', C), the map, and which tokens are meant.
+
+        The map is (1, C, 1, 1) where it is the same for all prompts, otherwise (B, C, H, W). The last is (B, P') bool
+        for a ragged prompt, whose points of ``Label.IGNORED`` become no token; otherwise None: all. P' may be any
+        number, and 0 where a prompt has no points.
+        """
+        ...
+
+
+@runtime_checkable
 class MaskDecoder(Protocol):
     """Prompt tokens and an image become four masks. Constructor: ``dim`` and options."""
 
     stability: Stability | None
     """When the single mask is unstable in evaluation, the best of the other three is given; None: never."""
 
-    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor, /) -> tuple[Tensor, ...]:
-        """The neck's maps in the heads' type, and the pixels (B, 3, 16 H, 16 W), to what `high_res_features` gets; ()
-        for no high-resolution features.
-
-        It is called once per image: what a decoder reads beside the embedding is kept with it.
-        """
+    def high_res_features(self, maps: Sequence[Tensor], /) -> tuple[Tensor, ...]:
+        """The neck's maps, in the heads' type, to what `high_res_features` gets; () for none. Once per image."""
         ...
 
     def __call__(
@@ -146,6 +178,18 @@ class MemoryPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class Initialisation(Protocol):
+    """Fresh weights to begin training with; recipes name it as `start`. Constructor: options only."""
+
+    def __call__(self, model: Any, /) -> None:
+        """Give a `Sam2` of freshly made parts the weights that training begins with, in place.
+
+        It does what it can for the parts it knows, and leaves others as they were made.
+        """
+        ...
+
+
 class Predictor(Protocol):
     """A tool over a model. Constructor: ``model`` and options; the rest is its own. It holds no state of a task."""
 
@@ -183,4 +227,79 @@ class Layout(Protocol):
 
     def inverse(self, state: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         """Our tensors under the file's names."""
+        ...
+
+
+# what a part may have besides; each says what happens without it
+
+
+@runtime_checkable
+class MixesPrecision(Protocol):
+    """A part that says what of it stays fp32 in a model of half precision. Without it, a part is cast whole."""
+
+    def to_mixed_precision(self, dtype: torch.dtype, /) -> None:
+        """Cast, in place, what may be in half precision."""
+        ...
+
+
+@runtime_checkable
+class HasBlocks(Protocol):
+    """A backbone of blocks in a row. Without them, recipes with `layer_decay` or `checkpoint_trunk` are refused.
+
+    A method ``layer_id(name)`` may say how deep a parameter lies: 0 for what comes before the blocks, n + 1 for block
+    n, ``len(blocks) + 1`` for what comes behind. Without it, names that begin with ``blocks.N.`` are block N's,
+    ``patch_embed`` and ``pos_embed`` come before, all else behind.
+    """
+
+    blocks: Sequence[Any]
+
+
+@runtime_checkable
+class ReadsPixels(Protocol):
+    """A mask decoder that reads the picture itself. Without it, a decoder sees the neck's maps alone."""
+
+    def with_pixels(self, high_res_features: tuple[Tensor, ...], pixels: Tensor, /) -> tuple[Tensor, ...]:
+        """What `high_res_features` gave, and the normalised pixels (B, 3, 16 H, 16 W), to what is kept of an image."""
+        ...
+
+
+@runtime_checkable
+class Unrolled(Protocol):
+    """A prompt encoder that goes through a prompt's points one by one. Without it, a graph takes any number of points.
+
+    A graph that is exported of one with ``unrolled`` true takes prompts of one number of points.
+    """
+
+    unrolled: bool
+
+
+@runtime_checkable
+class TaughtDensely(Protocol):
+    """A mask decoder that can be taught without its attention. Without it, stages with `dense` above 0 are refused."""
+
+    mask_mlps: Sequence[Callable[[Tensor], Tensor]]
+    """Each makes of tokens (B, N, C) filters (B, N, C') for what `enlarge` gives."""
+
+    def enlarge(self, maps: Tensor, high_res_features: tuple[Tensor, ...], /) -> Tensor:
+        """A map (B, C, H, W) at stride 16 to the one (B, C', 4 H, 4 W) that filters make masks of."""
+        ...
+
+
+@runtime_checkable
+class PromptsTrackedFrames(Protocol):
+    """A memory policy that says what a tracked frame is prompted with. Without it: nothing, as in SAM 2."""
+
+    def tracking_prompt(
+        self, recalls: Sequence[Recall], mask_input_size: tuple[int, int], device: torch.device, /
+    ) -> Prompt:
+        """The prompt of objects with these pasts, a row for each row of a recall's memories, on a device."""
+        ...
+
+
+@runtime_checkable
+class Reinitialises(Protocol):
+    """An initialisation that can be asked again once a trunk has learned. Without it, stages that ask are refused."""
+
+    def again(self, model: Any, embedding: Tensor, /) -> None:
+        """Change a model's weights in place, given embeddings (B, C, H, W) of some pictures."""
         ...

@@ -52,7 +52,7 @@ def _seed() -> None:
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
 def both_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs twice: with `torch.mm` and with oneDNN's products in fp32, however small they are."""
-    from sam2core.ops import layers
+    from sam2core.ops.cpu import products
 
-    monkeypatch.setattr(layers, "WIDE", request.param)
-    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(products, "WIDE", request.param)
+    monkeypatch.setattr(products, "FUSED_PRODUCTS", 0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sam2core.ops import attention
+from sam2core.ops import attention, cpu
 from tests.golden.record import VARIANTS
 from tests.parity import answers, oracle
 from tests.parity.stages import PASTS, PROMPTS, prompt_tensors
@@ -147,8 +147,8 @@ def test_memory_encoder(family, case):
 )
 def test_recall_readout_and_memory_attention(monkeypatch, family, case, short):
     if not short:  # the way long pasts take on a CPU
-        monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
-        monkeypatch.setattr(attention, "BLOCK_BYTES", 2**14)
+        monkeypatch.setattr(attention, "LONG", 0)
+        monkeypatch.setattr(cpu.attention, "BLOCK_BYTES", 2**14)
     given, stage = inputs(), section("expect/2.1/encode/square")
     where = section("expect/2.1/memorize/soft")["position"][:1]
     found = answers.past(

@@ -14,6 +14,7 @@ from sam2core import hooks
 DOCUMENTED = {
     "register_components": ["register"],
     "register_specs": ["register"],
+    "register_recipes": ["register"],
     "register_kernels": [],
     "register_commands": ["commands"],
 }

@@ -89,7 +89,7 @@ def test_several_objects_equal_one_by_one():
 
 @torch.no_grad()
 def test_many_prompts_in_slices_equal_one_call(monkeypatch):
-    import sam2core.model as module
+    from sam2core.ops.cpu import decoding
 
     model, image = tiny(), pixels(batch=1)
     features = model.encode(image)
@@ -100,7 +100,7 @@ def test_many_prompts_in_slices_equal_one_call(monkeypatch):
         many.points, many.labels, mask_input=torch.randn(11, 1, 16, 16), has_mask_input=torch.arange(11) % 2 == 0
     )
     whole = model.decode(features, embedding, many)
-    monkeypatch.setattr(module, "CPU_CALL_BYTES", 4 * embedding[0].numel() * embedding.element_size())
+    monkeypatch.setattr(decoding, "CALL_BYTES", 4 * embedding[0].numel() * embedding.element_size())
     sliced = model.decode(features, embedding, many)
     copied = model.decode(features.expand(11), embedding.expand(11, -1, -1, -1), many)
     for name in ("masks", "iou", "tokens", "object_score"):
@@ -276,7 +276,7 @@ def test_wanted_masks_are_those_of_all_masks_drawn_prompts_or_not(draw):
     """Enough prompts for several calls of the decoder; with drawn prompts each sees an image of its own."""
     import registry
 
-    model = registry.build("test_tiny", weights=False, prompt_encoder={"draw": draw})
+    model = registry.build("test_tiny", weights=False, prompt_encoder="drawn" if draw else "sam")
     features = model.encode(torch.randn(1, 3, *model.image_size))
     embedding = model.condition(features, None)
     points = torch.rand(70, 1, 2) * model.image_size[0]

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 DATA = (
     "registry/specs/*.yaml",
     "registry/recipes/*.yaml",
+    "sam2core/nano/specs/*.yaml",
+    "sam2core/nano/recipes/*.yaml",
     "registry/weights/*.safetensors",
     "registry/weights/*.md",
     "registry/skeletons/*.txt",

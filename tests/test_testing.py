@@ -587,7 +587,7 @@ def test_the_isolated_registry_knows_what_it_is_given(modules: None) -> None:
     with pytest.raises(OSError, match="torn"), isolated("acme_torn"):
         pass
     with isolated("acme_torn", strict=False):
-        assert registry.plugins()[1].status == "failed"
+        assert registry.plugins()[-1].status == "failed"
     assert registry.current() is before
 
 

@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam2core.ops.attention import attend, merge_heads
-from sam2core.ops.layers import DropPath, Mlp, chunked, linear, predicts_on_cpu
+from sam2core.ops.layers import DropPath, Mlp, linear_act
 from sam2core.ops.position import bicubic
 from sam2core.ops.windows import merge, partition
-
-# On a CPU, a block with larger buffers than the limit is computed in strips of windows, of so many bytes each: large
-# buffers leave the caches, and are given back to the system and faulted in again at every use.
-STRIP_LIMIT = 16 * 2**20
-STRIP_BYTES = 8 * 2**20
 
 
 def _pool(maps: Tensor) -> Tensor:
@@ -52,7 +47,7 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
-        q, k, v = linear(self.qkv, x).view(batch, height * width, 3, self.heads, -1).unbind(2)
+        q, k, v = linear_act(x, self.qkv).view(batch, height * width, 3, self.heads, -1).unbind(2)
         if self.pool:
             q = _pool(q.reshape(batch, height, width, -1))
             height, width = q.shape[1:3]
@@ -85,30 +80,15 @@ class HieraBlock(nn.Module):
         self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self._strip(x)
-        if rows >= x.shape[1]:
-            return self._block(x)
-        batch, height, width, _ = x.shape
-        halved = 2 if self.pool else 1
-        whole = x.new_empty(batch, height // halved, width // halved, self.attn.proj.out_features)
-        for strip, out in zip(x.split(rows, dim=1), whole.split(rows // halved, dim=1)):
-            self._block(strip, out)
-        return whole
+        x = self.mix(x)
+        return x + self.drop_path(self.feed(x))
 
-    def _strip(self, x: Tensor) -> int:
-        """How many rows of the map to compute at a time: whole windows, few enough for a CPU's caches."""
-        batch, height, width, _ = x.shape
-        hidden = self.mlp.layers[0].out_features // (4 if self.pool else 1)
-        row = batch * width * max(hidden, self.attn.qkv.out_features) * self.attn.qkv.weight.element_size()
-        if not self.window or not predicts_on_cpu(x) or height * row <= STRIP_LIMIT:
-            return height
-        return max(1, STRIP_BYTES // (row * self.window)) * self.window
-
-    def _block(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
+        """The first half: a map (B, H, W, C) plus what its places read from each other, (B, H', W', C')."""
         normed = self.norm1(x).to(self.attn.qkv.weight.dtype)
         shortcut = x
         if self.proj is not None:
-            shortcut = linear(self.proj, normed)
+            shortcut = linear_act(normed, self.proj)
             if self.pool:
                 shortcut = _pool(shortcut)
             shortcut = shortcut.to(x.dtype)
@@ -119,10 +99,10 @@ class HieraBlock(nn.Module):
             x = merge(self.attn(windows), padded, (shortcut.shape[1], shortcut.shape[2]))
         else:
             x = self.attn(normed)
-        x = shortcut + self.drop_path(linear(self.attn.proj, x))
-        return torch.add(x, self.drop_path(chunked(self._feed, x, self.mlp.layers[0].out_features)), out=out)
+        return shortcut + self.drop_path(linear_act(x, self.attn.proj))
 
-    def _feed(self, x: Tensor) -> Tensor:
+    def feed(self, x: Tensor) -> Tensor:
+        """What the second half adds to each place of a map (B, H, W, C)."""
         return self.mlp(self.norm2(x).to(self.attn.qkv.weight.dtype))
 
 
@@ -241,22 +221,15 @@ def hiera_l(*, drop_path: float = 0.0) -> Hiera:
     )
 
 
-def _small_positions(trunk: Hiera) -> Hiera:
+def small_positions(trunk: Hiera) -> Hiera:
     """Start the position codes at small random values: a short training run never leaves zero otherwise."""
     nn.init.trunc_normal_(trunk.pos_embed, std=0.02)
     nn.init.trunc_normal_(trunk.pos_embed_window, std=0.02)
     return trunk
 
 
-def hiera_nano(*, drop_path: float = 0.0) -> Hiera:
-    """Hiera nano, this project's own: 2.80 M parameters; no window pads where sides are multiples of 128 pixels."""
-    return _small_positions(
-        Hiera(32, heads=1, stages=(1, 2, 6, 2), windows=(8, 4, 8, 4), global_blocks=(5, 8), drop_path=drop_path)
-    )
-
-
 def hiera_micro(*, drop_path: float = 0.0) -> Hiera:
     """Hiera micro: the full architecture in the smallest size that still uses all of it; for tests."""
-    return _small_positions(
+    return small_positions(
         Hiera(8, heads=1, stages=(1, 1, 2, 1), windows=(8, 4, 6, 3), global_blocks=(3,), drop_path=drop_path)
     )

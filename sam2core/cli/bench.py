@@ -324,7 +324,7 @@ def peak(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
     """The best GFLOP/s of a square product, 2048 wide on a CPU and 8192 elsewhere."""
     import torch
 
-    from sam2core.ops.layers import product
+    from sam2core.ops.cpu.products import product
 
     side = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

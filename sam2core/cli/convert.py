@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,10 +108,11 @@ def command(
             f"whatever its config says;\n  {spec.name}'s are {spec.memory_dim} wide, its features {spec.dim}. "
             "Its image half can be written: --to huggingface-image"
         )
-    lost = [what for what, has in OURS_ALONE.items() if has(spec)]
-    if layout != "native" and lost:
-        all_lost = " and ".join([", ".join(lost[:-1]), lost[-1]] if len(lost) > 1 else lost)
-        click.echo(f"{spec.name} {all_lost}; other packages do not, and will answer worse with it", err=True)
+    ours = [
+        f"{part} {getattr(spec, part)['type']}" for part, name in META.items() if getattr(spec, part)["type"] != name
+    ]
+    if layout != "native" and ours:
+        click.echo(f"other packages lack {spec.name}'s {', '.join(ours)}, and will answer worse with it", err=True)
     written = into.inverse(state)
     if layout in FOLDERS:
         target.mkdir(parents=True, exist_ok=True)
@@ -133,12 +134,8 @@ def command(
 
 
 _FILES = ("model.safetensors", "config.json", "processor_config.json")
-OURS_ALONE: dict[str, Callable[[ModelSpec], bool]] = {
-    "draws prompts into the hint": lambda spec: bool(spec.prompt_encoder.get("draw")),
-    "carries masks from frame to frame": lambda spec: spec.carry_mask,
-    "guides masks by the picture": lambda spec: spec.mask_decoder["type"] == "guided",
-}
-"""What a spec can ask for and no other package knows."""
+META = {"prompt_encoder": "sam", "mask_decoder": "sam", "memory_policy": "recent"}
+"""Parts without weights of their own that other packages have in Meta's form alone."""
 
 
 def _spec(source: Path, state: Mapping[str, Tensor], model: str | None, metadata: Mapping[str, str]) -> ModelSpec:
@@ -218,22 +215,24 @@ def _options(spec: ModelSpec, model: Sam2) -> dict[str, dict[str, Any]]:
     import inspect
 
     from registry.errors import SpecError
+    from sam2core.heads.mask_decoder import SamMaskDecoder
     from sam2core.memory.policy import RecentFrames
 
     known = {
         "neck": ("fpn",),
-        "mask_decoder": ("sam", "guided"),  # the same but for what is done to its masks
         "memory_encoder": ("conv",),
         "memory_attention": ("rope",),
     }
     for part, types in known.items():
         if getattr(spec, part)["type"] not in types:
             raise SpecError(f"transformers has no {part} {getattr(spec, part)['type']!r}, which {spec.name} uses")
-    targets = {part: type(getattr(model, part)) for part in (*known, "memory_readout")} | {
+    if not isinstance(model.mask_decoder, SamMaskDecoder):  # what extends it has the same weights
+        raise SpecError(f"transformers has no mask_decoder {spec.mask_decoder['type']!r}, which {spec.name} uses")
+    targets = {part: type(getattr(model, part)) for part in (*known, "mask_decoder", "memory_readout")} | {
         "memory_policy": RecentFrames
     }
     given = {part: dict(getattr(spec, part)) for part in targets}
-    if given["memory_policy"].get("type") != "recent":
+    if not isinstance(model.memory_policy, RecentFrames):
         click.echo(f"transformers knows no memory policy but SAM 2's own: {spec.name}'s is not written", err=True)
         given["memory_policy"] = {}
     options = {

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from registry.plugins import current
 from sam2core.cli.options import check_folder, format_option
-from sam2core.cli.train_data import RECIPES, check_sources, open_source, read_recipe, with_format
+from sam2core.cli.train_data import check_sources, initialisation, open_source, read_recipe, with_format
 from sam2core.jobs.interrupt import InterruptGuard
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from sam2core.training.recipe import Recipe
 
-__all__ = ["RECIPES", "command", "open_source", "read_recipe"]
+__all__ = ["command", "open_source", "read_recipe"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,7 +43,7 @@ def command() -> None:
 
 def recipe_options(default: str | None = None) -> Callable[[Function], Function]:
     """Add --recipe, which must be given unless it has a default, --data and the trailing overrides to a verb."""
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    names = ", ".join(sorted(current().recipes))
     # to click an explicit default of None is a default, and what has one is not asked for
     presence: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
 
@@ -155,7 +156,9 @@ def run(
     check_sources(recipe)
     if not changed:
         _check_same(output, recipe)
-    check_model(registry.build(recipe.model, weights=False, device="meta", **recipe.overrides), recipe, shard=shard)
+    initialise = initialisation(recipe)
+    empty = registry.build(recipe.model, weights=False, device="meta", **recipe.overrides)
+    check_model(empty, recipe, shard=shard, initialise=initialise)
     if threads:
         torch.set_num_threads(threads)
     place = _join(device)
@@ -188,6 +191,7 @@ def run(
             stop=guard.asked,
             shard=shard,
             changed=changed,
+            initialise=initialise,
         )
     if reporter is not None:
         reporter.close()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import registry
-from registry.errors import hint
+from registry.errors import UnknownName, hint
+from registry.plugins import current
 from sam2core.cli.options import pairs
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sam2core.training.clips import LabelledImage
     from sam2core.training.recipe import Recipe
 
-RECIPES = Path(registry.__file__).parent / "recipes"
 FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of pictures read
 
 
@@ -36,16 +35,17 @@ def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
 
     path = Path(name)
     if path.suffix != ".yaml":
-        path = RECIPES / f"{name}.yaml"
-        if not path.exists():
-            known = sorted(each.stem for each in RECIPES.glob("*.yaml"))
+        offered = current().recipes
+        if name not in offered:
+            known = sorted(offered)
             raise ValueError(
                 f"there is no recipe {name!r}; there are {', '.join(known)}, or give a .yaml file{hint(name, known)}"
             )
+        path = offered[name]
     written = configuration.parse(read_text(path, limit=configuration.TEXT_LIMIT), str(path), aliases=True)
     if not isinstance(written, dict):
         kind = "list" if isinstance(written, list) else type(written).__name__
-        raise ValueError(f"{path}: a recipe is a mapping, such as {RECIPES / 'finetune_image.yaml'}; got a {kind}")
+        raise ValueError(f"{path}: a recipe is a mapping, such as {current().recipes['finetune_image']}; got a {kind}")
     tree = OmegaConf.create(written)
     for text in pairs(overrides):
         key, _, value = text.partition("=")
@@ -72,6 +72,20 @@ def with_format(tree: dict[str, Any], name: str) -> dict[str, Any]:
     if source.get("reader") != name:
         tree["sources"] = [{**source, "reader": name, "options": {}}]
     return tree
+
+
+def initialisation(recipe: Recipe) -> Any:
+    """What gives a run of this recipe its first weights; None to go on from the model's.
+
+    Raises UnknownName for a start that nobody offers.
+    """
+    if recipe.start == "weights":
+        return None
+    components = current().components
+    try:
+        return components.make("initialisation", {"type": recipe.start})
+    except UnknownName as error:
+        raise ValueError(f"recipe: start is 'weights', or an initialisation: {error}") from None
 
 
 def check_sources(recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sam2core.heads.select import Stability
 from sam2core.heads.two_way import TwoWayTransformer
-from sam2core.ops.layers import LayerNorm2d, Mlp, product
-from sam2core.types import DecoderOutput, FilteredMasks
+from sam2core.ops.layers import LayerNorm2d, Mlp
+from sam2core.types import DecoderOutput
 
 
 class SamMaskDecoder(nn.Module):
@@ -61,11 +61,11 @@ class SamMaskDecoder(nn.Module):
     def to_mixed_precision(self, dtype: torch.dtype) -> None:
         """Stays as it is: masks and scores are made in fp32."""
 
-    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
+    def high_res_features(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The neck's maps at strides 4 and 8, as narrow as the upscaled map wants them; () without high-resolution
         features.
 
-        Depends on the image alone, so the model does it once per image. This decoder needs no `pixels`.
+        Depends on the image alone, so the model does it once per image.
         """
         if self.skip_stride4 is None or self.skip_stride8 is None:
             return ()
@@ -86,7 +86,7 @@ class SamMaskDecoder(nn.Module):
         `token_mask` (B, P) marks the prompt tokens that are meant; None: all of them.
         """
         height, width = embedding.shape[-2:]
-        tokens, token_mask = self._tokens(sparse, token_mask)
+        tokens, token_mask = self.with_own_tokens(sparse, token_mask)
         image = (embedding + dense).flatten(2).transpose(1, 2)
         tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), token_mask)
         mask_tokens = tokens[:, 2 : 2 + self.MASKS]
@@ -121,104 +121,10 @@ class SamMaskDecoder(nn.Module):
         """Logits (B, M, h, w) as they leave the decoder: as drawn, unless an extending decoder changes them."""
         return masks
 
-    def decode_filtered(
-        self,
-        embedding: Tensor,
-        position: Tensor,
-        sparse: Tensor,
-        high_res_features: tuple[Tensor, ...],
-        keep: Callable[[Tensor], Tensor],
-        *,
-        rows: int,
-    ) -> FilteredMasks:
-        """Only those masks whose scores are `keep`, for many prompts (B, P, C) on one image (1, C, H, W).
-
-        Scores come before masks, so the others are never drawn: the same logits up to rounding as `forward`'s, for less
-        than half of the work where most masks are bad. `embedding` has the prompts' common map added already;
-        `keep` turns scores (B', 4) into booleans (B', 4); `rows` prompts go through at a time.
-        """
-        image = embedding.flatten(2).transpose(1, 2).contiguous()
-        image_at = position.flatten(2).transpose(1, 2).contiguous()
-        shared = self.transformer.share(image, image_at)
-        draw = _Drawing(self, self.own_features(high_res_features), (embedding.shape[-2], embedding.shape[-1]))
-        all_tokens, _ = self._tokens(sparse, None)
-        kept, logits, iou = [], [], []
-        for start in range(0, sparse.shape[0], rows):
-            tokens, maps = self.transformer(all_tokens[start : start + rows], image, image_at, shared=shared)
-            scores = F.sigmoid(self.iou_head(tokens[:, 1]))
-            places = torch.nonzero(keep(scores))
-            kept.append(places + places.new_tensor([start, 0]))
-            iou.append(scores[places[:, 0], places[:, 1]])
-            logits.append(draw(maps, tokens[:, 2 : 2 + self.MASKS], places))
-        places = torch.cat(kept)
-        masks = self.finish(torch.cat(logits).unsqueeze(1), high_res_features).squeeze(1)
-        return FilteredMasks(row=places[:, 0], mask=places[:, 1], logits=masks, iou=torch.cat(iou))
-
-    def _tokens(self, sparse: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def with_own_tokens(self, sparse: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The decoder's own tokens before the prompt's, and which of them all count."""
         own = torch.cat([self.presence_token.weight, self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         if token_mask is not None:
             token_mask = torch.cat([token_mask.new_ones(sparse.shape[0], own.shape[0]), token_mask], dim=1)
         return tokens, token_mask
-
-
-class _Drawing:
-    """The way from an image's tokens to masks as matrix products: strides equal kernels, so no window overlaps.
-
-    Maps stay in tokens' order (cells, within them quarters, within them pixels); the image's finer maps are brought
-    into that order once for all prompts.
-    """
-
-    def __init__(self, decoder: SamMaskDecoder, high_res_features: tuple[Tensor, ...], grid: tuple[int, int]) -> None:
-        self.decoder, self.grid = decoder, grid
-        widen, _, _, widen_again, _ = decoder.upscale
-        assert isinstance(widen, nn.ConvTranspose2d) and isinstance(widen_again, nn.ConvTranspose2d)
-        self.first, self.second = _as_matrix(widen), _as_matrix(widen_again)
-        self.bias, self.bias_again = _repeated(widen.bias), _repeated(widen_again.bias)
-        if high_res_features:
-            height, width = grid
-            finer = high_res_features[1].view(-1, height, 2, width, 2).permute(1, 3, 2, 4, 0)
-            finest = high_res_features[0].view(-1, height, 2, 2, width, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
-            self.bias = self.bias + finer.reshape(height * width, -1)
-            self.bias_again = self.bias_again + finest.reshape(4 * height * width, -1)
-
-    def __call__(self, maps: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
-        """Logits (K, h, w) of the masks at `places` (K, 2) (prompt, mask), from tokens (B, N, C) and (B, 4, C)."""
-        decoder, (height, width) = self.decoder, self.grid
-        norm = decoder.upscale[1]
-        assert isinstance(norm, LayerNorm2d)
-        drawn = []
-        for row, masks in _by_row(places):
-            x = product(maps[row], self.first).add_(self.bias).view(4 * height * width, -1)
-            x = _gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-            x = _gelu_(product(x, self.second).add_(self.bias_again)).view(16 * height * width, -1)
-            filters = torch.cat([decoder.mask_mlps[mask](tokens[row : row + 1, mask]) for mask in masks])
-            drawn.append(filters @ x.T)
-        if not drawn:
-            return maps.new_zeros(0, 4 * height, 4 * width)
-        nested = torch.cat(drawn).view(-1, height, width, 2, 2, 2, 2)
-        return nested.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
-
-
-def _as_matrix(layer: nn.ConvTranspose2d) -> Tensor:
-    """A transposed convolution of kernel and stride 2 as the matrix (4 C', C) of a linear layer to a cell's pixels."""
-    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
-
-
-def _gelu_(x: Tensor) -> Tensor:
-    """GELU in place: what is drawn stays in cache."""
-    return torch.ops.aten.gelu_(x)
-
-
-def _repeated(bias: Tensor | None) -> Tensor:
-    assert bias is not None
-    return bias.repeat(4)
-
-
-def _by_row(places: Tensor) -> Iterator[tuple[int, list[int]]]:
-    """Each row of sorted (row, mask) pairs with its masks."""
-    rows: dict[int, list[int]] = {}
-    for row, mask in places.tolist():
-        rows.setdefault(row, []).append(mask)
-    yield from rows.items()

@@ -12,26 +12,20 @@ from sam2core.ops.layers import LayerNorm2d
 from sam2core.ops.position import cell_centres, fourier
 from sam2core.types import Label, Prompt
 
-DISC = 40.0  # of drawn prompts: the image's longer side over the radius of a click
-DRAWN, INSIDE, GROUND = 16.0, 2.0, -8.0  # and their logits: clicks, the inside of a box, and all the rest
-
 
 class PromptEncoder(nn.Module):
     """What the user says, as tokens and a map.
 
     A point is the random Fourier code of its place plus a learned code of its label; a padding point is one learned
     code. A mask input is a small convolutional stem at stride 16; its absence is a learned constant.
-    `image_size` is (H, W) in model pixels. `draw` also draws what is said into the mask input (see `drawn`): a small
-    model that saw little data learns to follow a picture of the prompt long before it learns to read codes of places.
-    Source: upstream ``PromptEncoder``; drawn clicks: Sofiiuk et al. 2022, "Reviving Iterative Training".
+    `image_size` is (H, W) in model pixels. Source: upstream ``PromptEncoder``.
     """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, image_size: tuple[int, int], *, mask_channels: int = 16, draw: bool = False) -> None:
+    def __init__(self, dim: int, image_size: tuple[int, int], *, mask_channels: int = 16) -> None:
         super().__init__()
         self.image_size = image_size
-        self.draw = draw
         # the Gaussian matrix is part of the checkpoint
         self.register_buffer("frequencies", torch.randn(2, dim // 2))
         self.label_embed = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
@@ -99,45 +93,19 @@ class PromptEncoder(nn.Module):
 
     def _mask(self, prompt: Prompt) -> Tensor:
         absent = self.no_mask.weight[0].view(1, -1, 1, 1)
-        mask, hinted = prompt.mask_input, prompt.has_mask_input
+        mask, present = self.mask_input(prompt)
+        if mask is None:
+            return absent
+        dense = self.mask_stem(mask.to(absent.dtype))
+        if present is None:
+            return dense
+        return torch.where(present.view(-1, 1, 1, 1), dense, absent)
+
+    def mask_input(self, prompt: Prompt) -> tuple[Tensor | None, Tensor | None]:
+        """The mask input (B, 1, h, w) at its size, None for no row, and the rows (B,) that have one, None for all."""
+        mask = prompt.mask_input
         if mask is not None and mask.shape[-2:] != self.mask_input_size:
             mask = F.interpolate(
                 mask.float(), size=self.mask_input_size, mode="bilinear", align_corners=False, antialias=True
             )
-        if self.draw and prompt.points.shape[1]:
-            mask, hinted = self.drawn(prompt, mask)
-        if mask is None:
-            return absent
-        dense = self.mask_stem(mask.to(absent.dtype))
-        if hinted is None:
-            return dense
-        return torch.where(hinted.view(-1, 1, 1, 1), dense, absent)
-
-    def drawn(self, prompt: Prompt, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Hint logits (B, 1, h, w) with the prompt drawn into them, and the rows (B,) that hold anything.
-
-        Clicks are discs of 1/40 of the image's longer side, high where positive and low where negative, later ones
-        over earlier. Rows without a mask input of their own get a low ground, on which a box is slightly high.
-        """
-        points, labels = prompt.points.float(), prompt.labels
-        (height, width), stride = self.mask_input_size, self.image_size[0] / self.mask_input_size[0]
-        ys = ((torch.arange(height, device=points.device) + 0.5) * stride - 0.5).view(1, 1, -1, 1)
-        xs = ((torch.arange(width, device=points.device) + 0.5) * stride - 0.5).view(1, 1, 1, -1)
-        x, y = points[..., 0, None, None], points[..., 1, None, None]  # (B, P, 1, 1)
-        kind = labels[..., None, None]
-        beyond = (kind == Label.TOP_LEFT) & ((xs < x) | (ys < y)) | (kind == Label.BOTTOM_RIGHT) & ((xs > x) | (ys > y))
-        corner = (labels == Label.TOP_LEFT) | (labels == Label.BOTTOM_RIGHT)
-        boxed = corner.any(1)[:, None, None] & ~beyond.any(1)
-        mask_input = torch.where(boxed, INSIDE, GROUND)[:, None]
-        clicked = (labels == Label.POSITIVE) | (labels == Label.NEGATIVE)
-        said = clicked.any(1) | corner.any(1)
-        if mask is not None:
-            own = said.new_ones(said.shape) if prompt.has_mask_input is None else prompt.has_mask_input
-            mask_input = torch.where(own.view(-1, 1, 1, 1), mask.float(), mask_input)
-            said = said | own
-        near = (xs - x) ** 2 + (ys - y) ** 2 <= (max(self.image_size) / DISC) ** 2
-        for index in range(points.shape[1]):
-            here = near[:, index : index + 1] & clicked[:, index].view(-1, 1, 1, 1)
-            sign = torch.where(labels[:, index] == Label.POSITIVE, DRAWN, -DRAWN).view(-1, 1, 1, 1)
-            mask_input = torch.where(here, sign, mask_input)
-        return mask_input, said
+        return mask, prompt.has_mask_input

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from sam2core.ops.attention import Attention, attend, merge_heads, split_heads
-from sam2core.ops.folding import folds, gather, scatter
+from sam2core.ops.attention import Attention
 from sam2core.ops.layers import Mlp
-
-
-@dataclass(frozen=True, eq=False)
-class SharedImage:
-    """What the first block makes of an image that all rows share, whatever the prompt."""
-
-    placed: Tensor  # (1, N, C) the image's tokens plus their position
-    key: Tensor  # (1, N, inner)
-    value: Tensor  # (1, N, inner)
-    query: Tensor  # (1, N, inner)
 
 
 class TwoWayBlock(nn.Module):
@@ -39,69 +26,34 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.image_to_token = Attention(dim, heads=heads, inner=dim // 2)
 
-    def share(self, image: Tensor, image_at: Tensor) -> SharedImage:
-        """The image's side of both attentions, for an image (1, N, C) that many calls share."""
-        placed = image + image_at
-        read = self.token_to_image
-        return SharedImage(placed, read.k_proj(placed), read.v_proj(image), self.image_to_token.q_proj(placed))
-
     def forward(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        tokens_at: Tensor,
-        image_at: Tensor,
-        token_mask: Tensor | None,
-        shared: SharedImage | None = None,
+        self, tokens: Tensor, image: Tensor, tokens_at: Tensor, image_at: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if self.first:
-            tokens = self.self_attn(tokens, tokens, tokens, token_mask)
-        else:
-            placed = tokens + tokens_at
-            tokens = tokens + self.self_attn(placed, placed, tokens, token_mask)
-        tokens = self.norm1(tokens)
-        if folds(self.token_to_image, tokens, image):
-            return self._folded(tokens, image, tokens_at, image_at, token_mask, shared)
+        """Tokens (B, T, C) and image (1 or B, N, C), each with its position, to both as (B, T, C) and (B, N, C).
 
+        `attention_mask` (B, 1, 1, T) marks the tokens that may be read; None: all.
+        """
+        tokens = self.among(tokens, tokens_at, attention_mask)
         image_placed = image + image_at
         tokens = self.norm2(tokens + self.token_to_image(tokens + tokens_at, image_placed, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.image_to_token(image_placed, tokens + tokens_at, tokens, token_mask))
+        image = self.norm4(image + self.image_to_token(image_placed, tokens + tokens_at, tokens, attention_mask))
         return tokens, image
 
-    def _folded(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        tokens_at: Tensor,
-        image_at: Tensor,
-        token_mask: Tensor | None,
-        shared: SharedImage | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The second half of `forward`, without projecting the image; one that rows share is projected once for all."""
-        if shared is None and image.shape[0] < tokens.shape[0]:
-            shared = self.share(image, image_at)
-        if shared is not None:
-            placed, reading = shared.placed, self.token_to_image
-            query = split_heads(reading.q_proj(tokens + tokens_at), reading.heads)
-            key, value = (split_heads(projected, reading.heads) for projected in (shared.key, shared.value))
-            read = reading.out_proj(merge_heads(attend(query, key, value)))
-        else:
-            placed = image + image_at
-            read = gather(self.token_to_image, tokens + tokens_at, placed, image)
-        tokens = self.norm2(tokens + read)
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        projected = None if shared is None else shared.query[0]
-        image = scatter(self.image_to_token, image, placed, tokens + tokens_at, tokens, token_mask, projected=projected)
-        return tokens, self.norm4(image)
+    def among(self, tokens: Tensor, tokens_at: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The tokens (B, T, C) once they have attended to themselves."""
+        if self.first:
+            return self.norm1(self.self_attn(tokens, tokens, tokens, attention_mask))
+        placed = tokens + tokens_at
+        return self.norm1(tokens + self.self_attn(placed, placed, tokens, attention_mask))
 
 
 class TwoWayTransformer(nn.Module):
     """`depth` two-way blocks and one last attention of the tokens to the image.
 
     Takes tokens (B, T, C), image tokens (1 or B, N, C) and their position (1, N, C); gives both back, (B, T, C) and
-    (B, N, C). An image shared by all rows is projected once for all of them until the first block has updated it.
-    `token_mask` (B, T) marks the tokens that others may read; None: all. Source: upstream ``TwoWayTransformer``.
+    (B, N, C). `token_mask` (B, T) marks the tokens that others may read; None: all.
+    Source: upstream ``TwoWayTransformer``.
     """
 
     def __init__(self, dim: int, *, heads: int, hidden: int, depth: int = 2) -> None:
@@ -112,26 +64,12 @@ class TwoWayTransformer(nn.Module):
         self.final_token_to_image = Attention(dim, heads=heads, inner=dim // 2)
         self.final_norm = nn.LayerNorm(dim)
 
-    def share(self, image: Tensor, image_at: Tensor) -> SharedImage:
-        """What calls that share an image (1, N, C) would each compute of it; given to them as `shared`."""
-        return self.layers[0].share(image, image_at)
-
     def forward(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        image_at: Tensor,
-        token_mask: Tensor | None = None,
-        shared: SharedImage | None = None,
+        self, tokens: Tensor, image: Tensor, image_at: Tensor, token_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         tokens_at = tokens
         attention_mask = None if token_mask is None else token_mask[:, None, None, :]
         for layer in self.layers:
-            tokens, image = layer(tokens, image, tokens_at, image_at, attention_mask, shared)
-            shared = None
-        final = self.final_token_to_image
-        if folds(final, tokens, image):
-            tokens = tokens + gather(final, tokens + tokens_at, image + image_at, image)
-        else:
-            tokens = tokens + final(tokens + tokens_at, image + image_at, image)
+            tokens, image = layer(tokens, image, tokens_at, image_at, attention_mask)
+        tokens = tokens + self.final_token_to_image(tokens + tokens_at, image + image_at, image)
         return self.final_norm(tokens), image

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sam2core.ops import rope
 from sam2core.ops.attention import attend_projected, split_heads
-from sam2core.ops.layers import chunked, linear
+from sam2core.ops.layers import linear_act
 from sam2core.types import TokenBlock
 
 
@@ -36,12 +36,12 @@ class RopeAttention(nn.Module):
         key_scale: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Tensor:
-        q = rope.apply_rotary(split_heads(linear(self.q_proj, query), self.heads), query_rotary)
-        k = rope.apply_rotary(split_heads(linear(self.k_proj, key), self.heads), key_rotary)
+        q = rope.apply_rotary(split_heads(linear_act(query, self.q_proj), self.heads), query_rotary)
+        k = rope.apply_rotary(split_heads(linear_act(key, self.k_proj), self.heads), key_rotary)
         if key_scale is not None:
             k = k * key_scale
         dropout = self.dropout if self.training else 0.0
-        return linear(self.out_proj, attend_projected(q, k, value, self.v_proj, memory_mask, dropout))
+        return linear_act(attend_projected(q, k, value, self.v_proj, memory_mask, dropout), self.out_proj)
 
 
 class RopeMemoryLayer(nn.Module):
@@ -77,10 +77,12 @@ class RopeMemoryLayer(nn.Module):
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, rotary, rotary))
         x = x + self.dropout(read(self.norm2(x)))
-        return x + chunked(self._feed, x, self.linear1.out_features)
+        return x + self.feed(x)
 
-    def _feed(self, x: Tensor) -> Tensor:
-        return self.dropout(linear(self.linear2, self.dropout(linear(self.linear1, self.norm3(x), F.relu))))
+    def feed(self, x: Tensor) -> Tensor:
+        """What the feed-forward half adds to each token (B, N, C)."""
+        hidden = self.dropout(linear_act(self.norm3(x), self.linear1, F.relu))
+        return self.dropout(linear_act(hidden, self.linear2))
 
 
 class RopeMemoryAttention(nn.Module):

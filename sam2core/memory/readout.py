@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2core.ops.position import sine_time
+from sam2core.ops.tables import from_host
 from sam2core.types import FrameMemory, Recall, TokenBlock
 
 
@@ -76,9 +77,7 @@ class MemoryReadout(nn.Module):
             ages = [[age / max(recall.horizon, 1) for age, _ in recall.object_pointers] for recall in recalls]
             if all(row == ages[0] for row in ages):
                 ages = ages[:1]
-            # pinned and not waited for: a plain copy would hold up the host until the device has caught up
-            host = torch.tensor(ages, dtype=torch.float32, pin_memory=device.type == "cuda")
-            age = host.to(device, non_blocking=True)
+            age = from_host(ages, device)
             code = sine_time(age.flatten(), self.dim).to(dtype)
             position = self.pointer_time(code).repeat_interleave(pieces, dim=0).unflatten(0, (len(ages), -1))
         return TokenBlock(tokens, position, grid=None)
@@ -91,6 +90,11 @@ def layout(recall: Recall) -> tuple[object, ...]:
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
     )
     return blocks, len(recall.slots), len(recall.object_pointers), recall.horizon
+
+
+def rows_of(recall: Recall) -> int:
+    """How many objects a recall is of: its memories have a row for each."""
+    return recall.object_pointers[0][1].logits.shape[0] if recall.object_pointers else 1
 
 
 def check_slots(recall: Recall, slots: int) -> None:

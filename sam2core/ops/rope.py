@@ -11,8 +11,7 @@ from torch import Tensor
 from sam2core.ops.operator import Operator
 from sam2core.ops.tables import remembered
 
-# Half precision turns in fp32 on its way through the cache, so many bytes at a time.
-PIECE_BYTES = 2**20
+COMPLEX = ("cpu", "cuda")  # devices whose complex numbers can be relied on
 
 Runs = tuple[tuple[tuple[int, int] | None, int], ...]
 
@@ -54,35 +53,22 @@ def sequence(runs: Runs, dim: int, theta: float, device: torch.device | str) -> 
 
 
 def apply_rotary(tokens: Tensor, rotary: Tensor) -> Tensor:
-    """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `rotary` (N, dim / 2, 2)."""
-    if torch.compiler.is_compiling() or tokens.device.type not in ("cpu", "cuda"):
+    """Turn the channel pairs of (..., N, dim) tokens, in fp32, by `rotary` (N, dim / 2, 2).
+
+    Prediction takes a kernel of `rotary_pairs` where one is attached.
+    """
+    if torch.compiler.is_compiling() or tokens.device.type not in COMPLEX:
         return _rotary_real(tokens, rotary)
-    if tokens.dtype == torch.float32 or tokens.device.type == "cuda" or torch.is_grad_enabled():
-        return _rotary_complex(tokens, rotary)
+    if torch.is_grad_enabled() or not rotary_pairs.attached(tokens):
+        return rotary_complex(tokens, rotary)
     return rotary_pairs(tokens, rotary)
 
 
-def _rotary_pieces(tokens: Tensor, rotary: Tensor) -> Tensor:
-    """`apply_rotary` for prediction in half precision on a CPU.
+def rotary_complex(tokens: Tensor, rotary: Tensor) -> Tensor:
+    """`apply_rotary` as a product of complex numbers.
 
-    A plugin attaches a faster kernel with ``turn_pairs.register_kernel("cpu", dtype)``.
+    A plugin attaches a faster kernel for prediction with ``rotary_pairs.register_kernel(device, dtype)``.
     """
-    rows = max(1, PIECE_BYTES // (4 * tokens.shape[-1]))
-    turned = torch.empty_like(tokens)
-    for start in range(0, tokens.shape[-2], rows):
-        piece = slice(start, start + rows)
-        turned[..., piece, :] = _rotary_complex(tokens[..., piece, :], rotary[piece])
-    return turned
-
-
-def _like(tokens: Tensor, rotary: Tensor) -> Tensor:
-    return torch.empty_like(tokens)
-
-
-rotary_pairs = Operator("rotary_pairs(Tensor tokens, Tensor rotary) -> Tensor", _rotary_pieces, _like)
-
-
-def _rotary_complex(tokens: Tensor, rotary: Tensor) -> Tensor:
     pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.view_as_complex(rotary)).flatten(-2).to(tokens.dtype)
 
@@ -93,3 +79,10 @@ def _rotary_real(tokens: Tensor, rotary: Tensor) -> Tensor:
     cos, sin = rotary.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(tokens.dtype)
+
+
+def _like(tokens: Tensor, rotary: Tensor) -> Tensor:
+    return torch.empty_like(tokens)
+
+
+rotary_pairs = Operator("rotary_pairs(Tensor tokens, Tensor rotary) -> Tensor", rotary_complex, _like)

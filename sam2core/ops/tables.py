@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -51,3 +51,10 @@ def remembered(count: int) -> Callable[[Callable[..., Table]], Callable[..., Tab
         return get
 
     return wrap
+
+
+def from_host(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Numbers, nested as the tensor's shape is, as an fp32 tensor on a device, without waiting for the device."""
+    # pinned: a plain copy would hold up the host until the device has caught up
+    host = torch.tensor(numbers, dtype=torch.float32, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)

@@ -12,11 +12,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
 from sam2core.media.images import ImageLike, read_image
 from sam2core.model import Sam2
-from sam2core.older import check_keywords, renamed
+from sam2core.older import check_keywords
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
@@ -133,7 +134,7 @@ class ImagePredictor:
             metadata = file.metadata() or {}
             if "sam2core.handle" not in metadata:
                 raise ValueError(f"{str(path)!r} is not a saved image handle")
-            about = renamed(json.loads(metadata["sam2core.handle"]))
+            about = older.session(older.renamed(json.loads(metadata["sam2core.handle"])))
             if about["model"] != (mine := self.model.fingerprint()):
                 raise ValueError(f"{str(path)!r} was encoded by another model: {about['model']}, this one is {mine}")
             features = ImageFeatures(

@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
-from sam2core.older import WORDS, renamed
+from sam2core.older import WORDS
 from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
 from sam2core.types import FrameMemory, ImageFeatures, Keep, MaskCandidates, MaskPrediction, TokenBlock
 
@@ -243,7 +244,7 @@ def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> V
             metadata = file.metadata() or {}
             if KEY not in metadata:
                 raise ValueError(f"{str(path)!r} is not a saved session")
-            about = renamed(json.loads(metadata[KEY]))
+            about = older.session(older.renamed(json.loads(metadata[KEY])))
             tensors = {int(name): file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error

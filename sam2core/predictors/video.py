@@ -205,7 +205,7 @@ class VideoPredictor:
         embedding = model.condition(features, recalls)
         multimask_output = model.multimask.applies(0, tracking=True)
         candidates = model.segment(
-            features, embedding, model.tracking_prompt(recalls), multimask_output=multimask_output
+            features, embedding, model.tracking_prompt(recalls, self.policy), multimask_output=multimask_output
         )
         index = torch.cat(
             [self.policy.choose(_row(candidates, row), track.policy_state) for row, (track, _) in enumerate(group)]

@@ -56,6 +56,8 @@ def check(
     if image_size[0] % 32 or image_size[1] % 32 or min(image_size) < 32:
         raise ValueError(f"image_size is (H, W), multiples of 32, not {image_size!r}")
     widths = {**GIVEN[kind], **(given or {})}
+    if "image_size" in widths:
+        widths["image_size"] = image_size
     if isinstance(part, str):
         part = _named(kind, part)
     examination = Examination(kind, label_of(part))
@@ -77,6 +79,10 @@ def check(
         from sam2core.testing.engines import examine_engine
 
         examine_engine(examination, part)
+    elif kind == "initialisation":
+        from sam2core.testing.training import examine_initialisation
+
+        examine_initialisation(examination, part)
     elif kind == "memory_policy":
         from sam2core.testing.policies import SLOTS, examine_policy
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from registry.assemble import init_empty_weights
 from registry.kinds import KINDS
 from sam2core.heads.select import Stability
+from sam2core.model import finer_features
 from sam2core.testing.isolation import tiny_model
 from sam2core.testing.rules import GIVEN, Examination, Found
 from sam2core.testing.values import cast, changed, has_shape, same, tensors
-from sam2core.types import DecoderOutput, Prompt, TokenBlock
+from sam2core.types import DecoderOutput, Label, Prompt, TokenBlock
 
 BATCH = 2
 LATENTS, POINTERS = 3, 2
@@ -267,6 +268,9 @@ def _in_a_model(
         recall = policy.recall(bank, 1, backwards=False, length=None, state=policy.start())
         tracked = model.segment(features, model.condition(features, recall), Prompt.nothing(1), multimask_output=False)
         has_shape("a tracked mask", tracked.logits, (1, 1, size[0] // 4, size[1] // 4))
+    from sam2core.testing.training import examine_training
+
+    examine_training(examination, kind, model, size)
 
 
 def _bank() -> Any:
@@ -347,9 +351,9 @@ def _mask_decoder(part: Any, given: Mapping[str, Any], size: tuple[int, int]) ->
 
 def _decode(part: Any, inputs: Any, token_mask: Tensor | None = None) -> Any:
     embedding, position, sparse, dense, (*maps, pixels) = inputs
-    high_res_features = part.high_res_features(maps, pixels)
+    high_res_features = finer_features(part, maps, pixels)
     if not isinstance(high_res_features, tuple):
-        raise Found(f"project_skips gives a {type(high_res_features).__name__}, not a tuple")
+        raise Found(f"high_res_features gives a {type(high_res_features).__name__}, not a tuple")
     if token_mask is None:
         return part(embedding, position, sparse, dense, high_res_features)
     return part(embedding, position, sparse, dense, high_res_features, token_mask)
@@ -405,9 +409,32 @@ def _memory_attention(part: Any, given: Mapping[str, Any], size: tuple[int, int]
     )
 
 
+def _prompt_encoder(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Trial:
+    dim, h, w = given["dim"], size[0] // 16, size[1] // 16
+    labels = torch.tensor([[1, 0], [2, 3]], dtype=torch.int32).repeat(1, 2)
+    places = torch.stack([torch.randint(0, side, (BATCH, 4)) for side in (size[1], size[0])], dim=2).int()
+    inputs = (torch.randn(BATCH, 1, size[0] // 4, size[1] // 4), places, labels, torch.tensor([True, False]))
+
+    def call(part: Any, inputs: Any) -> Any:
+        mask, places, labels, has = inputs
+        sparse, dense, token_mask = part(Prompt(places.float(), labels, mask_input=mask, has_mask_input=has))
+        if token_mask is not None:
+            raise Found("a mask of tokens for a prompt that is not ragged; None is wanted")
+        return sparse, dense, part.position((h, w)).expand(len(labels), -1, -1, -1)
+
+    def shapes(part: Any, output: Any, batch: int) -> None:
+        sparse, dense, position = output
+        has_shape("the tokens", sparse, (batch, sparse.shape[1], dim))
+        has_shape("the map", dense, (batch, dim, h, w))
+        has_shape("the position", position, (batch, dim, h, w))
+
+    return Trial(inputs, call, shapes)
+
+
 _TRIALS: dict[str, Callable[[Any, Mapping[str, Any], tuple[int, int]], Trial]] = {
     "backbone": _backbone,
     "neck": _neck,
+    "prompt_encoder": _prompt_encoder,
     "mask_decoder": _mask_decoder,
     "memory_encoder": _memory_encoder,
     "memory_attention": _memory_attention,
@@ -450,6 +477,31 @@ def _prompts(examination: Examination, part: Any, trial: Trial) -> None:
         same(_decode(part, filled, token_mask), plain, "changes with tokens that are not counted", within=1e-3)
 
 
+def _ragged_prompts(examination: Examination, part: Any, trial: Trial) -> None:
+    _, places, labels, _ = trial.inputs
+    points, part = places.float(), part.eval()
+    with examination.rule("mask_input_size", "a quarter of `image_size`, which may be set anew"):
+        if tuple(part.mask_input_size) != (part.image_size[0] // 4, part.image_size[1] // 4):
+            raise Found(f"{part.mask_input_size} for images of {part.image_size}")
+    with examination.rule("no mask", "the map is (1, C, 1, 1) where it is the same for all prompts"), torch.no_grad():
+        _, dense, _ = part(Prompt(points, labels))
+        if dense.shape[0] not in (1, BATCH) or dense.shape[0] == 1 and tuple(dense.shape[2:]) != (1, 1):
+            raise Found(f"a map of {tuple(dense.shape)}")
+    wants = "points of Label.IGNORED become no token: those that are meant are as without them, and marked"
+    with examination.rule("ragged prompts", wants), torch.no_grad():
+        exact, _, _ = part(Prompt(points, labels))
+        ignored = torch.full_like(labels, int(Label.IGNORED))
+        filled = Prompt(torch.cat([points, points], 1), torch.cat([labels, ignored], 1), ragged=True)
+        tokens, _, meant = part(filled)
+        if meant is None or meant.dtype != torch.bool or meant.shape != tokens.shape[:2]:
+            raise Found("no booleans (B, P') that mark the tokens that are meant")
+        kept = torch.stack([row[flags] for row, flags in zip(tokens, meant, strict=True)])
+        same(kept, exact, "is another with ignored points")
+    with examination.rule("no points", "a prompt may have none, with a mask input or without"), torch.no_grad():
+        tokens, _, _ = part(Prompt(points[:, :0], labels[:, :0]))
+        has_shape("the tokens", tokens, (BATCH, tokens.shape[1], exact.shape[2]))
+
+
 def _masks_matter(examination: Examination, part: Any, trial: Trial) -> None:
     features, mask, object_score = trial.inputs
     with examination.rule("what is remembered", "the tokens tell of the mask and of the features"):
@@ -490,6 +542,7 @@ def _memories(examination: Examination, part: Any, trial: Trial) -> None:
 
 
 _FURTHER: dict[str, Sequence[Callable[[Examination, Any, Trial], None]]] = {
+    "prompt_encoder": (_ragged_prompts,),
     "mask_decoder": (_shared_image, _prompts),
     "memory_encoder": (_shared_image, _masks_matter),
     "memory_attention": (_shared_image, _memories),

@@ -12,11 +12,14 @@ from typing import Any
 from registry.kinds import KINDS
 
 _WIDTHS = {"dim": 32, "memory_dim": 16, "workers": 2}
+_SIZE = {"image_size": (64, 96)}
 _WORKERS = {"workers": 2}
 _PYRAMID = {"channels": (8, 16, 32, 64), "strides": (4, 8, 16, 32)}
 GIVEN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        kind: MappingProxyType({k: v for k, v in (_WIDTHS | _PYRAMID | _WORKERS).items() if k in KINDS[kind].passes})
+        kind: MappingProxyType(
+            {k: v for k, v in (_WIDTHS | _PYRAMID | _WORKERS | _SIZE).items() if k in KINDS[kind].passes}
+        )
         for kind in KINDS
     }
 )

@@ -32,12 +32,12 @@ from sam2core.checkpoints import files
 from sam2core.data.pictures import DataError
 from sam2core.jobs.interrupt import ignore_requests
 from sam2core.older import renamed
+from sam2core.protocols import Initialisation, Reinitialises, TaughtDensely
 from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
-from sam2core.training.initialise import localise, look
 from sam2core.training.losses import NAMES
-from sam2core.training.optim import Average, Together, freeze, learning_rate, optimiser
+from sam2core.training.optim import Average, Together, blocks_of, freeze, learning_rate, optimiser
 from sam2core.training.processes import Processes
 from sam2core.training.recipe import Recipe, RecipeError, Stage
 from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
@@ -140,6 +140,7 @@ def train(
     stop: Event | None = None,
     shard: bool = False,
     changed: bool = False,
+    initialise: Initialisation | None = None,
 ) -> nn.Module:
     """Train `model` where it is, by the recipe, and return it with the averaged weights.
 
@@ -149,6 +150,7 @@ def train(
     once it is set, and an interruption, but where several processes would have to agree. shard: share the weights out
     over the processes, see `Processes`; what is returned is then a model of its own, on the CPU. changed: go on from a
     checkpoint of another recipe.
+    initialise: gives a new run its first weights (None: as they are).
 
     Raises RecipeError, naming what differs, for a checkpoint of another recipe, DataError for one that cannot be read.
     Raises FloatingPointError after three non-finite losses in a row; what led to each is written to
@@ -160,9 +162,10 @@ def train(
     if not changed:
         check_recipe(folder, recipe)
     state = _checkpoint(checkpoint) if checkpoint.exists() else None
-    if state is None and recipe.start == "fresh":
+    check_stages(model, recipe, initialise)
+    if state is None and initialise is not None:
         torch.manual_seed(recipe.seed)
-        localise(model)
+        initialise(model)
     if shard:
         _check_shards(recipe)
     size: tuple[int, int] = model.image_size  # type: ignore[assignment]
@@ -202,9 +205,9 @@ def train(
             rate = stage.lr * learning_rate(step, recipe.steps, recipe.optim)
             for group in update.param_groups:
                 group["lr"] = rate * group["multiplier"]
-            settled = not (stage.look and recipe.begins(step))
+            settled = not (stage.again and recipe.begins(step))
             if not settled:
-                _look(model, rollout, batch, recipe.seed + step, team.world)
+                _again(initialise, model, rollout, batch, recipe.seed + step, team.world)
                 average = Average(model, recipe.optim.ema)
             torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, team.rank]).generate_state(1)[0]))
             named = _gradients(team, batch, recipe, step, parameters)
@@ -280,7 +283,25 @@ def _deaf(worker: int) -> None:
     ignore_requests()
 
 
-def check_model(model: nn.Module, recipe: Recipe, *, shard: bool = False) -> None:
+def check_stages(model: nn.Module, recipe: Recipe, initialise: Initialisation | None) -> None:
+    """Raise RecipeError for a stage that asks of the model's parts, or of the initialisation, what they cannot do."""
+    for stage in recipe.stages:
+        if stage.dense > 0 and not isinstance(model.mask_decoder, TaughtDensely):
+            raise RecipeError(
+                f"recipe: stage {stage.name!r} has dense {stage.dense}, and the mask decoder "
+                f"{type(model.mask_decoder).__name__} cannot be taught densely: it has no `enlarge` and `mask_mlps`; "
+                "set dense to 0"
+            )
+        if stage.again and not isinstance(initialise, Reinitialises):
+            raise RecipeError(
+                f"recipe: stage {stage.name!r} asks for the initialisation again, and start {recipe.start!r} cannot "
+                "be asked again; remove `again`, or name another start"
+            )
+
+
+def check_model(
+    model: nn.Module, recipe: Recipe, *, shard: bool = False, initialise: Initialisation | None = None
+) -> None:
     """Raise what `train` would raise for what the recipe says about the model's parameters; the model is used up.
 
     ValueError for patterns that match nothing, optimisers that are not there and what shards cannot do,
@@ -288,13 +309,16 @@ def check_model(model: nn.Module, recipe: Recipe, *, shard: bool = False) -> Non
     """
     if shard:
         _check_shards(recipe)
+    check_stages(model, recipe, initialise)
+    if recipe.checkpoint_trunk:
+        blocks_of(model, "checkpoint_trunk")
     _select(model, recipe)
     optimiser(model, recipe.optim)
 
 
 def _check_shards(recipe: Recipe) -> None:
-    if any(stage.look for stage in recipe.stages):
-        raise RecipeError("recipe: `look` changes whole weights, which shards have not")
+    if any(stage.again for stage in recipe.stages):
+        raise RecipeError("recipe: `again` changes whole weights, which shards have not")
     if recipe.optim.name == "muon":
         raise RecipeError("recipe: optim.name 'muon' takes steps of whole matrices, which shards have not; use 'adamw'")
 
@@ -337,12 +361,12 @@ def _gradients(
     return named
 
 
-def _look(model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world: int) -> None:
-    """Turn the decoder's attention to the clicked place, equally in all processes."""
+def _again(initialise: Any, model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world: int) -> None:
+    """Ask the initialisation again with the batch's first pictures, equally in all processes."""
     torch.manual_seed(seed)
     with torch.no_grad():
         features = rollout.encode(batch.frames[:, 0].to(model.device))  # type: ignore[arg-type]
-        look(model, model.condition(features, None))
+        initialise.again(model, model.condition(features, None))
         if world > 1:
             for parameter in model.parameters():
                 distributed.broadcast(parameter, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -86,21 +86,22 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def layer_id(model: nn.Module, name: str) -> int:
-    """The depth of a trunk parameter, 0 the earliest: the backbone's own ``layer_id``, or its number among `blocks`.
-
-    Patches and position codes are 0, block n is n + 1, everything behind the blocks comes last.
-    Raises ValueError for a backbone that says neither.
-    """
+    """The depth of a trunk parameter, 0 the earliest: see `protocols.HasBlocks`."""
     own = getattr(model.backbone, "layer_id", None)
     if own is not None:
         return own(name)
-    blocks = getattr(model.backbone, "blocks", None)
-    if blocks is None:
-        raise ValueError(f"layer_decay needs a backbone with `blocks`; {type(model.backbone).__name__} has none")
     block = re.match(r"blocks\.(\d+)\.", name)
     if block:
         return int(block[1]) + 1
-    return 0 if name.startswith(("patch_embed", "pos_embed")) else len(blocks) + 1
+    return 0 if name.startswith(("patch_embed", "pos_embed")) else len(blocks_of(model, "layer_decay")) + 1
+
+
+def blocks_of(model: nn.Module, what: str) -> Sequence[Any]:
+    """The blocks of a model's trunk. Raises ValueError, naming what needs them, for a backbone without."""
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None:
+        raise ValueError(f"{what} needs a backbone with `blocks`; {type(model.backbone).__name__} has none")
+    return blocks
 
 
 def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
@@ -120,7 +121,7 @@ def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
                 decay = decay if rule.weight_decay is None else rule.weight_decay
         if optim.layer_decay != 1.0 and name.startswith("backbone.") and "pos_embed" not in name:
             depth = layer_id(model, name.removeprefix("backbone."))
-            multiplier *= optim.layer_decay ** (len(model.backbone.blocks) + 1 - depth)  # type: ignore[arg-type]
+            multiplier *= optim.layer_decay ** (len(blocks_of(model, "layer_decay")) + 1 - depth)
         groups.setdefault((decay, multiplier), []).append(parameter)
     if not groups:
         raise ValueError("freeze: nothing is left to train")

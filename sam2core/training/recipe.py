@@ -61,7 +61,7 @@ class Stage:
     dense: float = 0.0  # weight of the dense supervision of the trunk
     lr: float = 1.0  # multiplies the schedule
     weights: tuple[float, ...] = ()  # of the sources in this stage, if not their own
-    look: bool = False  # begin by turning the decoder's attention to the clicked place; see `initialise.look`
+    again: bool = False  # begin by asking the initialisation again, with what the trunk has learned by then
     prompts: PromptPlan | None = PromptPlan()  # None: dense supervision only
     losses: LossWeights = LossWeights()
 
@@ -75,7 +75,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     overrides: dict[str, Any] = field(default_factory=dict)  # of the model's spec
     seed: int = 0
-    start: str = "fresh"  # "fresh": initialise to look at the click; "weights": go on from the model's weights
+    start: str = "fresh"  # an initialisation: "fresh" is the parts' own; or "weights": go on from the model's weights
     side: int = 640  # longer side of the decoded pictures
     dtype: str = "float32"  # of the weights that are written: float32, bfloat16 or float16
     freeze: tuple[str, ...] = ()
@@ -88,8 +88,6 @@ class Recipe:
     checkpoint_trunk: bool = False
 
     def __post_init__(self) -> None:
-        if self.start not in ("fresh", "weights"):
-            raise RecipeError(f"recipe: start is 'fresh' or 'weights', not {self.start!r}")
         if self.dtype not in DTYPES:
             raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if not self.stages or not self.sources:

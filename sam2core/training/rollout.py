@@ -25,6 +25,7 @@ from sam2core.training.clips import ClipBatch
 from sam2core.training.dense import affinity
 from sam2core.training.draws import Draws
 from sam2core.training.losses import LossWeights, soft_target, step_losses, upstream_losses
+from sam2core.training.optim import blocks_of
 from sam2core.training.prompting import CORRECTION, PromptPlan, sample_correction
 from sam2core.types import (
     MASK_INPUT_LIMIT,
@@ -478,9 +479,7 @@ def checkpointed_trunk(model: nn.Module) -> Iterator[None]:
 
     Raises ValueError for a backbone without `blocks`.
     """
-    blocks = getattr(model.backbone, "blocks", None)
-    if blocks is None:
-        raise ValueError(f"checkpoint_trunk needs a backbone with `blocks`; {type(model.backbone).__name__} has none")
+    blocks = blocks_of(model, "checkpoint_trunk")
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

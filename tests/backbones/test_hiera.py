@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from sam2core.backbones import hiera
 from sam2core.backbones.hiera import Hiera
+from sam2core.ops.cpu import hiera as strips
+from sam2core.prepare import prepare
 
 SIZES = {
     # name: (function, parameters, channels, blocks)
@@ -134,8 +136,9 @@ def test_prediction_in_strips_of_windows_changes_nothing(monkeypatch, size):
     images = torch.randn(2, 3, *size)
     with torch.inference_mode():
         whole = trunk(images)
-        monkeypatch.setattr(hiera, "STRIP_LIMIT", 0)
-        monkeypatch.setattr(hiera, "STRIP_BYTES", 0)
+        prepare(trunk, "cpu")
+        monkeypatch.setattr(strips, "STRIP_LIMIT", 0)
+        monkeypatch.setattr(strips, "STRIP_BYTES", 0)
         assert [block._strip(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
         for found, expected in zip(trunk(images), whole):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

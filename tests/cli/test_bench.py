@@ -45,11 +45,11 @@ def test_every_stage_is_measured(run, tmp_path):
 
 def test_attention_that_averages_first_is_counted(monkeypatch):
     from sam2core.cli.bench import counter
-    from sam2core.ops import attention
+    from sam2core.ops import attention, cpu  # noqa: F401
 
     query, key, tokens = torch.randn(2, 1, 9, 8), torch.randn(2, 1, 10, 8), torch.randn(2, 10, 4)
     project = torch.nn.Linear(4, 8, bias=False)
-    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(attention, "LONG", 0)
     with torch.no_grad(), counter() as found:
         attention.attend_projected(query, key, tokens, project)
     assert found.get_total_flops() == 2 * 2 * 9 * (10 * (8 + 4) + 4 * 8)
@@ -57,12 +57,13 @@ def test_attention_that_averages_first_is_counted(monkeypatch):
 
 def test_linear_layers_in_one_go_are_counted(monkeypatch):
     from sam2core.cli.bench import counter
-    from sam2core.ops import layers
+    from sam2core.ops.cpu import products
+    from sam2core.ops.layers import linear_act
 
-    monkeypatch.setattr(layers, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(products, "FUSED_PRODUCTS", 0)
     layer, x = torch.nn.Linear(6, 10), torch.randn(3, 5, 6)
     with torch.no_grad(), counter() as found:
-        layers.linear(layer, x, torch.nn.functional.gelu)
+        linear_act(x, layer, torch.nn.functional.gelu)
     assert found.get_total_flops() == 2 * 15 * 6 * 10
 
 

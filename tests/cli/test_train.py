@@ -17,8 +17,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import registry
+from registry.plugins import current
 from sam2core.checkpoints import files
-from sam2core.cli.train import RECIPES, command, open_source, read_recipe
+from sam2core.cli.train import command, open_source, read_recipe
+from sam2core.cli.train_data import initialisation
 from sam2core.data.pictures import DataError
 from sam2core.training.recipe import Recipe, RecipeError
 
@@ -48,7 +50,7 @@ def call(*arguments: object):
     return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(current().recipes))
 def test_every_recipe_reads(name):
     recipe = Recipe.read(read_recipe(name))
     assert recipe.steps > 0 and all(stage.size % 32 == 0 for stage in recipe.stages)
@@ -157,8 +159,8 @@ def test_recipes_say_what_they_do_not_know():
         Recipe.read(read_recipe("nano", ("optim.layerdecay=0.9",)))
     with pytest.raises(RecipeError, match="optim: optim.decay is one of matrices, upstream, not 'all'"):
         Recipe.read(read_recipe("nano", ("optim.decay=all",)))
-    with pytest.raises(RecipeError, match="start is 'fresh' or 'weights'"):
-        Recipe.read(read_recipe("nano", ("start=now",)))
+    with pytest.raises(ValueError, match=r"start is 'weights', or an initialisation: .*'now'.*\n.*fresh, localised"):
+        initialisation(Recipe.read(read_recipe("nano", ("start=now",))))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_what_is_wrong_with_a_recipe_is_told_before_pictures_are_decoded(data, o
     assert not (data / "run").exists()
 
 
-@pytest.mark.parametrize("override", ["optim.name=muon", "stages.0.look=true"])
+@pytest.mark.parametrize("override", ["optim.name=muon", "stages.0.again=true"])
 def test_what_shards_cannot_do_is_told_before_pictures_are_decoded(data, override):
     with pytest.raises(ValueError, match="which shards have not"):
         call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--shard", override)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sam2core.heads.mask_decoder import SamMaskDecoder
+from sam2core.prepare import prepare
 
 
 def decoder(**options):
@@ -99,7 +100,7 @@ def test_half_precision_needs_no_autocast_and_stays_close(dtype):
 @pytest.mark.usefixtures("both_products")
 @torch.no_grad()
 def test_only_wanted_masks_are_drawn_and_equal_the_others():
-    model = SamMaskDecoder(32, heads=4, hidden=48).eval()
+    model = prepare(SamMaskDecoder(32, heads=4, hidden=48), "cpu").eval()
     embedding, position, sparse = torch.randn(1, 32, 12, 8), torch.randn(1, 32, 12, 8), torch.randn(5, 2, 32)
     high_res_features = torch.randn(1, 4, 48, 32), torch.randn(1, 8, 24, 16)
     output = model(embedding, position, sparse, torch.zeros(1, 32, 1, 1), high_res_features)

@@ -104,30 +104,3 @@ def test_every_parameter_gets_a_gradient(encoder):
     sparse, dense, _ = encoder(mask_input)
     (sparse.square().sum() + dense.square().sum()).backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
-
-
-def test_drawn_prompts_are_a_mask_input(encoder):
-    encoder.draw = True
-    asked = prompt(
-        [[[40.0, 20.0], [90.0, 20.0]], [[32.0, 16.0], [63.0, 47.0]], [[0.0, 0.0], [0.0, 0.0]]],
-        [[Label.POSITIVE, Label.NEGATIVE], [Label.TOP_LEFT, Label.BOTTOM_RIGHT], [Label.PADDING, Label.IGNORED]],
-        ragged=True,
-    )
-    mask_input, said = encoder.drawn(asked, None)
-    assert mask_input.shape == (3, 1, 16, 32) and said.tolist() == [True, True, False]
-    clicked, box, nothing = mask_input[:, 0]
-    assert clicked[5, 10] == 16 and clicked[5, 22] == -16 and (clicked > 0).sum() <= 4
-    assert (box[4:12, 8:16] == 2).all() and (box > 0).sum() == 64 and (nothing < 0).all()
-    _, dense, _ = encoder(asked)
-    assert dense.shape == (3, 16, 4, 8)
-    assert torch.equal(dense[2], encoder.no_mask.weight[0].view(-1, 1, 1).expand(16, 4, 8))
-
-
-def test_later_clicks_are_drawn_over_an_earlier_answer(encoder):
-    encoder.draw = True
-    answer = torch.full((1, 1, 16, 32), -3.0)
-    asked = prompt([[[40.0, 20.0], [40.0, 20.0]]], [[Label.NEGATIVE, Label.POSITIVE]], mask_input=answer)
-    mask_input, said = encoder.drawn(asked, answer)
-    assert mask_input[0, 0, 5, 10] == 16 and mask_input[0, 0, 0, 0] == -3 and said.tolist() == [True]
-    unsaid = Prompt(asked.points[:, :0], asked.labels[:, :0])
-    assert encoder(unsaid)[1].shape == (1, 16, 1, 1)

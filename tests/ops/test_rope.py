@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sam2core.ops import rope
+from sam2core.ops.cpu import rope as chunks
 from sam2core.ops.rope import apply_rotary, sequence, table
 
 
@@ -97,5 +97,5 @@ def test_half_precision_in_pieces_is_the_same(monkeypatch):
     rotary = table((5, 6), 8, 10000.0, "cpu")
     with torch.inference_mode():
         whole = apply_rotary(tokens, rotary)
-        monkeypatch.setattr(rope, "PIECE_BYTES", 4 * 8 * 7)
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 8 * 7)
         assert torch.equal(apply_rotary(tokens, rotary), whole)

@@ -102,7 +102,7 @@ def trained():
     shape = oracle.Shape(32, 1, (1, 2, 6, 2), (8, 4, 8, 4), (5, 8), (7, 7), image=512, dim=128, memory_dim=32)
     # as upstream reads it: prompts are not drawn into the mask input, masks not guided
     decoder = {"type": "sam", "heads": 4, "hidden": 512}
-    model = registry.build("sam2core_nano", image_size=512, prompt_encoder={"draw": False}, mask_decoder=decoder)
+    model = registry.build("sam2core_nano", image_size=512, prompt_encoder="sam", mask_decoder=decoder)
     theirs = oracle.upstream(shape.at(hidden=512, decoder_heads=4, attention_layers=2), stability=False)
     parts = ("image_encoder", "sam_", "no_mem_embed")
     state = {key: value for key, value in FACEBOOK.inverse(model.state_dict()).items() if key.startswith(parts)}

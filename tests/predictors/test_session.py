@@ -21,7 +21,8 @@ LENGTH = 20
 
 def shaken_model(carry_mask: bool = False):
     torch.manual_seed(0)
-    model = registry.build("test_tiny", weights=False, image_size=64, carry_mask=carry_mask)
+    policy = {"type": "carried_mask" if carry_mask else "recent", "frames": 2, "object_pointers": 4}
+    model = registry.build("test_tiny", weights=False, image_size=64, memory_policy=policy)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # default initialisation hides bugs
         for parameter in model.parameters():
@@ -141,7 +142,7 @@ def test_a_cap_on_objects_per_call_changes_nothing(frames, cap):
 
 
 def test_a_tracked_frame_is_told_the_mask_before_it(frames):
-    """Clamped as mask inputs are, of the nearest frame, also one that lies ahead; without `carry_mask` none is."""
+    """Clamped as mask inputs are, of the nearest frame, also one that lies ahead; with SAM 2's own policy none is."""
     told = []
     for carry_mask in (False, True):
         model = shaken_model(carry_mask)
@@ -381,14 +382,15 @@ def test_a_new_process_goes_on_bit_for_bit(predictor, frames, tmp_path):
         "import sys, numpy as np, torch, registry\n"
         "from sam2core.predictors.video import VideoPredictor\n"
         "torch.set_num_threads(int(sys.argv[3]))\n"
-        "model = registry.build('test_tiny', weights=False, image_size=64, carry_mask=bool(int(sys.argv[2])))\n"
+        "model = registry.build('test_tiny', weights=False, image_size=64,\n"
+        "    memory_policy={'type': sys.argv[2], 'frames': 2, 'object_pointers': 4})\n"
         "model.load_state_dict(torch.load(sys.argv[1] + '/model.pt', weights_only=True))\n"
         "frames = np.load(sys.argv[1] + '/frames.npy')\n"
         "session = VideoPredictor(model).load(sys.argv[1] + '/half.safetensors', frames)\n"
         "torch.save([r.logits for r in session.propagate(start=9)], sys.argv[1] + '/rest.pt')\n"
     )
-    # sums are split by threads
-    told = [str(tmp_path), str(int(predictor.model.carry_mask)), str(torch.get_num_threads())]
+    policy = predictor.model.spec.memory_policy["type"]  # and sums are split by threads
+    told = [str(tmp_path), policy, str(torch.get_num_threads())]
     subprocess.run([sys.executable, "-c", script, *told], check=True)
     rest = torch.load(tmp_path / "rest.pt", weights_only=True)
     assert all(torch.equal(mine, result.logits) for mine, result in zip(rest, whole[9:], strict=True))
@@ -417,7 +419,7 @@ def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
         predictor.load(tmp_path / "s.safetensors", frames[1:])
     with pytest.raises(ValueError, match="other options.*fill_holes: 8 there, 0 here"):
         VideoPredictor(predictor.model, fill_holes=0).load(tmp_path / "s.safetensors", frames)
-    other = registry.build("test_tiny", weights=False, image_size=64, carry_mask=predictor.model.carry_mask)
+    other = registry.build("test_tiny", weights=False, image_size=64, memory_policy=predictor.model.spec.memory_policy)
     other.load_state_dict(predictor.model.state_dict())
     assert VideoPredictor(other).load(tmp_path / "s.safetensors", frames).objects == ("a", "b")
     with pytest.raises(ValueError, match="other options.*policy.frames: 2 there, 1 here"):

@@ -13,10 +13,10 @@ import torch
 
 import registry
 from sam2core.data.pictures import DataError
+from sam2core.nano.initialisation import Localised, localise, look
 from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
 from sam2core.training.clips import collate
-from sam2core.training.initialise import localise, look
 from sam2core.training.loop import train
 from sam2core.training.losses import LossWeights
 from sam2core.training.prompting import PromptPlan
@@ -37,7 +37,7 @@ def recipe(**changes) -> Recipe:
             "size": 64,
             "batch": 2,
             "objects": 2,
-            "look": True,
+            "again": True,
             "prompts": {"box": 0.3, "corrections": 1},
         },
     ]
@@ -58,7 +58,7 @@ def run(folder, *, name: str = "adamw", **options) -> dict[str, torch.Tensor]:
     model = registry.build("test_tiny", weights=False)
     mixture = Mixture([pictures()], [1.0], augment=PLAIN)
     steps = recipe(optim={"warmup": 2, "lr": 1e-3, "name": name})
-    return train(model, steps, mixture, folder, workers=0, **options).state_dict()
+    return train(model, steps, mixture, folder, workers=0, initialise=Localised(), **options).state_dict()
 
 
 @pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=MUON)])

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import registry
+from sam2core.memory.policy import RecentFrames
+from sam2core.nano.initialisation import localise
+from sam2core.nano.memory_policy import CarriedMask
 from sam2core.training.clips import Clip, collate
 from sam2core.training.draws import Draws
-from sam2core.training.initialise import localise
 from sam2core.training.losses import LossWeights
 from sam2core.training.optim import Optim, optimiser
 from sam2core.training.prompting import PromptPlan
@@ -80,13 +82,13 @@ def test_the_trunk_learns_through_the_memory_of_the_first_frame():
     assert model.memory_encoder.feature_proj.weight.grad.any() and model.memory_readout.slot_embed.grad.any()
 
 
-@pytest.mark.parametrize("carry_mask", [False, True])
-def test_a_tracked_clip_is_what_a_session_answers(carry_mask):
+@pytest.mark.parametrize("policy", [RecentFrames, CarriedMask])
+def test_a_tracked_clip_is_what_a_session_answers(policy):
     """First-frame masks, then tracking: the logits the loss sees are those of VideoPredictor on the same frames."""
     from sam2core.predictors.video import VideoPredictor
 
     model = tiny(128).eval()
-    model.carry_mask = carry_mask
+    model.memory_policy = policy(frames=2, object_pointers=4)
     clip = wandering(4, 128, late=False)
     rollout = Rollout(model, precision="full")
     answers: list[MaskPrediction] = []

@@ -24,7 +24,8 @@ sources:
 optim: {warmup: 1}
 stages:
   - {name: dense, steps: 1, size: 64, batch: 2, objects: 2, dense: 1.0, prompts: null}
-  - {name: clicks, steps: 2, size: 64, batch: 2, objects: 2, look: true}
+  - {name: clicks, steps: 2, size: 64, batch: 2, objects: 2, again: true}
+start: localised
 """
 
 

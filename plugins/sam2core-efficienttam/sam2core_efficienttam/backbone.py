@@ -111,12 +111,9 @@ class PlainViT(nn.Module):
         resized = F.interpolate(table.float(), size=size, mode="bicubic", align_corners=False)
         return resized.to(table.dtype).permute(0, 2, 3, 1)
 
-    def layer_id(self, name: str) -> tuple[int, int]:
-        """The depth of the parameter `name` and the depth in all, for layer-wise learning rates."""
-        depth = len(self.blocks) + 1
-        if name.startswith("blocks."):
-            return int(name.split(".")[1]) + 1, depth
-        return 0, depth
+    def layer_id(self, name: str) -> int:
+        """The depth of the parameter `name`, for layer-wise learning rates: block n is n + 1, all else comes before."""
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 
 
 def vit_ti(*, drop_path: float = 0.0) -> PlainViT:

@@ -188,4 +188,4 @@ def test_gradients_reach_every_part():
 def test_layer_ids_grow_with_depth():
     backbone = model("ti").backbone
     ids = {name: backbone.layer_id(name) for name, _ in backbone.named_parameters()}
-    assert ids["pos_embed"] == (0, 13) and ids["blocks.11.mlp.layers.0.weight"] == (12, 13)
+    assert ids["pos_embed"] == 0 and ids["blocks.11.mlp.layers.0.weight"] == 12

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sam2core.model import STRIDE, Sam2
+from sam2core.model import STRIDE, Sam2, finer_features
 from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid, sine_time, sine_tokens
 from sam2core.types import Prompt, TokenBlock
@@ -73,7 +73,7 @@ class ImageEncoder(Graph):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = self.neck(self.backbone(pixels))
-        return (maps[-1], *self.decoder.high_res_features(maps, pixels))
+        return (maps[-1], *finer_features(self.decoder, maps, pixels))
 
 
 class MaskDecoder(Graph):
@@ -250,4 +250,4 @@ class _Skips(nn.Module):
         self.decoder = decoder
 
     def forward(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
-        return self.decoder.high_res_features(maps, pixels)  # type: ignore[operator]
+        return finer_features(self.decoder, maps, pixels)

@@ -116,8 +116,7 @@ class GraphSam2(Sam2):
         self.about = dict(about)
         self.image_size = (about["image_size"][0], about["image_size"][1])
         self.multimask = Multimask(**about["multimask"])
-        self.carry_mask = about["carry_mask"]
-        self.memory_policy = current().components.make("memory_policy", about["memory_policy"])
+        self.memory_policy = current().components.make("memory_policy", _policy(about))
         self.fixed = None
         self.image_only = False
         stability = about["stability"]
@@ -295,3 +294,9 @@ class _Pointer(nn.Module):
     def mask_stem(self, mask: Tensor) -> Tensor:
         """A user's mask (B, 1, H, W) as a mask input (B, 1, h, w)."""
         return F.conv2d(mask, self.weight, self.bias, stride=self.weight.shape[-2:])
+
+
+def _policy(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of the memory policy; packages of an earlier version say ``carry_mask`` beside it."""
+    policy = dict(about["memory_policy"])
+    return policy | {"type": "carried_mask"} if about.get("carry_mask") and policy["type"] == "recent" else policy

@@ -58,7 +58,7 @@ def export(
     sizes = Sizes(
         slots=model.memory_readout.slot_embed.shape[0] if slots is None else slots,
         object_pointers=getattr(policy, "object_pointers", 16) if object_pointers is None else object_pointers,
-        points=points if model.prompt_encoder.draw else None,
+        points=points if getattr(model.prompt_encoder, "unrolled", False) else None,
     )
     if min(sizes.slots, sizes.object_pointers, points) < 1:
         raise ValueError(
@@ -175,7 +175,6 @@ def _describe(model: Sam2, format: str, sizes: Sizes, int8: bool) -> dict[str, A
         "no_object": NO_OBJECT,
         "mask_input_limit": MASK_INPUT_LIMIT,
         "multimask": dataclasses.asdict(model.multimask),
-        "carry_mask": model.carry_mask,
         "stability": dataclasses.asdict(model.mask_decoder.stability) if model.mask_decoder.stability else None,
         "memory_policy": dict(spec.memory_policy) if spec else None,
         "predictors": {task: dict(options) for task, options in spec.predictors.items()} if spec else {},

@@ -216,7 +216,7 @@ class BeamPredictor(VideoPredictor):
             pasts = [recalls[place] for place in places]
             embedding = model.condition(features, pasts)
             candidates = model.segment(
-                features, embedding, model.tracking_prompt(pasts), multimask_output=multimask_output
+                features, embedding, model.tracking_prompt(pasts, self.policy), multimask_output=multimask_output
             )
             for row, place in enumerate(places):
                 one = slice(row, row + 1)

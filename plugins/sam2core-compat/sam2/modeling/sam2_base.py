@@ -17,7 +17,7 @@ from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2core.checkpoints.facebook import FACEBOOK
 from sam2core.checkpoints.layout import LayoutError
 from sam2core.memory.policy import RecentFrames
-from sam2core.model import Sam2
+from sam2core.model import Sam2, finer_features
 from sam2core.ops import masks as mask_ops
 from sam2core.types import NO_OBJECT, ImageFeatures, MaskCandidates, MaskPrediction, Prompt
 
@@ -215,7 +215,7 @@ class SAM2Base(nn.Module):
         out = self.image_encoder(img_batch)
         if self.use_high_res_features_in_sam:
             maps = out["backbone_fpn"]
-            maps[:2] = self.core.mask_decoder.high_res_features(maps, img_batch)
+            maps[:2] = finer_features(self.core.mask_decoder, maps, img_batch)
         return out
 
     def _prepare_backbone_features(self, backbone_out: dict[str, Any]):

@@ -2,8 +2,8 @@
 
 An image has thousands of tokens, a prompt about eight. A score is q·(W k) = (Wᵀ q)·k, and what is attended is averaged
 before it is projected, so the image is multiplied by heads x tokens rows instead of by whole projections: half of the
-arithmetic of the two-way transformer, with the same results up to rounding. Pays on a CPU, where this attention is
-bound by arithmetic and its buffers by the cache.
+arithmetic of the two-way transformer, with the same results up to rounding. Pays where this attention is bound by
+arithmetic and its buffers by the cache.
 """
 
 from __future__ import annotations
@@ -12,15 +12,26 @@ import torch
 from torch import Tensor
 
 from sam2core.ops.attention import Attention, merge_heads, split_heads
-from sam2core.ops.layers import products
+from sam2core.ops.cpu.chunks import predicts_on_cpu
+from sam2core.ops.cpu.products import is_plain, products
 
 
 def folds(attention: Attention, few: Tensor, many: Tensor) -> bool:
-    """Whether folding pays and is allowed: prediction on a CPU, and fewer rows than the projections are wide."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or many.device.type != "cpu":
+    """Whether folding pays and is allowed: in prediction, with fewer rows than the projections are wide.
+
+    Projections that are more than their weights, such as those with an adapter, are not folded.
+    """
+    if not predicts_on_cpu(many):
         return False
     rows = attention.heads * few.shape[1]
-    return rows <= attention.q_proj.out_features and many.shape[1] >= 4 * rows
+    if rows > attention.q_proj.out_features or many.shape[1] < 4 * rows:
+        return False
+    return has_plain_layers(attention)
+
+
+def has_plain_layers(attention: Attention) -> bool:
+    """Whether an attention's projections are their weights and nothing else."""
+    return all(map(is_plain, (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)))
 
 
 def gather(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Render the clips of `nano.yaml`: solid things that turn, come nearer and hide one another, with exact masks.
 
-    python registry/recipes/nano_renders.py DIR
+    python sam2core/nano/recipes/nano_renders.py DIR
 
 DIR is the folder that `nano_data.py` made; the clips go to DIR/renders. Meshes are pybullet's own (zlib licence),
 covered with pieces of the folder's photographs, before more of them. Needs pybullet.

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sam2core.ops import attention
+from sam2core.ops import attention as plain
+from sam2core.ops.cpu import attention
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -18,13 +19,13 @@ def test_averaging_first_equals_projecting_first(monkeypatch, heads, batches, bl
     key = torch.randn(batches[1], heads, 90, 16, generator=generator)
     tokens = torch.randn(batches[1], 90, 8, generator=generator)
     project = nn.Linear(8, 16 * heads)
-    value = attention.split_heads(project(tokens), heads)
-    expected = attention.merge_heads(attention.attend(query, key, value))
-    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    value = plain.split_heads(project(tokens), heads)
+    expected = plain.merge_heads(plain.attend(query, key, value))
+    monkeypatch.setattr(plain, "LONG", 0)
     monkeypatch.setattr(attention, "BLOCK", block)
     with torch.inference_mode():
         assert attention._averages_first(query, key, project)
-        got = attention.attend_projected(query, key, tokens, project)
+        got = plain.attend_projected(query, key, tokens, project)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -80,22 +81,22 @@ def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
         return attention.average_tokens._portable(query, key, tokens, memory_mask)
 
     monkeypatch.setattr(attention.average_tokens, "_kernels", {})
-    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(plain, "LONG", 0)
     monkeypatch.setattr(attention, "_sdpa_is_fast", lambda dtype: dtype != torch.float32)
     attention.average_tokens.register_kernel("cpu", torch.bfloat16)(kernel)
     project = nn.Linear(8, 16)
     mask = torch.arange(10)[None, None, None] < 7
     query, key, tokens = torch.randn(2, 1, 9, 16), torch.randn(2, 1, 10, 16), torch.randn(2, 10, 8)
-    attention.attend_projected(query, key, tokens, project).sum().backward()
+    plain.attend_projected(query, key, tokens, project).sum().backward()
     with torch.no_grad():
-        attention.attend_projected(query, key, tokens, project)
-        expected = attention.attend_projected(query, key, tokens, project, mask)
+        plain.attend_projected(query, key, tokens, project)
+        expected = plain.attend_projected(query, key, tokens, project, mask)
         assert not calls
         low = (query.bfloat16(), key.bfloat16(), tokens.bfloat16(), project.bfloat16())
-        found = attention.attend_projected(*low, mask)
+        found = plain.attend_projected(*low, mask)
         assert len(calls) == 1 and torch.equal(calls[0], mask[:, 0, 0])
-        attention.attend_projected(*low, mask.bfloat16())  # numbers that scores get added
-        attention.attend_projected(*low, dropout=0.1)
+        plain.attend_projected(*low, mask.bfloat16())  # numbers that scores get added
+        plain.attend_projected(*low, dropout=0.1)
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
     with torch.no_grad():  # values as they come meet it as well
         found = attention.attend(low[0], low[1], low[1][:, :, :, :5], mask)
@@ -104,5 +105,5 @@ def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
         torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
         attention.attend(low[0], low[1], low[1], torch.ones(1, 1, 9, 10, dtype=torch.bool))  # a mask by query too
     assert len(calls) == 2
-    attention.attend_projected(*low, mask).sum().backward()
+    plain.attend_projected(*low, mask).sum().backward()
     assert len(calls) == 2

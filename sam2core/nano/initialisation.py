@@ -6,8 +6,8 @@ distant places: a query and key projection that are *the same* semi-orthogonal m
 output projection that are each other's transpose copy what is found there. Started like this, a mask token holds the
 image content under the click at step 0, and a short run on a CPU learns to segment.
 
-`localise` does this before there are any features; `look` does it again for a trunk that has learned some, whose
-content would drown the position code: it lets attention match in the directions in which the content is quiet.
+`Localised` does this before there are any features, and again for a trunk that has learned some, whose content would
+drown the position code: it lets attention match in the directions in which the content is quiet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sam2core.backbones.fpn import Fpn
+from sam2core.heads.mask_decoder import SamMaskDecoder
+from sam2core.heads.prompt_encoder import PromptEncoder
 from sam2core.ops.attention import Attention
+
+
+class Localised:
+    """Starting weights for models of SAM's prompt encoder and mask decoder, whose attention begins at the click.
+
+    Options: `content` is the norm of the image embedding, which has to stay below that of the position code for the
+    match to show. A neck other than `Fpn` keeps its weights, and so does a model with other heads.
+    """
+
+    def __init__(self, *, content: float = 3.0) -> None:
+        self.content = content
+
+    def __call__(self, model: nn.Module) -> None:
+        if _has_sams_heads(model):
+            localise(model, content=self.content)
+
+    def again(self, model: nn.Module, embedding: Tensor) -> None:
+        """See `look`."""
+        if _has_sams_heads(model):
+            look(model, embedding)
+
+
+def _has_sams_heads(model: nn.Module) -> bool:
+    return isinstance(model.mask_decoder, SamMaskDecoder) and isinstance(model.prompt_encoder, PromptEncoder)
 
 
 @torch.no_grad()
@@ -26,10 +53,11 @@ def localise(model: nn.Module, *, content: float = 3.0) -> None:
     """
     decoder, encoder = model.mask_decoder, model.prompt_encoder
     dim = decoder.mask_tokens.embedding_dim
-    for lateral in model.neck.lateral:
+    laterals = list(model.neck.lateral) if isinstance(model.neck, Fpn) else []
+    for lateral in laterals:
         nn.init.trunc_normal_(lateral.weight, std=lateral.in_channels**-0.5)
         nn.init.zeros_(lateral.bias)
-    for lateral in list(model.neck.lateral)[-2:]:
+    for lateral in laterals[-2:]:
         lateral.weight.mul_(content * dim**-0.5)
     for embedding in (*encoder.label_embed, encoder.padding_embed, encoder.no_mask):
         nn.init.trunc_normal_(embedding.weight, std=0.02)

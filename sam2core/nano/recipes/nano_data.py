@@ -1,6 +1,6 @@
 """Collect the free material of `nano.yaml` in one folder. What each picture's licence is goes to LICENCES.tsv.
 
-    python registry/recipes/nano_data.py DIR --from PLACE
+    python sam2core/nano/recipes/nano_data.py DIR --from PLACE
 
 PLACE holds what was fetched and unpacked before: `coco128_panoptic`, `dsb2018_nuclei`, `pumavos`, `videos` (the demo
 videos of the SAM 2 repository), Debian's `openclipart-png`, `lomiri-wallpapers-16.04` and `blender-data`, npm's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,9 @@ class GuidedMaskDecoder(SamMaskDecoder):
         self.radius = radius
         self.epsilon = epsilon
 
-    def high_res_features(self, maps: Sequence[Tensor], pixels: Tensor) -> tuple[Tensor, ...]:
-        """As `SamMaskDecoder`, and behind the channels of the map at stride 4 those of the guide."""
-        finest, finer = super().high_res_features(maps, pixels)
+    def with_pixels(self, high_res_features: tuple[Tensor, ...], pixels: Tensor) -> tuple[Tensor, ...]:
+        """The channels of the guide behind those of the map at stride 4."""
+        finest, finer = high_res_features
         guide = guide_of(F.avg_pool2d(pixels.float(), 4), radius=self.radius, epsilon=self.epsilon)
         return torch.cat([finest, guide], dim=1), finer
 

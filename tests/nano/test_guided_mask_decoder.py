@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam2core.heads.guided_mask_decoder import GuidedMaskDecoder
 from sam2core.heads.mask_decoder import SamMaskDecoder
+from sam2core.model import finer_features
+from sam2core.nano.guided_mask_decoder import GuidedMaskDecoder
 from sam2core.ops.guided import LIMIT, upsample, window_mean
+from sam2core.prepare import prepare
 from sam2core.testing import tiny_model
 
 
@@ -33,7 +35,7 @@ def given(images: int, prompts: int) -> tuple[torch.Tensor, ...]:
 def high_res_features_of(decoder: SamMaskDecoder, images: int) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(7)
     maps = [torch.randn(images, 32, 24, 16), torch.randn(images, 32, 12, 8)]
-    return decoder.high_res_features(maps, torch.randn(images, 3, 96, 64))
+    return finer_features(decoder, maps, torch.randn(images, 3, 96, 64))
 
 
 def by_definition(picture: np.ndarray, logits: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -67,8 +69,8 @@ def test_it_is_the_guided_filter(radius, epsilon):
     pixels = torch.randn(1, 3, 96, 64)
     maps = [torch.randn(1, 32, 24, 16), torch.randn(1, 32, 12, 8)]
     rows = given(1, 2)
-    raw = plain(*rows, plain.high_res_features(maps, pixels)).masks * 5
-    guide = guided.high_res_features(maps, pixels)[0][:, -12:]
+    raw = plain(*rows, finer_features(plain, maps, pixels)).masks * 5
+    guide = finer_features(guided, maps, pixels)[0][:, -12:]
     found = guided.finish(raw, (guide,))
     picture = F.avg_pool2d(pixels, 4)[0].double().numpy()
     for row in range(2):
@@ -93,9 +95,9 @@ def test_a_plain_picture_is_smoothed_alone_and_an_even_mask_stays():
     guided, _ = pair(radius=2)
     maps = [torch.randn(1, 32, 24, 16), torch.randn(1, 32, 12, 8)]
     even, noise = torch.full((1, 4, 24, 16), 3.0), torch.randn(1, 1, 24, 16)
-    colourful = guided.high_res_features(maps, torch.randn(1, 3, 96, 64))[0][:, -12:]
+    colourful = finer_features(guided, maps, torch.randn(1, 3, 96, 64))[0][:, -12:]
     torch.testing.assert_close(guided.finish(even, (colourful,)), even, atol=1e-3, rtol=0)
-    grey = guided.high_res_features(maps, torch.full((1, 3, 96, 64), 0.7))[0][:, -12:]
+    grey = finer_features(guided, maps, torch.full((1, 3, 96, 64), 0.7))[0][:, -12:]
     twice = window_mean(window_mean(noise, guided.radius), guided.radius)
     torch.testing.assert_close(guided.finish(noise, (grey,)), twice, atol=1e-3, rtol=0)
 
@@ -115,13 +117,13 @@ def test_a_ragged_mask_ends_at_the_edge_of_the_picture():
     def wrong(logits: torch.Tensor) -> int:
         return int(((logits[0, 0] > 0) != square).sum())
 
-    found = guided.finish(ragged, guided.high_res_features(maps, pixels))
+    found = guided.finish(ragged, finer_features(guided, maps, pixels))
     assert wrong(ragged) > 100 and wrong(found) < 10
 
 
 @torch.no_grad()
 def test_only_wanted_masks_are_drawn_and_equal_the_others():
-    guided, _ = pair()
+    guided = prepare(pair()[0], "cpu")
     embedding, position, sparse, _ = given(1, 5)
     high_res_features = high_res_features_of(guided, 1)
     output = guided(embedding, position, sparse, torch.zeros(1, 32, 1, 1), high_res_features)
@@ -134,7 +136,7 @@ def test_only_wanted_masks_are_drawn_and_equal_the_others():
 
 
 def test_every_parameter_gets_a_gradient():
-    guided, _ = pair()
+    guided = prepare(pair()[0], "cpu")
     out = guided.train()(*given(2, 2), high_res_features_of(guided, 2))
     (out.masks.square().mean() + out.iou.sum() + out.object_score.sum()).backward()
     assert [name for name, p in guided.named_parameters() if p.grad is None] == []

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sam2core.heads.two_way import TwoWayTransformer
-from sam2core.ops import folding
 from sam2core.ops.attention import Attention
+from sam2core.ops.cpu import folding
+from sam2core.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("both_products")
 
@@ -43,6 +44,7 @@ def test_the_transformer_is_the_same_folded_or_not(images):
     tokens, image, place = torch.randn(3, 7, 32), torch.randn(images, 400, 32), torch.randn(1, 400, 32)
     assert not folding.folds(transformer.final_token_to_image, tokens, image)  # gradients are on
     expected = transformer(tokens, image, place)
+    prepare(transformer, "cpu")
     with torch.no_grad():
         assert folding.folds(transformer.final_token_to_image, tokens, image)
         for found, plain in zip(transformer(tokens, image, place), expected, strict=True):
@@ -57,3 +59,16 @@ def test_many_tokens_are_not_folded():
     with torch.no_grad():
         assert not folding.folds(layer(), torch.zeros(1, 5, 32), torch.zeros(1, 400, 32))  # 20 rows, 16 wide
         assert not folding.folds(layer(), torch.zeros(1, 4, 32), torch.zeros(1, 20, 32))
+
+
+@torch.no_grad()
+def test_attention_with_an_adapter_is_not_folded():
+    attention, few, many = layer(), torch.zeros(1, 4, 32), torch.zeros(1, 400, 32)
+    assert folding.folds(attention, few, many)
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    attention.v_proj = Adapted(32, 16)
+    assert not folding.folds(attention, few, many)
