@@ -20,6 +20,7 @@ ELSEWHERE = {
     "--camera": "there is none",
     "huggingface": "the smallest model has other widths than transformers allows",
     "--also": "slower methods, of an extra",
+    "doctor": "it takes a quarter of a minute, and has tests of its own",
 }
 """What a command says -> why it is not run here."""
 SMALL = {
