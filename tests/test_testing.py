@@ -200,7 +200,7 @@ WRONG_MODULES: dict[str, tuple[str, Any, str, str]] = {
         "mask_decoder",
         lambda: decoder(object_score=lambda x: x - x.mean(0)),
         "batch independence",
-        "object score of row 0",
+        "object_score of row 0",
     ),
     "reads what is not meant": (
         "mask_decoder",
