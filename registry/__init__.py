@@ -9,7 +9,8 @@ Names and specs are plain text until something is built: importing this package 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from registry.errors import DuplicateName, SpecError, UnknownName, WeightsError, hint
 from registry.kinds import KINDS
 from registry.plugins import PluginRecord, current
-from registry.resolve import load
+from registry.resolve import load, looks_like_path
 from registry.spec import FIELDS, ModelSpec
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def build(
         overrides["image_size"] = image_size
     value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
     hub = {"cache_dir": cache_dir, "offline": offline, "revision": revision}
-    return _build(value, weights, device, dtype, partial=partial, **hub)
+    return _build(name, value, weights, device, dtype, partial=partial, **hub)
 
 
 @overload
@@ -172,7 +173,7 @@ def predictor(
     chosen = {**defaults, **options, "type": task}
     offered.check("predictor", chosen, ("model",), also=(*_ARGUMENTS, *FIELDS))  # before anything slow
     if model is None:
-        model = _build(value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
+        model = _build(name, value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
     return offered.make("predictor", chosen, model=model)
 
 
@@ -195,7 +196,20 @@ def _fields(overrides: Mapping[str, Any], what: str, arguments: tuple[str, ...])
         raise SpecError(f"{what} takes no {unknown[0]!r}.\n  known: {', '.join(known)}{hint(unknown[0], known)}")
 
 
+@contextmanager
+def _in_file(name: Name | Sam2) -> Iterator[None]:
+    """What a spec file asks for and cannot be built is an error that names the file."""
+    try:
+        yield
+    except (SpecError, UnknownName) as error:
+        text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
+        if not looks_like_path(text) or Path(text).name in str(error):
+            raise
+        raise type(error)(f"{Path(text).name}: {error}") from error
+
+
 def _build(
+    name: Name | Sam2,
     value: ModelSpec,
     weights: bool | str | os.PathLike[str],
     device: str | torch.device | None,
@@ -214,7 +228,8 @@ def _build(
         )
     zoo = current()
     zoo.ask_once("register_kernels")
-    with init_empty_weights():  # first without storage: what cannot work is found out before memory is taken
+    # first without storage: what cannot work is found out before memory is taken
+    with init_empty_weights(), _in_file(name):
         model = assemble(value, zoo.components)
     if weights is False:
         if place.type != "meta":

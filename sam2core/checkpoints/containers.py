@@ -40,9 +40,17 @@ def check_container(path: str | Path, *, name: str | None = None) -> None:
         check_torch(path, name)
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip, whole or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it has the marks of one, and they are damaged
+        return True
+
+
 def is_safetensors(path: Path, name: str = "") -> bool:
     suffix = Path(name or path.name).suffix
-    return suffix == ".safetensors" or (suffix not in TORCH_SUFFIXES and not zipfile.is_zipfile(path))
+    return suffix == ".safetensors" or (suffix not in TORCH_SUFFIXES and not is_zip(path))
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def opened(path: Path, name: str = "") -> Iterator[Any]:
 def check_torch(path: Path, name: str = "") -> bool:
     """Whether a torch file is of the zip form, after checking its container. Raises FileError."""
     name = name or path.name
-    zipped = zipfile.is_zipfile(path)
+    zipped = is_zip(path)
     if zipped:
         _check_zip(path, name)
         return True

@@ -169,9 +169,10 @@ def run(
     model: Sam2, name: str, stages: Sequence[str], objects: Sequence[int], rounds: int, frames: int
 ) -> Iterator[Row]:
     """The rows of one model, stage by stage."""
+    import registry
     from sam2core.predictors.image import ImagePredictor
 
-    samples = Path(__file__).resolve().parents[1] / "samples"
+    samples = Path(registry.__file__).parent / "samples"
     if "decode" in stages:
         yield decode(samples / CLIP, frames)
     if "encode" in stages or "prompt" in stages:

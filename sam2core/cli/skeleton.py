@@ -6,11 +6,12 @@ import re
 import string
 from pathlib import Path
 
+import registry
 import sam2core
 from registry.errors import hint
 from registry.kinds import KINDS
 
-TEMPLATES = Path(__file__).parent.parent / "skeletons"
+TEMPLATES = Path(registry.__file__).parent / "skeletons"
 WITH_WEIGHTS = ("memory_policy", "predictor")  # these change no weight: their model is the embedded one
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 

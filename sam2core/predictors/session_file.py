@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sam2core import older
@@ -20,6 +19,7 @@ from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
 from sam2core.older import WORDS
 from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
+from sam2core.storage import FileError, parse_json
 from sam2core.types import FrameMemory, ImageFeatures, Keep, MaskCandidates, MaskPrediction, TokenBlock
 
 if TYPE_CHECKING:
@@ -130,14 +130,34 @@ class _Writer:
 class _Reader:
     """The inverse of `_Writer`: tensors that were one stay one."""
 
-    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[int, Tensor], predictor: VideoPredictor, name: str) -> None:
         self.tensors = tensors
+        self.name = name
+        self.dim = predictor.model.object_pointer.absent.shape[-1]
+        self.map_size = predictor.model.prompt_encoder.mask_input_size
 
-    def tensor(self, number: int) -> Tensor:
-        return self.tensors[number]
+    def tensor(self, number: int, *last: int) -> Tensor:
+        """The tensor of a number, whose last dimensions are as given: what does not fit would fail frames later."""
+        tensor = self.tensors[number]
+        if last and tuple(tensor.shape[-len(last) :]) != last:
+            raise self.wrong(f"a tensor of {tuple(tensor.shape)} where one must end in {last}")
+        return tensor
 
     def optional(self, number: int | None) -> Tensor | None:
         return None if number is None else self.tensors[number]
+
+    def frame(self, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.wrong(f"{value!r:.60} where the number of a frame must be")
+        return value
+
+    def id(self, value: Any) -> str | int:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise self.wrong(f"{value!r:.60} where the id of an object must be")
+        return value
+
+    def wrong(self, what: str) -> ValueError:
+        return ValueError(f"{self.name} is a damaged session: it holds {what}")
 
     def state(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -150,10 +170,10 @@ class _Reader:
 
     def memory(self, value: dict[str, Any]) -> FrameMemory:
         return FrameMemory(
-            frame=value["frame"],
+            frame=self.frame(value["frame"]),
             blocks=None if value["blocks"] is None else tuple(self.block(block) for block in value["blocks"]),
-            object_pointer=self.tensor(value["object_pointer"]),
-            logits=self.tensor(value["logits"]),
+            object_pointer=self.tensor(value["object_pointer"], self.dim),
+            logits=self.tensor(value["logits"], *self.map_size),
             object_score=self.tensor(value["object_score"]),
             iou=self.tensor(value["iou"]),
             notes=value["notes"],
@@ -182,17 +202,21 @@ class _Reader:
         bank.prompted.update({memory["frame"]: self.memory(memory) for memory in value["prompted"]})
         bank.recent.update({memory["frame"]: self.memory(memory) for memory in value["recent"]})
         return ObjectTrack(
-            id=value["id"],
+            id=self.id(value["id"]),
             bank=bank,
             prompts={
-                frame: FramePrompt(self.tensor(points).cpu(), self.tensor(labels).cpu(), self.optional(mask))
+                self.frame(frame): FramePrompt(
+                    self.tensor(points).cpu(), self.tensor(labels).cpu(), self.optional(mask)
+                )
                 for frame, points, labels, mask in value["prompts"]
             },
             pending={
-                frame: Pending(self.answer(answer), Keep(WORDS.get(keep, keep)))
+                self.frame(frame): Pending(self.answer(answer), Keep(WORDS.get(keep, keep)))
                 for frame, keep, answer in value["pending"]
             },
-            passes=Passes([(first, last, backwards) for first, last, backwards in value["passes"]]),
+            passes=Passes(
+                [(self.frame(first), self.frame(last), bool(backwards)) for first, last, backwards in value["passes"]]
+            ),
             policy_state=self.state(value["state"]),
             shown=None if value["shown"] is None else self.memory(value["shown"]),
         )
@@ -238,16 +262,17 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
 
 def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:
     """The session that was written, over `source`. Raises ValueError when it cannot go on with this predictor."""
-    device = str(predictor.model.device)
+    name = repr(str(path))
     try:
-        with safe_open(str(path), framework="pt", device=device) as file:
-            metadata = file.metadata() or {}
-            if KEY not in metadata:
-                raise ValueError(f"{str(path)!r} is not a saved session")
-            about = older.session(older.renamed(json.loads(metadata[KEY])))
-            tensors = {int(name): file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{str(path)!r} is not a saved session: {error}") from error
+        stored, metadata = files.read(path)
+        if KEY not in metadata:
+            raise ValueError(f"{name} is not a saved session")
+        about = older.session(older.renamed(parse_json(metadata[KEY], name)))
+    except FileError as error:
+        raise ValueError(f"{name} is not a saved session: {error}") from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{name} is a damaged session: it does not hold what one must ({error!r})") from error
+    tensors = {int(key): tensor.to(predictor.model.device) for key, tensor in stored.items() if key.isdecimal()}
     return session_of_values(predictor, about, tensors, source, name=repr(str(path)))
 
 
@@ -262,8 +287,26 @@ def session_of_values(
     """The session that `session_values` told, over `source`; `tensors` has those that it names, on the model's device.
 
     `name` says in messages where the values are from. Raises ValueError when the session cannot go on with this
-    predictor.
+    predictor, or holds what no session does.
     """
+    try:
+        return _session_of_values(predictor, about, tensors, source, name)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ValueError(f"{name} is a damaged session: it does not hold what one must ({reason})") from error
+    except ValueError as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name} is a damaged session: {error}") from error
+
+
+def _session_of_values(
+    predictor: VideoPredictor,
+    about: dict[str, Any],
+    tensors: Mapping[int, Tensor],
+    source: FrameSource | None,
+    name: str,
+) -> VideoSession:
     if about["schema"] not in SCHEMAS:
         known = " and ".join(map(str, SCHEMAS))
         raise ValueError(f"{name} has session schema {about['schema']}; this version reads {known}")
@@ -287,7 +330,7 @@ def session_of_values(
                 f"{name} was saved over {about['length']} frames of {about['size']}; "
                 f"this source has {source.length} of {list(source.size)}"
             )
-    reader = _Reader(tensors)
+    reader = _Reader(tensors, predictor, name)
     crop = tuple(about["crop"]) if "crop" in about else None
     session = VideoSession(predictor, source, keep=about["keep"], crop=crop)
     session.position = about["position"]
