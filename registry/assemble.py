@@ -67,7 +67,7 @@ def _check_read(spec: ModelSpec, backbone: Any, mask_decoder: Any) -> None:
     if absent := [stride for stride in wanted if stride not in backbone.strides]:
         raise SpecError(
             f"mask_decoder {spec.mask_decoder['type']!r} reads maps at strides {list(wanted)}, and backbone "
-            f"{spec.backbone['type']!r} has none at {absent[0]}: set mask_decoder.skips=false, or name another backbone"
+            f"{spec.backbone['type']!r} has none at {absent[0]}: turn off mask_decoder.high_res_features"
         )
 
 

@@ -18,6 +18,7 @@ import torch._inductor
 from sam2core.checkpoints.files import sha256
 from sam2core.model import Sam2
 from sam2core.ops.pixels import normalise
+from sam2core.storage import finish
 from sam2core.types import MASK_INPUT_LIMIT, NO_OBJECT, Label
 from sam2core_export.graphs import Graph, Port, Sizes, graphs
 
@@ -90,8 +91,8 @@ def export(
         description.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (home / DESCRIPTION).unlink(missing_ok=True)  # while files are put in place, the folder holds no model
         for entry in entries.values():
-            os.replace(Path(beside) / entry["file"], home / entry["file"])
-        os.replace(description, home / DESCRIPTION)
+            finish(Path(beside) / entry["file"], home / entry["file"])
+        finish(description, home / DESCRIPTION)
     return about
 
 
