@@ -162,7 +162,6 @@ WRITERS = [*FILES, *(ROOT / "plugins").glob("*/sam2*/**/*.py")]
 RENAMING = {("os", "replace"), ("os", "rename"), ("os", "renames"), ("shutil", "move"), ("tempfile", "mkstemp")}
 RENAMES = {
     "sam2core/storage.py",
-    "sam2core/media/render.py",
     "plugins/sam2core-labelstudio/sam2core_labelstudio/client.py",  # runs where sam2core is not installed
 }
 

@@ -76,7 +76,7 @@ class RleWriter(Writer):
         if not self._unfinished.exists():
             spare = self._unfinished.with_name(self._unfinished.name + ".new")
             shutil.copyfile(self.path, spare)
-            os.replace(spare, self._unfinished)
+            storage.finish(spare, self._unfinished)
         file = self._unfinished.open("r+b")
         end, last = 0, b""
         for index, line in enumerate(file):  # line 0 opens the document
