@@ -9,7 +9,7 @@ import numpy as np
 
 from sam2core.media.rasters import Window
 from sam2core.ops import rle
-from sam2core.predictors.automask import AutoMask
+from sam2core.predictors.automask_record import AutoMask
 from sam2core.predictors.crops import Crop
 
 AGREEMENT = 0.5

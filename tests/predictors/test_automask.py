@@ -275,15 +275,24 @@ class TestEverything:
         assert all(mask.shape == (50, 70) for mask in results[-1].masks.values())
 
 
-def test_suppression_is_torchvisions():
-    nms = pytest.importorskip("torchvision.ops").nms
-    generator = np.random.default_rng(0)
-    corner = generator.integers(0, 50, (300, 2))
-    boxes = np.concatenate([corner, corner + generator.integers(0, 40, (300, 2))], axis=1)
-    scores = generator.integers(0, 20, 300) / 20  # many ties
-    for threshold in (0.0, 0.3, 0.7, 1.0):
-        expected = nms(torch.from_numpy(boxes).float(), torch.from_numpy(scores).float(), threshold)
-        assert mask_ops.nms(boxes, scores, threshold).tolist() == expected.tolist()
+def test_nms_of_a_worked_case():
+    boxes = np.array(
+        [
+            (0, 0, 10, 10),  # the best
+            (0, 0, 10, 5),  # shares 50 of 100 with the best: IoU 0.5
+            (0, 0, 10, 8),  # 80 of 100: IoU 0.8
+            (0, 4, 10, 12),  # 60 of 120: IoU 0.5 with the best, 40 of 120 with the one above, 10 of 120 with the second
+            (20, 20, 20, 20),  # without area, twice: neither removes the other
+            (20, 20, 20, 20),
+            (30, 30, 40, 40),  # twice the same with the same score: the first of them stays
+            (30, 30, 40, 40),
+        ]
+    )
+    scores = np.array([0.9, 0.5, 0.8, 0.6, 0.1, 0.1, 0.7, 0.7])
+    assert mask_ops.nms(boxes, scores, 0.4).tolist() == [0, 6, 4, 5]
+    assert mask_ops.nms(boxes, scores, 0.5).tolist() == [0, 6, 3, 1, 4, 5]  # an overlap of exactly the threshold stays
+    assert mask_ops.nms(boxes, scores, 0.8 - 1e-3).tolist() == [0, 6, 3, 1, 4, 5]
+    assert mask_ops.nms(boxes, scores, 1.0).tolist() == [0, 2, 6, 7, 3, 1, 4, 5]
     assert len(mask_ops.nms(np.zeros((0, 4)), np.zeros(0), 0.5)) == 0
 
 
