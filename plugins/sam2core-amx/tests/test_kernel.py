@@ -156,6 +156,6 @@ def test_turned_pairs_are_those_of_rope_but_for_rounding(shape, layout, threads)
         tokens = tokens.repeat_interleave(2, dim=-1)[..., ::2]
     rotary = rope.sequence((((2, 10), 20), (None, shape[-2] - 20)), shape[-1], 10000.0, "cpu")
     found = turned(tokens, rotary)
-    expected = rope._rotary_complex(tokens.double(), rotary.double())
+    expected = rope.rotary_complex(tokens.double(), rotary.double())
     assert found.dtype == torch.bfloat16 and found.shape == tokens.shape
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)  # half a unit of the last place
