@@ -87,10 +87,10 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
     with disk_errors(path.parent):
         _sweep(path)
         part = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.part")
-        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)  # what the user's mask leaves of it
-        os.close(handle)
         try:
+            handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            mode = stat.S_IMODE(os.fstat(handle).st_mode)  # what the user's mask leaves of it
+            os.close(handle)
             yield part
             part.chmod(mode)  # a library may have made the file anew, for its owner alone
             finish(part, path)

@@ -174,39 +174,42 @@ class ClipRun:
         going_on = resume and self.saved.exists()
         self._begin(force=force)
         safe = session.fork()
+
+        def save() -> None:
+            if self.status == "running":  # a complete run has no place to go on from
+                safe.save(self.saved)
+
         promise = "stopping after this frame; Ctrl-C again to stop at once"
         try:
-            with (
-                InterruptGuard(self.say, promise, save=lambda: safe.save(self.saved)) as guard,
-                disk_errors(self.folder),
-                self._output(self.settings.direction == "forward", done if going_on else None) as output,
-            ):
-                output.redraw(guard)
-                total = None if left is None else left + self.tally.frames
-                due = time.monotonic() + CHECKPOINT
-                for result in results:
-                    with guard.shielded():
-                        output.write(result, self.source[result.frame])
-                        safe = session.fork()
-                    self.progress("tracking", self.tally.frames, total)
-                    if time.monotonic() > due:
-                        safe.save(self.saved)
-                        due = time.monotonic() + CHECKPOINT
-                    guard.check()
-                output.complete(guard)
-            self.status = "complete"
+            with InterruptGuard(self.say, promise, save=save) as guard, disk_errors(self.folder):
+                with self._output(self.settings.direction == "forward", done if going_on else None) as output:
+                    output.redraw(guard)
+                    total = None if left is None else left + self.tally.frames
+                    due = time.monotonic() + CHECKPOINT
+                    for result in results:
+                        with guard.shielded():
+                            output.write(result, self.source[result.frame])
+                            safe = session.fork()
+                        self.progress("tracking", self.tally.frames, total)
+                        if time.monotonic() > due:
+                            safe.save(self.saved)
+                            due = time.monotonic() + CHECKPOINT
+                        guard.check()
+                    output.complete(guard)
+                with guard.shielded():
+                    self.status = "complete"
+                    self._tidy()
+                    self._record()
         except KeyboardInterrupt as error:
-            self.status, self.code = "interrupted", exit_code(error)
+            if self.status != "complete":  # else the request came when all was there
+                self.status, self.code = "interrupted", exit_code(error)
         except (ValueError, OSError) as error:
             self.status, self.error = "failed", str(error)
         except BaseException as error:  # not the user's doing: shown as it is, and no frame lost
             self.status, self.error = "failed", repr(error)
             raise
         finally:
-            if self.status == "complete":
-                self._tidy()
-                self._record()
-            else:
+            if self.status != "complete":
                 self._keep(safe)
 
     def _keep(self, session: VideoSession) -> None:

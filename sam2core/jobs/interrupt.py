@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,8 @@ from types import FrameType, TracebackType
 STOPS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 10.0
 """Seconds that the step at hand is given: as long as `docker stop` waits before it kills."""
+SOON = 0.05
+"""Seconds after which a request is made again that came where nothing can be ended."""
 Answer = Callable[[int, "FrameType | None"], None]
 
 
@@ -40,11 +43,13 @@ def heard(answer: Answer) -> Iterator[None]:
     A signal that the process was told to ignore, as by nohup, stays ignored. In other threads nothing changes.
     """
     before: dict[int, Answer | int | None] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in STOPS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, answer)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPS:
+                usual = signal.getsignal(number)
+                if usual is not signal.SIG_IGN:
+                    before[number] = usual  # first: the answer may be asked for at once
+                    signal.signal(number, answer)
         yield
     finally:
         for number, usual in before.items():
@@ -69,12 +74,37 @@ def ended_at_once() -> Iterator[None]:
         raise Interrupted(number)
 
     try:
-        with heard(answer):
+        with heard(answer), _made_again():
             yield
     except BaseException as error:
         if asked and not isinstance(error, KeyboardInterrupt):
             raise Interrupted(asked[0]) from error
         raise
+
+
+@contextmanager
+def _made_again() -> Iterator[None]:
+    """While this lasts, a request that came where Python passes no error on is made again a moment later.
+
+    Where an object is done away with, or C calls Python back, Python would print the interruption and go on.
+    """
+    usual, clocks = sys.unraisablehook, []
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, Interrupted):
+            usual(what)
+            return
+        clocks.append(threading.Timer(SOON, _wake, (what.exc_value.number,)))
+        clocks[-1].daemon = True
+        clocks[-1].start()
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        for clock in clocks:
+            clock.cancel()
 
 
 def ignore_requests() -> None:
@@ -116,11 +146,15 @@ class InterruptGuard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._clock is not None:
-                self._clock.cancel()
-                self._clock.join()  # what it has sent by now is heard by this guard
+            self._stop_clock()
         finally:
             self._open.close()
+            self._stop_clock()  # of a request that was made in between
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock.join()  # what it has sent by now is heard by this guard
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked.is_set():

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
+from sam2core.jobs.clip import ClipRun
 from sam2core.jobs.folder import KINDS
 from sam2core.jobs.output import split
 from sam2core.jobs.plan import Plan
@@ -301,6 +302,22 @@ def test_a_second_interruption_stops_at_once(track, clip, tmp_path, interrupt, m
     assert track(clip, *TWO, "-o", tmp_path / "parts", "--resume").code == 0
     assert track(clip, *TWO, "-o", tmp_path / "whole").code == 0
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_request_while_a_run_is_finished_takes_nothing_from_it(track, clip, tmp_path, interrupt, monkeypatch, times):
+    tidy = ClipRun._tidy
+
+    def asked(self):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        tidy(self)
+
+    monkeypatch.setattr(ClipRun, "_tidy", asked)
+    ended = track(clip, *TWO, "-o", tmp_path / "out", "--write", "palette")
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "complete"
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_a_killed_run_goes_on_from_its_last_saved_session(track, clip, tmp_path, monkeypatch):

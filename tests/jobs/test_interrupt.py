@@ -88,6 +88,36 @@ def test_an_error_that_is_made_of_an_interruption_counts_as_one():
         raise ValueError("of its own")
 
 
+def test_a_request_while_an_object_is_done_away_with_is_not_lost(capsys):
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    usual = sys.unraisablehook
+    begun = time.monotonic()
+    with pytest.raises(Interrupted) as ended, ended_at_once():
+        Last()
+        time.sleep(60)
+    assert time.monotonic() - begun < 30 and ended.value.code == 143
+    assert sys.unraisablehook is usual and capsys.readouterr().err == ""
+
+
+def test_a_request_while_a_guard_closes_leaves_no_clock_behind(monkeypatch):
+    heard_late = []
+    stop = InterruptGuard._stop_clock
+
+    def between(guard):
+        stop(guard)
+        if not heard_late:
+            heard_late.append(guard)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(InterruptGuard, "_stop_clock", between)
+    with InterruptGuard(lambda text: None) as guard:
+        pass
+    assert guard.asked.is_set() and not guard._clock.is_alive()
+
+
 def test_what_is_to_be_ignored_stays_so_and_other_threads_hear_nothing():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
