@@ -18,6 +18,8 @@ from sam2core import registry
 from sam2core.compile import compile_model
 from sam2core.ops import attention
 from sam2core.ops.attention import attend_projected, average_tokens
+from sam2core.ops.cpu.attention import average_in_blocks
+from sam2core.ops.cpu.rope import rotary_in_chunks
 from sam2core.ops.rope import rotary_pairs
 from sam2core.predictors.video import VideoPredictor
 
@@ -34,8 +36,8 @@ def calls(monkeypatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(query.shape))
         return (average_tokens._portable if library.missing() else averages)(query, key, tokens, memory_mask)
 
-    monkeypatch.setattr(average_tokens, "_kernels", {("cpu", torch.bfloat16): counting})
-    monkeypatch.setattr(attention, "BLOCK_SCORES", 0)
+    monkeypatch.setattr(average_tokens, "_kernels", {**average_tokens._kernels, ("cpu", torch.bfloat16): counting})
+    monkeypatch.setattr(attention, "LONG", 0)
     return shapes
 
 
@@ -56,13 +58,12 @@ def tracked(made, objects: int = 2) -> torch.Tensor:
     return torch.stack([result.logits for result in session.propagate()])
 
 
-def test_tracking_finds_the_same_masks(calls, monkeypatch):
+def test_tracking_finds_the_same_masks(calls):
     found = tracked(model())
     assert (2, 1, 16, 32) in calls  # both objects, to their memories
-    made, many = len(calls), dict(average_tokens._kernels)
-    average_tokens._kernels.clear()
+    made = len(calls)
+    del average_tokens._kernels["cpu", torch.bfloat16]
     expected = tracked(model())
-    average_tokens._kernels.update(many)
     assert len(calls) == made
     spread = expected.std()
     assert (found - expected).abs().max() < 0.1 * spread and (found - expected).abs().mean() < 0.01 * spread
@@ -101,16 +102,18 @@ def test_training_and_other_types_never_meet_it(calls):
 
 
 def test_the_plugin_attaches_where_it_can_and_says_so_where_not(monkeypatch, caplog):
-    for operator in (average_tokens, rotary_pairs):
-        monkeypatch.setattr(operator, "_kernels", {})
+    core = {average_tokens: {("cpu", None): average_in_blocks}, rotary_pairs: {("cpu", None): rotary_in_chunks}}
+    for operator, kernels in core.items():
+        monkeypatch.setattr(operator, "_kernels", dict(kernels))
     monkeypatch.setattr(library, "missing", lambda: "no such processor")
     with caplog.at_level(logging.INFO):
         sam2core_amx.register_kernels()
-    assert not average_tokens._kernels and "no such processor" in caplog.text
+    assert all(operator._kernels == kernels for operator, kernels in core.items())
+    assert "no such processor" in caplog.text
     monkeypatch.setattr(library, "missing", lambda: "")
     sam2core_amx.register_kernels()
-    assert average_tokens._kernels == {("cpu", torch.bfloat16): averages}
-    assert rotary_pairs._kernels == {("cpu", torch.bfloat16): turned}
+    for operator, kernel in ((average_tokens, averages), (rotary_pairs, turned)):
+        assert operator._kernels == {**core[operator], ("cpu", torch.bfloat16): kernel}
 
 
 def test_a_library_that_was_not_compiled_is_named(monkeypatch, tmp_path):

@@ -197,8 +197,12 @@ def test_without_a_gpu_nothing_is_attached_and_nothing_fails(device):
     if device == "cuda":
         pytest.skip("there is a GPU")
     from sam2core import registry
+    from sam2core.ops.distance import distance_transform
+    from sam2core.ops.regions import connected_components
     from sam2core.testing import isolated
 
     with isolated("sam2core_cuda"):
         registry.current().ask_once("register_kernels")
-        assert [record.status for record in registry.plugins()] == ["ok", "ok"]
+        records = {record.name: record.status for record in registry.plugins()}
+    assert records == {"sam2core": "ok", "nano": "ok", "sam2core_cuda": "ok"}  # two come with the core
+    assert not any(("cuda", None) in operator._kernels for operator in (connected_components, distance_transform))
