@@ -7,6 +7,7 @@ import torch
 
 from sam2core.heads.mask_decoder import SamMaskDecoder
 from sam2core.prepare import prepare
+from tests.scores import threshold_between
 
 
 def decoder(**options):
@@ -72,7 +73,7 @@ def test_no_prompt_token_at_all():
 def test_without_high_res_features():
     made = decoder(high_res_features=False)
     embedding, position, sparse, dense, _ = inputs(2)
-    assert made.high_res_features([embedding, embedding], embedding) == ()
+    assert made.high_res_features([embedding, embedding]) == ()
     assert made(embedding, position, sparse, dense, ()).masks.shape == (2, 4, 16, 24)
     assert not any("skip" in name for name in made.state_dict())
 
@@ -81,7 +82,7 @@ def test_every_parameter_gets_a_gradient():
     made = decoder().train()
     embedding, position, sparse, dense, _ = inputs(2)
     maps = [torch.randn(2, 16, 16, 24), torch.randn(2, 16, 8, 12)]
-    out = made(embedding, position, sparse, dense, made.high_res_features(maps, torch.zeros(0)))
+    out = made(embedding, position, sparse, dense, made.high_res_features(maps))
     (out.masks.square().mean() + out.iou.sum() + out.object_score.sum()).backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
 
@@ -104,7 +105,7 @@ def test_only_wanted_masks_are_drawn_and_equal_the_others():
     embedding, position, sparse = torch.randn(1, 32, 12, 8), torch.randn(1, 32, 12, 8), torch.randn(5, 2, 32)
     high_res_features = torch.randn(1, 4, 48, 32), torch.randn(1, 8, 24, 16)
     output = model(embedding, position, sparse, torch.zeros(1, 32, 1, 1), high_res_features)
-    limit = output.iou.median()
+    limit = threshold_between(output.iou)
     for want in (lambda iou: iou > limit, lambda iou: iou > 2, lambda iou: iou < 2):
         found = model.decode_filtered(embedding, position, sparse, high_res_features, want, rows=2)
         row, mask = torch.nonzero(want(output.iou)).unbind(1)

@@ -15,6 +15,7 @@ from sam2core.nano.guided_mask_decoder import GuidedMaskDecoder
 from sam2core.ops.guided import LIMIT, upsample, window_mean
 from sam2core.prepare import prepare
 from sam2core.testing import tiny_model
+from tests.scores import threshold_between
 
 
 def pair(**options) -> tuple[GuidedMaskDecoder, SamMaskDecoder]:
@@ -127,7 +128,7 @@ def test_only_wanted_masks_are_drawn_and_equal_the_others():
     embedding, position, sparse, _ = given(1, 5)
     high_res_features = high_res_features_of(guided, 1)
     output = guided(embedding, position, sparse, torch.zeros(1, 32, 1, 1), high_res_features)
-    limit = output.iou.median()
+    limit = threshold_between(output.iou)
     for want in (lambda iou: iou > limit, lambda iou: iou > 2, lambda iou: iou < 2):
         found = guided.decode_filtered(embedding, position, sparse, high_res_features, want, rows=2)
         row, mask = torch.nonzero(want(output.iou)).unbind(1)

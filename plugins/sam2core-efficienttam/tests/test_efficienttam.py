@@ -6,8 +6,11 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 from sam2core_efficienttam.attention import PooledMemoryAttention, pool
 from sam2core_efficienttam.layouts import EFFICIENTTAM
@@ -16,10 +19,14 @@ from sam2core_efficienttam.neck import SingleLevelNeck
 import registry
 from registry.assemble import assemble, init_empty_weights
 from registry.plugins import current
+from sam2core.cli.train import command as train
+from sam2core.cli.train import read_recipe
 from sam2core.media.images import read_image
 from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.testing import check
+from sam2core.training.optim import parameter_groups
+from sam2core.training.recipe import Recipe
 from sam2core.types import TokenBlock
 
 HERE = Path(__file__).parent
@@ -189,3 +196,29 @@ def test_layer_ids_grow_with_depth():
     backbone = model("ti").backbone
     ids = {name: backbone.layer_id(name) for name, _ in backbone.named_parameters()}
     assert ids["pos_embed"] == 0 and ids["blocks.11.mlp.layers.0.weight"] == 12
+
+
+def test_metas_recipe_for_clips_trains_it(tmp_path):
+    """From fresh parts, with the recipe's drop path and a learning rate for each depth of the trunk."""
+    for folder in ("JPEGImages/one", "Annotations/one"):
+        (tmp_path / folder).mkdir(parents=True)
+    for frame in range(3):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[16:48, 8 + 4 * frame : 40 + 4 * frame] = 1
+        Image.fromarray(mask * 200).convert("RGB").save(tmp_path / f"JPEGImages/one/{frame:05d}.jpg")
+        Image.fromarray(mask).save(tmp_path / f"Annotations/one/{frame:05d}.png")
+    small = ("steps=1", "size=64", "frames=2", "batch=1", "objects=1", "prompts.corrections=1")
+    words = f"--recipe finetune_video --data {tmp_path} -o {tmp_path / 'run'} --workers 0 --device cpu"
+    given = [*words.split(), "model=efficienttam_ti", "start=fresh", *(f"stages.0.{word}" for word in small)]
+    result = CliRunner().invoke(train, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    trained = registry.build("efficienttam_ti", weights=tmp_path / "run" / "weights.safetensors")
+    assert all(parameter.isfinite().all() for parameter in trained.parameters())
+
+    optim = Recipe.read(read_recipe("finetune_video", ("model=efficienttam_ti",))).optim
+    rates = {id(p): group["multiplier"] for group in parameter_groups(trained, optim) for p in group["params"]}
+    backbone = trained.backbone
+    assert rates[id(backbone.blocks[11].norm1.weight)] == pytest.approx(0.6 * 0.9)
+    assert rates[id(backbone.blocks[0].norm1.weight)] == pytest.approx(0.6 * 0.9**12)
+    assert rates[id(backbone.patch_embed.proj.weight)] == pytest.approx(0.6 * 0.9**13)
+    assert rates[id(backbone.pos_embed)] == pytest.approx(0.6)
