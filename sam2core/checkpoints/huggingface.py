@@ -175,61 +175,74 @@ def config(
     image_only    for `Sam2Model` instead of `Sam2VideoModel`
     """
     height, width = spec["image_size"]
-    dim, memory_dim = spec["dim"], spec["memory_dim"]
     size = height if height == width else [height, width]
     family = "sam2" if image_only else "sam2_video"
-    widths = [trunk["embed_dim"] * 2**stage for stage in range(4)]
-    strides = (4, 8, 16, 32)
-    decoder, stability = options["mask_decoder"], options["mask_decoder"]["stability"]
-    out: dict[str, Any] = {
+    image = {
         "architectures": ["Sam2Model" if image_only else "Sam2VideoModel"],
         "model_type": family,
         "dtype": "float32",
-        "vision_config": {
-            "model_type": "sam2_vision_model",
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": trunk["embed_dim"],
-                "num_attention_heads": trunk["heads"],
-                "image_size": [height, width],
-                "window_positional_embedding_background_size": list(trunk["background"]),
-                "blocks_per_stage": list(trunk["stages"]),
-                "embed_dim_per_stage": widths,
-                "num_attention_heads_per_stage": [trunk["heads"] * 2**stage for stage in range(4)],
-                "window_size_per_stage": list(trunk["windows"]),
-                "global_attention_blocks": list(trunk["global_blocks"]),
-                "mlp_ratio": float(trunk["mlp_ratio"]),
-            },
-            "backbone_channel_list": widths[::-1],
-            "backbone_feature_sizes": [[height // stride, width // stride] for stride in strides[:3]],
-            "fpn_hidden_size": dim,
-            # The coarsest level always takes part there; ours names only those that receive.
-            "fpn_top_down_levels": sorted({strides.index(stride) for stride in options["neck"]["top_down"]} | {3}),
+        "vision_config": _vision_config(spec, options["neck"], trunk),
+        "prompt_encoder_config": {
+            "model_type": f"{family}_prompt_encoder",
+            "hidden_size": spec["dim"],
+            "image_size": size,
         },
-        "prompt_encoder_config": {"model_type": f"{family}_prompt_encoder", "hidden_size": dim, "image_size": size},
         "mask_decoder_config": {
             "model_type": f"{family}_mask_decoder",
-            "hidden_size": dim,
-            "mlp_dim": decoder["hidden"],
-            "num_attention_heads": decoder["heads"],
-            "iou_head_hidden_dim": head_hidden,
-            "dynamic_multimask_via_stability": stability is not None,
-            **(
-                {}
-                if stability is None
-                else {
-                    "dynamic_multimask_stability_delta": float(stability["delta"]),
-                    "dynamic_multimask_stability_thresh": float(stability["threshold"]),
-                }
-            ),
+            **_mask_decoder_fields(spec, options["mask_decoder"], head_hidden),
         },
     }
-    if image_only:
-        return out
+    return image if image_only else {**image, "image_size": size, **_video_fields(spec, options)}
+
+
+def _vision_config(spec: Mapping[str, Any], neck: Mapping[str, Any], trunk: Mapping[str, Any]) -> dict[str, Any]:
+    height, width = spec["image_size"]
+    widths = [trunk["embed_dim"] * 2**stage for stage in range(4)]
+    strides = (4, 8, 16, 32)
+    return {
+        "model_type": "sam2_vision_model",
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": trunk["embed_dim"],
+            "num_attention_heads": trunk["heads"],
+            "image_size": [height, width],
+            "window_positional_embedding_background_size": list(trunk["background"]),
+            "blocks_per_stage": list(trunk["stages"]),
+            "embed_dim_per_stage": widths,
+            "num_attention_heads_per_stage": [trunk["heads"] * 2**stage for stage in range(4)],
+            "window_size_per_stage": list(trunk["windows"]),
+            "global_attention_blocks": list(trunk["global_blocks"]),
+            "mlp_ratio": float(trunk["mlp_ratio"]),
+        },
+        "backbone_channel_list": widths[::-1],
+        "backbone_feature_sizes": [[height // stride, width // stride] for stride in strides[:3]],
+        "fpn_hidden_size": spec["dim"],
+        # The coarsest level always takes part there; ours names only those that receive.
+        "fpn_top_down_levels": sorted({strides.index(stride) for stride in neck["top_down"]} | {3}),
+    }
+
+
+def _mask_decoder_fields(spec: Mapping[str, Any], decoder: Mapping[str, Any], head_hidden: int) -> dict[str, Any]:
+    stability = decoder["stability"]
+    fields = {
+        "hidden_size": spec["dim"],
+        "mlp_dim": decoder["hidden"],
+        "num_attention_heads": decoder["heads"],
+        "iou_head_hidden_dim": head_hidden,
+        "dynamic_multimask_via_stability": stability is not None,
+    }
+    if stability is not None:
+        fields["dynamic_multimask_stability_delta"] = float(stability["delta"])
+        fields["dynamic_multimask_stability_thresh"] = float(stability["threshold"])
+    return fields
+
+
+def _video_fields(spec: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `Sam2VideoModel` has at the top of its config beside the image model's: memories and how they are read."""
+    (height, width), dim = spec["image_size"], spec["dim"]
     encoder, attention = options["memory_encoder"], options["memory_attention"]
     readout, policy, multimask = options["memory_readout"], options["memory_policy"], spec["multimask"]
-    return out | {
-        "image_size": size,
+    return {
         "num_maskmem": readout["slots"],
         "sigmoid_scale_for_mem_enc": float(encoder["mask_scale"]),
         "sigmoid_bias_for_mem_enc": float(encoder["mask_bias"]),
@@ -249,7 +262,7 @@ def config(
         "memory_attention_rope_feat_sizes": [width // 16, height // 16],
         "rope_parameters": {"rope_theta": float(attention["theta"]), "rope_type": "axial"},
         "memory_encoder_hidden_size": dim,
-        "memory_encoder_output_channels": memory_dim,
+        "memory_encoder_output_channels": spec["memory_dim"],
         "mask_downsampler_embed_dim": dim,
         "memory_fuser_num_layers": encoder["blocks"],
         "memory_fuser_embed_dim": dim,

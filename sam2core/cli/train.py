@@ -14,15 +14,13 @@ import click
 
 from registry.plugins import current
 from sam2core.cli.options import check_folder, format_option
-from sam2core.cli.train_data import check_sources, initialisation, open_source, read_recipe, with_format
+from sam2core.cli.train_data import check_sources, initialisation, open_sources, read_recipe, with_format
 from sam2core.jobs.interrupt import InterruptGuard
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sam2core.training.recipe import Recipe
-
-__all__ = ["command", "open_source", "read_recipe"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -147,7 +145,6 @@ def run(
     import registry
     from sam2core.cli.train_report import Reporter
     from sam2core.evaluation.validation import validation
-    from sam2core.training.augment import Mixture
     from sam2core.training.loop import check_model, train
     from sam2core.training.recipe import Recipe
 
@@ -166,13 +163,7 @@ def run(
     first = int(os.environ.get("RANK", 0)) == 0
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
 
-    collections = [
-        open_source(recipe, number, data, pack or output / "pack", first) for number in range(len(recipe.sources))
-    ]
-    weights = [source.weight for source in recipe.sources]
-    pasting = [source.paste for source in recipe.sources]
-    mixture = Mixture(collections, weights, augment=recipe.augment, seed=recipe.seed, pasting=pasting)
-
+    mixture = open_sources(recipe, data, pack or output / "pack", first)
     reporter = Reporter(output) if first else None
     scores = None
     if validate is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sam2core.data.footage import Footage
+    from sam2core.training.augment import Mixture
     from sam2core.training.clips import LabelledImage
     from sam2core.training.recipe import Recipe
 
@@ -126,6 +127,19 @@ def open_source(
         while Pack.origin_of(place) != origin:
             time.sleep(1)
     return Pack(place)
+
+
+def open_sources(recipe: Recipe, data: Path, folder: Path, writes: bool) -> Mixture:
+    """All sources of a recipe, mixed and augmented as it says; see `open_source`."""
+    from sam2core.training.augment import Mixture
+
+    return Mixture(
+        [open_source(recipe, number, data, folder, writes) for number in range(len(recipe.sources))],
+        [source.weight for source in recipe.sources],
+        augment=recipe.augment,
+        seed=recipe.seed,
+        pasting=[source.paste for source in recipe.sources],
+    )
 
 
 def _origin(recipe: Recipe, number: int, data: Path, own: tuple[Path, ...]) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sam2core.cli.train_data import open_sources
+
 if TYPE_CHECKING:
     from sam2core.training.loop import Progress
     from sam2core.training.recipe import Recipe
@@ -174,20 +176,11 @@ def contact_sheet(recipe: Recipe, data: Path, target: Path, *, rows: int = 4, si
     import numpy as np
     from PIL import Image
 
-    from sam2core.cli.train import open_source
     from sam2core.media.render import overlay
-    from sam2core.training.augment import Mixture
 
     stage = recipe.stages[-1]
     with tempfile.TemporaryDirectory() as folder:
-        collections = [open_source(recipe, number, data, Path(folder), True) for number in range(len(recipe.sources))]
-        mixture = Mixture(
-            collections,
-            [source.weight for source in recipe.sources],
-            augment=recipe.augment,
-            seed=recipe.seed,
-            pasting=[source.paste for source in recipe.sources],
-        )
+        mixture = open_sources(recipe, data, Path(folder), True)
         lines = []
         for row in range(rows):
             shown = []

@@ -19,8 +19,8 @@ from PIL import Image
 import registry
 from registry.plugins import current
 from sam2core.checkpoints import files
-from sam2core.cli.train import command, open_source, read_recipe
-from sam2core.cli.train_data import initialisation
+from sam2core.cli.train import command
+from sam2core.cli.train_data import initialisation, open_source, read_recipe
 from sam2core.data.pictures import DataError
 from sam2core.training.recipe import Recipe, RecipeError
 

@@ -14,7 +14,7 @@ import registry
 from sam2core.checkpoints.facebook import FACEBOOK
 from sam2core.cli.convert import command as convert
 from sam2core.cli.train import command as train
-from sam2core.cli.train import read_recipe
+from sam2core.cli.train_data import read_recipe
 from sam2core.training.optim import learning_rate, parameter_groups
 from sam2core.training.recipe import Recipe
 from tests.parity import oracle, scripts

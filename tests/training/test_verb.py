@@ -14,7 +14,7 @@ from PIL import Image
 import registry
 from sam2core.cli.evaluate import command as evaluate
 from sam2core.cli.train import command as train
-from sam2core.cli.train import read_recipe
+from sam2core.cli.train_data import read_recipe
 from sam2core.training.recipe import Recipe
 
 RECIPE = """
