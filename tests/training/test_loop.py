@@ -84,7 +84,16 @@ def test_another_recipes_checkpoint_is_refused_unless_that_is_meant(tmp_path):
     with pytest.raises(RecipeError, match=r"another recipe: stages has 3 entries, had 2. Name"):
         train(model, longer, mixture, tmp_path, workers=0)
     steps = []
-    train(model, other, mixture, tmp_path, workers=0, changed=True, report=lambda told: steps.append(told.step))
+    train(
+        model,
+        other,
+        mixture,
+        tmp_path,
+        workers=0,
+        changed=True,
+        initialise=Localised(),
+        report=lambda told: steps.append(told.step),
+    )
     assert steps == [3, 4, 5, 6]
 
 
