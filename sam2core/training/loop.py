@@ -158,115 +158,232 @@ def train(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
     if not changed:
         check_recipe(folder, recipe)
-    state = _checkpoint(checkpoint) if checkpoint.exists() else None
-    check_stages(model, recipe, initialise)
-    if state is None and initialise is not None:
-        torch.manual_seed(recipe.seed)
-        initialise(model)
-    if shard:
-        _check_shards(recipe)
-    size: tuple[int, int] = model.image_size  # type: ignore[assignment]
-    _select(model, recipe)
-    whole = copy.deepcopy(model).cpu() if shard else model
-    rollout = Rollout(
-        model, memory=recipe.memory, precision=recipe.precision, checkpoint_decoder=recipe.checkpoint_decoder
-    )
-    team = Processes(rollout, shard=shard)
-    update = optimiser(model, recipe.optim)
-    average = Average(model, recipe.optim.ema)
-    step = 0 if state is None else _restore(state, model, update, average)
-    del state
-
-    _train_mode(model)
-    loader = _loader(mixture, recipe, step, team, workers=workers, pin=_device(model).type == "cuda")
-    log = _Log(folder, step) if team.rank == 0 else None
-    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    run = _Run(model, recipe, folder, shard=shard, initialise=initialise)
+    team = run.team
+    loader = _loader(mixture, recipe, run.step, team, workers=workers, pin=_device(model).type == "cuda")
+    log = _Log(folder, run.step) if team.rank == 0 else None
     began = saved = time.monotonic()
-    failures, stopping, last = 0, 0, recipe.steps
-    if stop_after is not None:
-        last = min(last, step + stop_after)
-    settled = True  # from the first weight that a step changes until it is in the tables there is nothing to go on from
-
-    def keep() -> None:
-        if settled and team.world == 1:
-            _save(checkpoint, model, update, average, step, recipe, team)
-
-    with _kept(keep), checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
+    last = recipe.steps if stop_after is None else min(recipe.steps, run.step + stop_after)
+    stopping = False
+    with run.kept(), checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
-            if step >= last:
+            if run.step >= last:
                 break
-            stage = recipe.stage_at(step)
-            resize_model(model, stage.size)
-            rate = stage.lr * learning_rate(step, recipe.steps, recipe.optim)
-            for group in update.param_groups:
-                group["lr"] = rate * group["multiplier"]
-            settled = not (stage.again and recipe.begins(step))
-            if not settled:
-                _again(initialise, model, rollout, batch, recipe.seed + step, team.world)
-                average = Average(model, recipe.optim.ema)
-            torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, team.rank]).generate_state(1)[0]))
-            named = _gradients(team, batch, recipe, step, parameters)
-            asked = stop is not None and stop.is_set()
-            count, stopping = team.share(parameters, named, batch.objects, int(asked))
-            for parameter in parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad /= max(count, 1)
-            named = {name: value / max(count, 1) for name, value in named.items()}
-            named["gradient"] = float(gathered(nn.utils.clip_grad_norm_(parameters.values(), recipe.optim.clip)))
-            settled = False
-            if math.isfinite(named["total"]) and math.isfinite(named["gradient"]):
-                failures = 0
-                update.step()
-                average.update(model)
-            else:
-                failures += 1
-                _dump(folder / f"nonfinite_{step}.json", team, batch, recipe, step, named)
-                logger.warning("step %d: loss is %s on %s; step skipped", step, named, batch.sources)
-                if failures == ABORT_AFTER:
-                    raise FloatingPointError(
-                        f"{ABORT_AFTER} non-finite losses in a row, the last at step {step}: {named}; see {folder}"
-                    )
-            step += 1
+            stage, rate = recipe.stage_at(run.step), _rate(recipe, run.step)
+            losses, stopping = run.advance(batch, stop is not None and stop.is_set())
             if stopping:
-                last = step
+                last = run.step
             numbers = None
-            if validate is not None and (step % validate_every == 0 or step == recipe.steps):
-                numbers = _validated(whole, size, average, validate, team)
+            if validate is not None and (run.step % validate_every == 0 or run.step == recipe.steps):
+                numbers = run.validated(validate)
             frames = batch.frames.shape[0] * batch.frames.shape[1] * team.world
-            progress = Progress(
-                step, recipe.steps, stage.name, time.monotonic() - began, named, numbers, rate=rate, frames=frames
-            )
+            seconds = time.monotonic() - began
+            progress = Progress(run.step, recipe.steps, stage.name, seconds, losses, numbers, rate, frames)
             if log is not None:
                 log.add(progress)
             if team.rank == 0 and report is not None:
                 report(progress)
-            settled = True
+            run.settled = True
             late = team.world == 1 and time.monotonic() - saved > SAVE_SECONDS  # clocks of several may disagree
-            if step % save_every == 0 or step == last or late:
-                _save(checkpoint, model, update, average, step, recipe, team)
+            if run.step % save_every == 0 or run.step == last or late:
+                run.save()
                 saved = time.monotonic()
             if stopping:
                 break  # without waiting for a batch that nobody wants
     if stop is not None and stopping:
         stop.set()  # in all processes
-    resize_model(whole, size)
-    whole.load_state_dict(gathered(average.weights))
-    return merge_adapters(whole).eval()
+    return run.result()
 
 
-@contextmanager
-def _kept(keep: Callable[[], None]) -> Iterator[None]:
-    """Have the state kept when the block is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        keep()
-        raise
+class _Run:
+    """What a run has come to: the model, its average, what updates it, and how many steps are done.
+
+    All of it is in `checkpoint.pt` of the folder, and taken from there when it is there already.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, folder: Path, *, shard: bool, initialise: Initialisation | None
+    ):
+        self.model, self.recipe, self.folder = model, recipe, folder
+        self.initialise: Any = initialise
+        self.checkpoint = folder / "checkpoint.pt"
+        state = _checkpoint(self.checkpoint) if self.checkpoint.exists() else None
+        check_stages(model, recipe, initialise)
+        if state is None and initialise is not None:
+            torch.manual_seed(recipe.seed)
+            initialise(model)
+        if shard:
+            _check_shards(recipe)
+        self.size: tuple[int, int] = model.image_size  # type: ignore[assignment]
+        _select(model, recipe)
+        self.whole = copy.deepcopy(model).cpu() if shard else model
+        self.rollout = Rollout(
+            model, memory=recipe.memory, precision=recipe.precision, checkpoint_decoder=recipe.checkpoint_decoder
+        )
+        self.team = Processes(self.rollout, shard=shard)
+        self.update = optimiser(model, recipe.optim)
+        self.average = Average(model, recipe.optim.ema)
+        self.step = 0 if state is None else self._restore(state)
+        self.failures = 0  # non-finite losses in a row
+        # from the first weight that a step changes until it is in the tables there is nothing to go on from
+        self.settled = True
+        _train_mode(model)
+        self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+    def advance(self, batch: ClipBatch, asked: bool) -> tuple[dict[str, float], bool]:
+        """Do a step; its losses, and whether this process or another was asked to stop."""
+        self._prepare(batch)
+        named = self._gradients(batch)
+        count, stopping = self.team.share(self.parameters, named, batch.objects, int(asked))
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= max(count, 1)
+        named = {name: value / max(count, 1) for name, value in named.items()}
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.optim.clip)
+        named["gradient"] = float(gathered(norm))
+        self.settled = False
+        if math.isfinite(named["total"]) and math.isfinite(named["gradient"]):
+            self.failures = 0
+            self.update.step()
+            self.average.update(self.model)
+        else:
+            self._skip(batch, named)
+        self.step += 1
+        return named, bool(stopping)
+
+    def _prepare(self, batch: ClipBatch) -> None:
+        """Set the picture size, the learning rates and the seed of the step; initialise again where it asks so."""
+        recipe, step = self.recipe, self.step
+        stage = recipe.stage_at(step)
+        resize_model(self.model, stage.size)
+        rate = _rate(recipe, step)
+        for group in self.update.param_groups:
+            group["lr"] = rate * group["multiplier"]
+        if stage.again and recipe.begins(step):
+            self.settled = False
+            self._initialise_again(batch)
+            self.average = Average(self.model, recipe.optim.ema)
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, self.team.rank]).generate_state(1)[0]))
+
+    def _initialise_again(self, batch: ClipBatch) -> None:
+        """Ask the initialisation again with the batch's first pictures, equally in all processes."""
+        model: Any = self.model
+        torch.manual_seed(self.recipe.seed + self.step)
+        with torch.no_grad():
+            features = self.rollout.encode(batch.frames[:, 0].to(model.device))
+            self.initialise.again(model, model.condition(features, None))
+            if self.team.world > 1:
+                for parameter in model.parameters():
+                    distributed.broadcast(parameter, 0)
+
+    def _gradients(self, batch: ClipBatch) -> dict[str, float]:
+        """Leave the gradients of the summed losses on the parameters; the sums."""
+        named: dict[str, float] = {}
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        pieces = batch.split(self.recipe.optim.accumulate)
+        for number, piece in enumerate(pieces):
+            with self.team.piece(number + 1 == len(pieces)):
+                losses = self._losses(piece)
+                if losses["total"].requires_grad:
+                    losses["total"].backward()
+            for name, value in losses.items():
+                named[name] = named.get(name, 0.0) + float(value.detach())
+        return named
+
+    def _losses(self, piece: ClipBatch) -> dict[str, Tensor]:
+        """The losses of one piece of the step's batch."""
+        stage = self.recipe.stage_at(self.step)
+        piece = piece.to(self.model.device)  # type: ignore[arg-type]
+        key = (self.recipe.seed, self.step)
+        return self.team.module(piece, stage.prompts, stage.losses, dense=stage.dense, key=key)
+
+    def _skip(self, batch: ClipBatch, named: dict[str, float]) -> None:
+        """Write down a step whose loss is not finite. Raises FloatingPointError when it is one too many in a row."""
+        self.failures += 1
+        self._dump(self.folder / f"nonfinite_{self.step}.json", batch, named)
+        logger.warning("step %d: loss is %s on %s; step skipped", self.step, named, batch.sources)
+        if self.failures == ABORT_AFTER:
+            raise FloatingPointError(
+                f"{ABORT_AFTER} non-finite losses in a row, the last at step {self.step}: {named}; see {self.folder}"
+            )
+
+    def _dump(self, path: Path, batch: ClipBatch, named: dict[str, float]) -> None:
+        """Write down what led to a loss that is not finite: where the clips come from, and every prompt."""
+        with torch.no_grad(), self.rollout.recording() as prompts:
+            for piece in batch.split(self.recipe.optim.accumulate):
+                self._losses(piece)
+        stage = self.recipe.stage_at(self.step).name
+        tree = {"step": self.step, "stage": stage, "losses": named, "sources": batch.sources, "prompts": prompts}
+        if self.team.world > 1:
+            path = path.with_stem(f"{path.stem}_{self.team.rank}")  # each process has rows of its own
+        storage.write_text(path, json.dumps(tree, indent=1), force=True)
+
+    def validated(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float] | None:
+        """Numbers of a copy with the averaged weights at its own size, in the first process; the others know none."""
+        weights = gathered(self.average.weights)
+        if self.team.rank:
+            return None
+        model = copy.deepcopy(self.whole)
+        model.load_state_dict(weights)
+        resize_model(model, self.size)
+        return validate(merge_adapters(model).eval().to(_device(self.rollout)))
+
+    def result(self) -> nn.Module:
+        """The model with the averaged weights, whole and at its own size."""
+        resize_model(self.whole, self.size)
+        self.whole.load_state_dict(gathered(self.average.weights))
+        return merge_adapters(self.whole).eval()
+
+    def save(self) -> None:
+        """Write the whole state, or nothing: a checkpoint is never half written.
+
+        What several processes wrote, one can go on with, and the other way round.
+        """
+        state = {
+            "step": self.step,
+            "model": gathered(self.model.state_dict()),
+            "optimiser": gathered(self.update.state_dict()),
+            "average": gathered(self.average.state()),
+            "recipe": asdict(self.recipe),
+        }
+        if self.team.rank == 0:
+            files.save(self.checkpoint, state, force=True)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Save when the block is interrupted, but where several processes would have to agree."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.settled and self.team.world == 1:
+                self.save()
+            raise
+
+    def _restore(self, state: dict[str, Any]) -> int:
+        """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
+        if isinstance(self.update, Together) is not ("members" in state["optimiser"]):
+            raise RecipeError("recipe: optim.name cannot be changed within a run; begin another with its weights")
+        held = state["model"]
+        self.model.load_state_dict(
+            {name: scattered(held[name], like) for name, like in self.model.state_dict().items()}
+        )
+        self.update.load_state_dict(state["optimiser"])
+        for parameter, values in self.update.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    values[name] = scattered(value, parameter.detach())
+        self.average.load(state["average"])
+        return int(state["step"])
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of a step, before the multipliers of the parameters' groups."""
+    return recipe.stage_at(step).lr * learning_rate(step, recipe.steps, recipe.optim)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -341,91 +458,6 @@ def _train_mode(model: nn.Module) -> None:
             part.eval()
 
 
-def _gradients(
-    team: Processes, batch: ClipBatch, recipe: Recipe, step: int, parameters: dict[str, nn.Parameter]
-) -> dict[str, float]:
-    """Leave the gradients of the summed losses on the parameters; the sums."""
-    stage = recipe.stage_at(step)
-    named: dict[str, float] = {}
-    for parameter in parameters.values():
-        parameter.grad = None
-    pieces = batch.split(recipe.optim.accumulate)
-    for number, piece in enumerate(pieces):
-        with team.piece(number + 1 == len(pieces)):
-            piece = piece.to(team.rollout.model.device)  # type: ignore[union-attr,arg-type]
-            losses = team.module(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
-            if losses["total"].requires_grad:
-                losses["total"].backward()
-        for name, value in losses.items():
-            named[name] = named.get(name, 0.0) + float(value.detach())
-    return named
-
-
-def _again(initialise: Any, model: nn.Module, rollout: Rollout, batch: ClipBatch, seed: int, world: int) -> None:
-    """Ask the initialisation again with the batch's first pictures, equally in all processes."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        features = rollout.encode(batch.frames[:, 0].to(model.device))  # type: ignore[arg-type]
-        initialise.again(model, model.condition(features, None))
-        if world > 1:
-            for parameter in model.parameters():
-                distributed.broadcast(parameter, 0)
-
-
-def _dump(path: Path, team: Processes, batch: ClipBatch, recipe: Recipe, step: int, named: dict[str, float]) -> None:
-    """Write down what led to a loss that is not finite: where the clips come from, and every prompt."""
-    stage, rollout = recipe.stage_at(step), team.rollout
-    with torch.no_grad(), rollout.recording() as prompts:
-        for piece in batch.split(recipe.optim.accumulate):
-            piece = piece.to(rollout.model.device)  # type: ignore[union-attr,arg-type]
-            team.module(piece, stage.prompts, stage.losses, dense=stage.dense, key=(recipe.seed, step))
-    tree = {"step": step, "stage": stage.name, "losses": named, "sources": batch.sources, "prompts": prompts}
-    if team.world > 1:
-        path = path.with_stem(f"{path.stem}_{team.rank}")  # each process has rows of its own
-    storage.write_text(path, json.dumps(tree, indent=1), force=True)
-
-
-def _validated(
-    whole: nn.Module,
-    size: tuple[int, int],
-    average: Average,
-    validate: Callable[[nn.Module], dict[str, float]],
-    team: Processes,
-) -> dict[str, float] | None:
-    """Numbers of a copy with the averaged weights at its own size, in the first process; the others know none."""
-    weights = gathered(average.weights)
-    if team.rank:
-        return None
-    model = copy.deepcopy(whole)
-    model.load_state_dict(weights)
-    resize_model(model, size)
-    return validate(merge_adapters(model).eval().to(_device(team.rollout)))
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    update: torch.optim.Optimizer | Together,
-    average: Average,
-    step: int,
-    recipe: Recipe,
-    team: Processes,
-) -> None:
-    """Write the whole state, or nothing: a checkpoint is never half written.
-
-    What several processes wrote, one can go on with, and the other way round.
-    """
-    state = {
-        "step": step,
-        "model": gathered(model.state_dict()),
-        "optimiser": gathered(update.state_dict()),
-        "average": gathered(average.state()),
-        "recipe": asdict(recipe),
-    }
-    if team.rank == 0:
-        files.save(path, state, force=True)
-
-
 def check_recipe(folder: str | Path, recipe: Recipe) -> None:
     """Raise RecipeError when a run of another recipe lies in `folder`, naming what differs.
 
@@ -460,7 +492,7 @@ def _differences(held: Any, now: Any, where: str) -> Iterator[str]:
 
 
 def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """What `_save` wrote. Raises DataError for a file that was cut short or damaged."""
+    """What a run saved. Raises DataError for a file that was cut short or damaged."""
     what = f"{path} ({path.stat().st_size} bytes) is no whole checkpoint"
     advice = "take it away to begin anew, or name another folder"
     if not zipfile.is_zipfile(path):  # its end is missing, of which torch speaks in many ways
@@ -469,22 +501,6 @@ def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(f"{what} ({' '.join(str(error).split())}): {advice}") from error
-
-
-def _restore(
-    state: dict[str, Any], model: nn.Module, update: torch.optim.Optimizer | Together, average: Average
-) -> int:
-    """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
-    if isinstance(update, Together) is not ("members" in state["optimiser"]):
-        raise RecipeError("recipe: optim.name cannot be changed within a run; begin another with its weights")
-    model.load_state_dict({name: scattered(state["model"][name], like) for name, like in model.state_dict().items()})
-    update.load_state_dict(state["optimiser"])
-    for parameter, values in update.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = scattered(value, parameter.detach())
-    average.load(state["average"])
-    return int(state["step"])
 
 
 def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
