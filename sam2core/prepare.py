@@ -44,7 +44,7 @@ def prepare(model: Module, device: torch.device | str) -> Module:
     blocks = BLOCKS.get(torch.device(device).type, ())
     for part in model.modules():
         for plain, block in blocks:
-            own = type(part)
+            own: Any = type(part)
             if isinstance(part, plain) and all(getattr(own, at) is getattr(plain, at) for at in block.replaces):
                 part.__class__ = _ready(own, block)
     return model
@@ -65,17 +65,17 @@ class _Ready:
     block_class: type
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        _, _, *state = super().__reduce_ex__(max(2, protocol))
-        return _again, (self.plain_class, self.block_class), *state
+        reduced: Any = super().__reduce_ex__(max(2, protocol))  # a tuple from protocol 2 on
+        return _again, (self.plain_class, self.block_class), *reduced[2:]
 
 
 @cache
-def _ready(plain: type[nn.Module], block: type) -> type[nn.Module]:
+def _ready(plain: Any, block: Any) -> Any:
     """A plain class with a block mixed in, under the plain name."""
     about = {"plain_class": plain, "block_class": block, "__doc__": plain.__doc__, "__module__": plain.__module__}
     return type(plain.__name__, (_Ready, block, plain), about)
 
 
-def _again(plain: type[nn.Module], block: type) -> nn.Module:
+def _again(plain: Any, block: Any) -> nn.Module:
     ready = _ready(plain, block)
     return ready.__new__(ready)

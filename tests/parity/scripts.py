@@ -20,11 +20,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from sam2core.media.images import read_image
 from sam2core.memory.policy import RecentFrames
+from sam2core.predictors import session as prompts
 from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import NO_OBJECT
@@ -456,7 +458,14 @@ class Ours:
         return self._shown(self.session.prompt(step.frame, step.object, **said))
 
     def draw(self, step: Draw) -> Shown:
-        return self._shown(self.session.prompt(step.frame, step.object, mask=drawing(step, self.settings)))
+        drawn = drawing(step, self.settings)
+        if drawn.shape == self.settings.size:
+            return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
+        # upstream takes masks of the model's size; ours are drawn on the picture, so this one enters behind that check
+        with pytest.raises(ValueError, match="as large as the picture"):
+            self.session.prompt(step.frame, step.object, mask=drawn)
+        with mock.patch.object(prompts, "drawn_mask", lambda mask, size: torch.as_tensor(mask)):
+            return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
 
     def propagate(self, step: Propagate) -> Iterator[Shown]:
         start = self.session._first_prompted() if step.start is None else step.start

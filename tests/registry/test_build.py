@@ -208,7 +208,7 @@ def test_an_argument_build_does_not_have() -> None:
 
 def test_a_component_nobody_offers() -> None:
     text = refused(lambda: registry.build("test_tiny", weights=False, memory_policy="recnt"), UnknownName)
-    assert text == "no memory_policy is called 'recnt'.\n  known: recent\n  did you mean 'recent'?"
+    assert text == "no memory_policy is called 'recnt'.\n  known: carried_mask, recent\n  did you mean 'recent'?"
 
 
 HOARDING = """

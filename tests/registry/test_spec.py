@@ -55,7 +55,20 @@ def test_a_part_with_the_same_type_edits() -> None:
     assert registry.spec("sam2.1_hiera_t", memory_policy="recent").memory_policy == RECENT
 
 
-def test_a_replaced_part_can_be_edited_further() -> None:
+OFFERED = """
+from sam2core import hookimpl
+
+@hookimpl
+def register_components(register):
+    register("memory_policy", "acme.motion", "sam2core.memory.policy:RecentFrames")
+    register("neck", "acme.neck", "sam2core.backbones.fpn:Fpn")
+"""
+
+
+def test_a_replaced_part_can_be_edited_further(installed: Any) -> None:
+    with pytest.raises(UnknownName, match=r"no neck is called 'acme\.neck'"):
+        load("sam2.1_hiera_t", ["neck=acme.neck"])
+    installed("acme-parts", {"acme_parts.py": OFFERED})
     spec = load("sam2.1_hiera_t", ["memory_policy.type=acme.motion", "memory_policy.weight=0.5", "neck=acme.neck"])
     assert spec.memory_policy == {"type": "acme.motion", "weight": 0.5}
     assert spec.neck == {"type": "acme.neck"}
