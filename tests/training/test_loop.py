@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_named_by_workers_too(tmp_path):
     mixture.collections = [Damaged()]
     model = registry.build("test_tiny", weights=False)
     with pytest.raises(DataError, match="^cannot read image there/7.png: truncated$"):
-        train(model, recipe(), mixture, tmp_path, workers=1)
+        train(model, recipe(), mixture, tmp_path, workers=1, initialise=Localised())
 
 
 def test_validation_sees_the_average_and_leaves_the_model_alone(tmp_path):
