@@ -29,12 +29,14 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     widths = {"dim": spec.dim, "memory_dim": spec.memory_dim}
     backbone = make("backbone", spec.backbone)
     _check_levels(spec, backbone)
+    neck = make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim)
+    prompt_encoder = make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size)
     mask_decoder = make("mask_decoder", spec.mask_decoder, dim=spec.dim)
     _check_read(spec, backbone, mask_decoder)
     return Sam2(
         backbone=backbone,
-        neck=make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim),
-        prompt_encoder=make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size),
+        neck=neck,
+        prompt_encoder=prompt_encoder,
         mask_decoder=mask_decoder,
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),

@@ -250,7 +250,7 @@ def test_a_batch_wants_one_prompt_per_image(predictor):
     batch = predictor.encode([picture((20, 20)), picture((20, 20))])
     with pytest.raises(ValueError, match="2 images and 1 prompts"):
         batch.predict([None])
-    with pytest.raises(ValueError, match="not point"):
+    with pytest.raises(ValueError, match="image 1: a prompt takes no 'point'"):
         batch.predict([None, {"point": [[1, 2]]}])
     with pytest.raises(ValueError, match="image 0.*outside"):
         batch.predict([{"points": [[21, 1]]}, None])
