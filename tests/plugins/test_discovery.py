@@ -28,7 +28,7 @@ def test_a_good_plugin(installed: Any) -> None:
     installed("acme-good", {"acme_good.py": offering("acme.good")})
     assert "acme.good" in registry.components("memory_policy")
     assert installed.record("acme-good").status == "ok"
-    assert [record.name for record in registry.plugins()] == ["sam2core", "acme-good"]
+    assert [record.name for record in registry.plugins()] == ["sam2core", "nano", "acme-good"]
 
 
 BROKEN = {
@@ -173,7 +173,7 @@ def test_the_environment_chooses(
     installed("acme-b", {"acme_b.py": offering("acme.b")})
     if chosen is not None:
         monkeypatch.setenv("SAM2CORE_PLUGINS", chosen)
-    assert {record.name: record.status for record in registry.plugins()} == {"sam2core": "ok", **status}
+    assert {record.name: record.status for record in registry.plugins()} == {"sam2core": "ok", "nano": "ok", **status}
     names = {name for name in registry.components("memory_policy") if name.startswith("acme")}
     assert names == {name.replace("-", ".") for name, state in status.items() if state == "ok"}
 

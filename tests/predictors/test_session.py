@@ -735,7 +735,7 @@ def test_live_sessions_have_their_own_rules(predictor, frames):
     with pytest.raises(ValueError, match="outside the image"):
         live.step(frames[1], {"a": {"points": [[500, 1]]}})
     assert live.position == 0 and live.objects == ()
-    with pytest.raises(TypeError, match="point"):
+    with pytest.raises(ValueError, match="point"):
         live.step(frames[1], {"a": {"point": [[5, 1]]}})
     assert live.position == 0 and live.objects == () and list(live._features) == [0]
     live.step(frames[1], {"a": {"points": [[5, 1]]}})
