@@ -196,7 +196,7 @@ def test_what_shards_cannot_do_is_told_before_pictures_are_decoded(data, overrid
 
 def test_recipes_that_are_none(data):
     result = call("--data", data)
-    assert result.exit_code == 2 and "Missing option '--recipe'" in result.stderr
+    assert result.exit_code == 2 and "say how to train: --recipe" in result.stderr
     with pytest.raises(ValueError, match="there is no recipe 'finetune_imag'.*\n  did you mean 'finetune_image'"):
         read_recipe("finetune_imag")
     for text, words in (("a: [", "not readable as YAML"), ("- a", "a recipe is a mapping")):

@@ -30,7 +30,7 @@ assert type(model.backbone).__module__ == "acme_pyramid.backbone" and model.back
 assert type(model.memory_policy).__name__ == "SureFrames" and model.memory_policy.least == 0.9
 with torch.no_grad():
     features = model.encode(torch.randn(1, 3, 128, 128))
-    answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), several=True)
+    answer = model.segment(features, model.condition(features, None), Prompt.nothing(1), multimask_output=True)
 assert answer.logits.shape == (1, 3, 32, 32)
 
 assert registry.build("acme/pyramid-tiny", "memory_policy.least=0.1", weights=False).memory_policy.least == 0.1
