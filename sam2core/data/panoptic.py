@@ -35,7 +35,7 @@ class PanopticFootage(IdFootage):
 
     def __init__(self, picture: PanopticPicture, names: dict[int, str]) -> None:
         asked = [segment for segment in picture.segments if not segment["iscrowd"]]
-        classes = {segment["id"]: names.get(segment.get("category_id"), "") for segment in asked}
+        classes = {segment["id"]: names.get(segment.get("category_id", -1), "") for segment in asked}
         super().__init__(picture.image.name, (picture.image,), (picture.labels,), classes=classes)
         self.source = str(picture.image)
         self.asked = [segment["id"] for segment in asked]
