@@ -24,7 +24,7 @@ need_upstream()
 
 # the spec test_tiny, but for the numbers of memories, which Meta's code fixes
 TINY = oracle.Shape(8, 1, (1, 1, 2, 1), (8, 4, 6, 3), (3,), (7, 7), 128, 32, 16, 64, 4, 2)
-AS_METAS = ("memory_policy={frames: 6, pointers: 16}", "memory_readout={slots: 7}")
+AS_METAS = ("memory_policy={frames: 6, object_pointers: 16}", "memory_readout={slots: 7}")
 SMALL = ("stages.0.size=64", "stages.0.batch=1", "stages.0.prompts.corrections=1")
 
 

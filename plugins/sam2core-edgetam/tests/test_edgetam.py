@@ -98,7 +98,7 @@ def test_objects_together_forward_backward_and_streamed(model, clip):
 
 @torch.inference_mode()
 def test_any_policy_of_the_registry(clip):
-    model = registry.build("edgetam", weights=False, image_size=SIDE, memory_policy={"frames": 2, "pointers": 4})
+    model = registry.build("edgetam", weights=False, image_size=SIDE, memory_policy={"frames": 2, "object_pointers": 4})
     session = VideoPredictor(model).open(clip)
     session.prompt(frame=3, object=1, points=[[20, 20]])
     assert [result.frame for result in session.propagate(direction="backward")] == [3, 2, 1, 0]
