@@ -19,6 +19,7 @@ from sam2core.heads.select import Stability
 from sam2core.memory.readout import check_slots, layout
 from sam2core.model import STRIDE, Sam2
 from sam2core.older import WORDS, renamed
+from sam2core.ops.cpu.decoding import ModelInCalls
 from sam2core.ops.position import sine_grid, sine_tokens
 from sam2core.types import (
     DecoderOutput,
@@ -104,12 +105,8 @@ def _torch(module: Callable[..., Any]) -> Runner:
     return run
 
 
-class GraphSam2(Sam2):
-    """`Sam2` whose four costly steps are exported graphs; what the predictors ask of a model is the same.
-
-    It answers on the CPU side of the graphs and cannot be trained, moved or cast. A past that does not fit the exported
-    bank is an error.
-    """
+class GraphVerbs(Sam2):
+    """`Sam2` whose four costly steps are exported graphs, each run once for all that it is given."""
 
     def __init__(self, about: Mapping[str, Any], runners: Mapping[str, Runner]) -> None:
         nn.Module.__init__(self)
@@ -172,7 +169,7 @@ class GraphSam2(Sam2):
             if count > fits:
                 raise ValueError(
                     f"this frame recalls {count} {what} and the exported bank holds {fits}: export with "
-                    f"--{'slots' if what == 'memories' else 'object-object_pointers'} {count}, or prompt fewer frames"
+                    f"--{'slots' if what == 'memories' else 'object-pointers'} {count}, or prompt fewer frames"
                 )
         ports = {
             WORDS.get(port["name"], port["name"]): port["shape"][1:]
@@ -193,11 +190,11 @@ class GraphSam2(Sam2):
             tokens[index], ages[index], said[index] = memory.object_pointer[0], age / max(recall.horizon, 1), True
         return memories, places, memory_mask, tokens, ages, said
 
-    def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
-        """What `Sam2.decode` calls; `tokens` are the object pointers already, which `_Pointer` only gates."""
+    def decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
+        """As `Sam2.decode`, but `tokens` are the object pointers already, which `_Pointer` only gates."""
         if features.batch > 1:  # the graph's prompts share one image
             parts = [
-                self._decode(features.rows(torch.tensor([row])), embedding[row : row + 1], prompt.rows(row, row + 1))
+                self.decode(features.rows(torch.tensor([row])), embedding[row : row + 1], prompt.rows(row, row + 1))
                 for row in range(prompt.batch)
             ]
             return DecoderOutput(
@@ -259,6 +256,14 @@ class GraphSam2(Sam2):
     def _run(self, name: str, *inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return self._runners[name](inputs)
+
+
+class GraphSam2(ModelInCalls, GraphVerbs):
+    """A model that runs on exported graphs; what the predictors ask of a model is the same.
+
+    It answers on the CPU side of the graphs and cannot be trained, moved or cast. A past that does not fit the exported
+    bank is an error. Many prompts are decoded some at a time, as the model itself does on a CPU.
+    """
 
 
 class _Decoder(nn.Module):

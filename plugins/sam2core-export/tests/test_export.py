@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from sam2core_export import export, load, predictor
+from sam2core_export.command import command
 
 import registry
 from sam2core.cli import main
+from sam2core.ops.cpu import decoding
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.video import VideoPredictor
 
@@ -85,7 +88,7 @@ def test_images_are_prompted_as_by_the_model(model, tool):
     for ask in (
         {"points": [[[10, 10]], [[40, 30]], [[70, 5]]], "multimask_output": True},
         {"box": [[5, 5, 40, 40]], "points": [[[20, 20]]]},
-        {"mask": np.random.default_rng(1).normal(size=(1, SIZE // 4, SIZE // 4)).astype(np.float32)},
+        {"mask_input": np.random.default_rng(1).normal(size=(1, SIZE // 4, SIZE // 4)).astype(np.float32)},
     ):
         mine, theirs = tool.encode(FRAMES[0]).predict(**ask), eager.encode(FRAMES[0]).predict(**ask)
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
@@ -94,6 +97,21 @@ def test_images_are_prompted_as_by_the_model(model, tool):
     both = [one.encode(list(FRAMES[:3])).predict(prompts) for one in (tool, eager)]
     for mine, theirs in zip(*both):
         torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_many_prompts_are_decoded_some_at_a_time(graphs, tool, monkeypatch):
+    rows, decode = [], graphs._runners["mask_decoder"]
+    monkeypatch.setitem(
+        graphs._runners, "mask_decoder", lambda inputs: (rows.append(len(inputs[0])), decode(inputs))[1]
+    )
+    handle, points = tool.encode(FRAMES[0]), [[[10, 10]], [[40, 30]], [[70, 5]]]
+    expected = handle.predict(points=points)
+    assert rows == [3]
+    one = 4 * len(graphs.about["no_memory"]) * (SIZE // 16) ** 2  # an embedding's bytes
+    monkeypatch.setattr(decoding, "CALL_BYTES", 2 * one)
+    found = handle.predict(points=points)
+    assert rows == [3, 2, 1]
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export"])
@@ -140,6 +158,19 @@ def test_a_past_that_does_not_fit_is_an_error(graphs):
         session.prompt(frame, "a", points=[[30, 20]])
     with pytest.raises(ValueError, match="recalls .* memories and the exported bank holds 3: export with --slots"):
         list(session.propagate(0, 8))
+
+
+@pytest.mark.parametrize("size", ["slots", "object_pointers"])
+def test_the_option_that_makes_room_for_a_past_is_one_of_the_command(graphs, monkeypatch, size):
+    monkeypatch.setitem(graphs.about, size, 1)
+    session = VideoPredictor(graphs).open(FRAMES)
+    for frame in range(2):
+        session.prompt(frame, "a", points=[[30, 20]])
+    with pytest.raises(ValueError, match="the exported bank holds 1: export with") as told:
+        list(session.propagate(0, 8))
+    (option,) = re.findall("export with (--[a-z_-]+)", str(told.value))
+    known = {name for parameter in command.params for name in parameter.opts}
+    assert option in known and option == "--" + size.replace("_", "-")
 
 
 def test_sessions_are_exchanged_with_the_model(model, graphs, tmp_path):
