@@ -110,14 +110,7 @@ def source(spec: ModelSpec, *, revision: str | None = None) -> Source:
     assert weights is not None
     if revision is not None and revision != weights.revision:
         return Source(file=weights.file, repo=weights.repo, revision=revision)
-    return Source(
-        file=weights.file,
-        repo=weights.repo,
-        revision=weights.revision,
-        url=weights.url,
-        size=weights.size,
-        sha256=weights.sha256,
-    )
+    return weights.download()
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from registry.errors import DuplicateName, SpecError, nearest
 from sam2core import configuration
 from sam2core.storage import FileError, read_text
+
+if TYPE_CHECKING:
+    from sam2core.checkpoints.hub import Source as Download
 
 PARTS = (
     "backbone",
@@ -66,6 +69,14 @@ class WeightsSpec:
     size: int | None = None
     sha256: str | None = None
     package: bool = False
+
+    def download(self) -> Download:
+        """Where the file may be downloaded from, and how to tell that it is the right one."""
+        from sam2core.checkpoints.hub import Source
+
+        return Source(
+            file=self.file, repo=self.repo, revision=self.revision, url=self.url, size=self.size, sha256=self.sha256
+        )
 
 
 @dataclass(frozen=True)
@@ -308,19 +319,10 @@ def validate(name: str, tree: Mapping[str, Any], where: str) -> ModelSpec:
 
 def _weights(values: Any, where: str) -> WeightsSpec:
     """Where weights are. What is fetched is one plain name: it becomes a path in a cache. Raises SpecError."""
-    from sam2core.checkpoints.hub import Source as Remote
-
     weights: WeightsSpec = _structured(WeightsSpec, values, where)
     if weights.package or weights.repo is not None or weights.url is not None:
         with _refused():
-            Remote(
-                file=weights.file,
-                repo=weights.repo,
-                revision=weights.revision,
-                url=weights.url,
-                size=weights.size,
-                sha256=weights.sha256,
-            ).check(where)
+            weights.download().check(where)
     return weights
 
 
