@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sam2core.data.documents import entries, entry, head, mentions
 from sam2core.data.footage import Footage, Shape, ShapeFootage, naming, usable_rings
 from sam2core.data.pictures import DataError, files_in, first_folder, folders_in, inside, read_json
 from sam2core.data.writing import Written, copy_pictures, write_document
 from sam2core.ops import rle
-from sam2core.ops.polygons import trace
+from sam2core.ops.polygons import extent, trace
 
 
 def recognise(root: Path) -> bool:
@@ -165,50 +167,75 @@ def _picture_folder(root: Path, origin: Path, images: str, pictures: list[dict[s
     raise DataError(f"{origin} names {named!r}, which lies in none of {shown}; say where with images=")
 
 
+class Document:
+    """A COCO document that grows picture by picture; its categories are the labels, in the order they came.
+
+    categories: labels that have their place already, as where several documents share them.
+    """
+
+    def __init__(self, categories: Iterable[str] = ()) -> None:
+        self.pictures: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories: dict[str, int] = {}
+        for label in categories:
+            self._category(label)
+
+    def _category(self, label: str) -> int:
+        return self.categories.setdefault(label, len(self.categories) + 1)
+
+    def add_picture(self, file_name: str, size: tuple[int, int], **more: Any) -> int:
+        """Take a picture of (H, W), with further keys of its entry; its number."""
+        number = len(self.pictures) + 1
+        height, width = int(size[0]), int(size[1])
+        self.pictures.append({"id": number, "file_name": file_name, "height": height, "width": width, **more})
+        return number
+
+    def add_mask(self, picture: int, mask: np.ndarray, label: str, *, crowd: bool = False, **more: Any) -> None:
+        """Take a mask (H, W) bool of a picture, with further keys of its annotation, such as ``score``."""
+        about = annotation(mask, crowd=crowd)
+        number = len(self.annotations) + 1
+        category = self._category(label)
+        self.annotations.append({"id": number, "image_id": picture, "category_id": category, **about, **more})
+
+    def json(self) -> dict[str, Any]:
+        """The document, ready to be written."""
+        return {
+            "images": self.pictures,
+            "annotations": self.annotations,
+            "categories": [{"id": number, "name": name} for name, number in self.categories.items()],
+        }
+
+
+def annotation(mask: np.ndarray, *, crowd: bool = False) -> dict[str, Any]:
+    """What an annotation says of a mask (H, W) bool: its segmentation, area, box x, y, width, height, and iscrowd.
+
+    Polygons where they say all of the mask, run lengths where it has holes and of crowds. Area and box are those that
+    pycocotools counts; an empty mask is a run length, with zeros for both.
+    """
+    outer, holes = trace(mask)
+    lengths = holes or crowd or not outer
+    x0, y0, x1, y1 = extent(mask)
+    return {
+        "segmentation": rle.encode(mask) if lengths else [ring.ravel().tolist() for ring in outer],
+        "area": int(np.count_nonzero(mask)),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "iscrowd": int(crowd),
+    }
+
+
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
     """Write ``images/`` and ``annotations.json``; polygons where they say all of a mask, run lengths otherwise."""
-    pictures: list[dict[str, Any]] = []
-    annotated: list[dict[str, Any]] = []
-    categories: dict[str, int] = {}
+    document = Document()
     for item in footage:
         for frame, stem in enumerate(copy_pictures(root / "images", item)):
             file = next((root / "images").glob(f"{stem}.*"))
             masks = item.read(frame)
             size = next((mask.shape for mask in masks.values()), None) or item.ids(frame).shape
-            pictures.append(
-                {"id": len(pictures) + 1, "file_name": file.name, "height": int(size[0]), "width": int(size[1])}
-            )
+            picture = document.add_picture(file.name, (int(size[0]), int(size[1])))
             for number, mask in masks.items():
-                label = item.classes.get(number, "object")
-                category = categories.setdefault(label, len(categories) + 1)
-                annotated.append(_annotation(len(annotated) + 1, len(pictures), category, mask))
+                document.add_mask(picture, mask, item.classes.get(number, "object"))
             ignored = item.ignored(frame)
             if ignored is not None and ignored.any():
-                category = categories.setdefault("not counted", len(categories) + 1)
-                annotated.append(_annotation(len(annotated) + 1, len(pictures), category, ignored, crowd=True))
+                document.add_mask(picture, ignored, "not counted", crowd=True)
         written.lose_identity(item)
-    document = {
-        "images": pictures,
-        "annotations": annotated,
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
-    }
-    write_document(root / "annotations.json", document)
-
-
-def _annotation(number: int, picture: int, category: int, mask: Any, *, crowd: bool = False) -> dict[str, Any]:
-    outer, holes = trace(mask)
-    coded: Any = rle.encode(mask) if holes or crowd else [ring.ravel().tolist() for ring in outer]
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    box = [0, 0, 0, 0]
-    if len(rows):
-        x, y = int(columns[0]), int(rows[0])
-        box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-    return {
-        "id": number,
-        "image_id": picture,
-        "category_id": category,
-        "segmentation": coded,
-        "area": int(mask.sum()),
-        "bbox": box,
-        "iscrowd": int(crowd),
-    }
+    write_document(root / "annotations.json", document.json())

@@ -14,7 +14,7 @@ from sam2core.data.footage import Footage, Media, Shape, ShapeFootage, naming
 from sam2core.data.pictures import CLIPS, PICTURES, DataError, files_in, first_folder, folders_in
 from sam2core.data.writing import Written, copy_pictures
 from sam2core.ops import rle
-from sam2core.ops.polygons import is_degenerate
+from sam2core.ops.polygons import extent, is_degenerate
 
 
 def recognise(root: Path) -> bool:
@@ -196,17 +196,17 @@ def _document(item: Footage, length: int, written: Written, path: Path) -> None:
 
 
 def _mask_element(mask: np.ndarray, frame: int) -> xml.Element:
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else mask[:1, :1]
+    x0, y0, x1, y1 = extent(mask)
+    window = mask[y0 : max(y1, 1), x0 : max(x1, 1)]
     runs = rle.runs(window.T)  # along the rows
     said = {
         "frame": frame,
-        "outside": int(not len(rows)),
+        "outside": int(not x1),
         "occluded": 0,
         "keyframe": 1,
         "rle": ", ".join(map(str, runs.tolist())),
-        "left": columns[0] if len(rows) else 0,
-        "top": rows[0] if len(rows) else 0,
+        "left": x0,
+        "top": y0,
         "width": window.shape[1],
         "height": window.shape[0],
         "z_order": 0,

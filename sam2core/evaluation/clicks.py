@@ -20,6 +20,7 @@ from sam2core.data.formats import DataSet, open_data
 from sam2core.data.label_folder import LabelPicture
 from sam2core.data.pictures import DataError
 from sam2core.evaluation.metrics import iou
+from sam2core.ops.polygons import extent
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,10 @@ def _points(clicks: Sequence[Click]) -> dict[str, Any]:
 
 def box_of(truth: np.ndarray) -> tuple[float, float, float, float]:
     """The tight box x0, y0, x1, y1 around a boolean mask, in pixel edges. Raises ValueError for an empty one."""
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    if not rows.size:
+    x0, y0, x1, y1 = extent(truth)
+    if not x1:
         raise ValueError("an empty mask has no box")
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return float(x0), float(y0), float(x1), float(y1)
 
 
 # data ----------------------------------------------------------------------------------------------------------------

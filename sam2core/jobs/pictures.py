@@ -336,25 +336,20 @@ def _named(path: Path) -> list[str]:
 
 def describe_masks(masks: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Say per mask what a program wants to know; masks (B, M, H, W) bool, scores (B, M)."""
-    import numpy as np
-
     from sam2core.ops import rle
+    from sam2core.ops.polygons import extent
 
     found = []
     for number, (candidates, estimates) in enumerate(zip(masks, scores)):
         for rank, (mask, estimate) in enumerate(zip(candidates, estimates)):
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            bbox = [0, 0, 0, 0]
-            if rows.size:
-                x, y = int(columns[0]), int(rows[0])
-                bbox = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+            x0, y0, x1, y1 = extent(mask)
             found.append(
                 {
                     "object": number,
                     "rank": rank,
                     "iou": round(float(estimate), 4),
                     "area": int(mask.sum()),
-                    "bbox": bbox,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "segmentation": rle.encode(mask),
                 }
             )

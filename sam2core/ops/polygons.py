@@ -79,6 +79,14 @@ def _outline(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(us), np.concatenate(vs)
 
 
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box x0, y0, x1, y1 around a mask (H, W), along its pixels' edges; zeros for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def trace(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The outer rings and the rings of the holes of a mask (H, W), each (N, 2) of x, y along its pixels' edges.
 
