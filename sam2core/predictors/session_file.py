@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,13 @@ from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
 from sam2core.older import WORDS
-from sam2core.predictors.session import FramePrompt, ObjectTrack, Passes, Pending, VideoSession
+from sam2core.predictors.tracks import FramePrompt, ObjectTrack, Passes, Pending
 from sam2core.storage import FileError, parse_json
 from sam2core.types import FrameMemory, ImageFeatures, Keep, MaskCandidates, MaskPrediction, TokenBlock
 
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
+    from sam2core.predictors.session import VideoSession
     from sam2core.predictors.video import VideoPredictor
 
 KEY = "sam2core.session"
@@ -244,7 +244,7 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
                 writer.tensor(kept.position),
                 [writer.tensor(s) for s in kept.high_res_features],
             ]
-            for frame, kept in session._features.items()
+            for frame, kept in session._frames.encoded.items()
         }
     return {
         "schema": SCHEMAS[session.crop is not None],
@@ -253,7 +253,7 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
         "options": session.predictor.options,
         "keep": session.keep,
         "position": session.position,
-        "size": session._size if session.source is None else session.size,
+        "size": session._frames.known_size if session.source is None else session.size,
         "length": session.length,
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
@@ -332,12 +332,12 @@ def _session_of_values(
             )
     reader = _Reader(tensors, predictor, name)
     crop = tuple(about["crop"]) if "crop" in about else None
-    session = VideoSession(predictor, source, keep=about["keep"], crop=crop)
+    session = predictor.open(source, keep=about["keep"], crop=crop)
     session.position = about["position"]
-    session._size = None if about["size"] is None else (about["size"][0], about["size"][1])
+    session._frames.known_size = None if about["size"] is None else (about["size"][0], about["size"][1])
     tracks = [reader.track(track) for track in about["tracks"]]
     session.tracks = {track.id: track for track in tracks}
-    session._features = OrderedDict(
+    session._frames.encoded.update(
         (
             frame,
             ImageFeatures(

@@ -17,7 +17,9 @@ from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import layout
 from sam2core.model import Sam2
 from sam2core.predictors.postprocess import Postprocess, clicks_on
-from sam2core.predictors.session import ObjectTrack, VideoSession
+from sam2core.predictors.session import VideoSession
+from sam2core.predictors.session_file import read
+from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
 
 FILLED = 0.1
@@ -107,8 +109,6 @@ class VideoPredictor:
 
         Raises ValueError when it was saved by another model, with other options, or over other frames.
         """
-        from sam2core.predictors.session_file import read
-
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
         return read(self, Path(path), frames)
 

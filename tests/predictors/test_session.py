@@ -737,7 +737,7 @@ def test_live_sessions_have_their_own_rules(predictor, frames):
     assert live.position == 0 and live.objects == ()
     with pytest.raises(ValueError, match="point"):
         live.step(frames[1], {"a": {"point": [[5, 1]]}})
-    assert live.position == 0 and live.objects == () and list(live._features) == [0]
+    assert live.position == 0 and live.objects == () and list(live._frames.encoded) == [0]
     live.step(frames[1], {"a": {"points": [[5, 1]]}})
     live.clear(1, "a")
     with pytest.raises(ValueError, match="no prompt on any frame"):
