@@ -68,6 +68,17 @@ OUTSIDE = {
     "sam2core.__main__",
 }  # may import anything; nothing imports them
 
+FUNCTION_LINES, CLASS_LINES, PARAMETERS = 80, 300, 14
+LARGE = {
+    ("sam2core.predictors.automask:__init__", "parameters"),  # every option of upstream's automatic masks, by name
+    ("sam2core.checkpoints.huggingface:config", "lines"),
+    ("sam2core.cli.convert:command", "lines"),
+    ("sam2core.cli.train:run", "lines"),
+    ("sam2core.cli.train:run", "parameters"),
+    ("sam2core.training.loop:train", "lines"),
+}
+CIRCLES = {("sam2core.cli.train", "sam2core.cli.train_report")}
+
 
 def name_of(file: Path) -> str:
     parts = file.relative_to(ROOT).with_suffix("").parts
@@ -85,11 +96,21 @@ def room_of(name: str) -> str:
 NAMES = {name_of(file) for file in FILES}
 
 
-def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Our modules that a file imports anywhere in it, with the line."""
+def imports(file: Path, *, at_run_time: bool = False) -> Iterator[tuple[int, str]]:
+    """Our modules that a file imports anywhere in it, with the line; `at_run_time`: not those for the type checker."""
     own = name_of(file)
     package = own if file.name == "__init__.py" else own.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    checked = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in checked:
+            continue
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -130,6 +151,71 @@ def test_the_law_notices_a_wrong_import(tmp_path: Path) -> None:
     finally:
         ROOT = real
     assert {room_of(name) for name in found} == {"sam2core.predictors", "sam2core.cli", "sam2core.hooks"}
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The groups of modules of which each imports every other, by whatever way."""
+    reached = {}
+    for name in graph:
+        seen: set[str] = set()
+        ahead = [name]
+        while ahead:
+            fresh = graph[ahead.pop()] - seen
+            seen |= fresh
+            ahead += fresh
+        reached[name] = seen
+    return sorted(
+        {tuple(sorted(o for o in seen if name in reached[o])) for name, seen in reached.items() if name in seen}
+    )
+
+
+def test_no_circles_of_imports() -> None:
+    graph = {
+        name_of(file): {other for _, other in imports(file, at_run_time=True) if other in NAMES} - {name_of(file)}
+        for file in FILES
+    }
+    assert [circle for circle in circles(graph) if circle not in CIRCLES] == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f"}, "f": {"g"}, "g": {"e", "a"}}
+    assert circles(graph) == [("b", "c"), ("e", "f", "g")]
+
+
+def sizes(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
+    """What a module defines that is too large: name, "lines" or "parameters", how many."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > (CLASS_LINES if isinstance(node, ast.ClassDef) else FUNCTION_LINES):
+                yield node.name, "lines", lines
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parameters = len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
+            if parameters > PARAMETERS:
+                yield node.name, "parameters", parameters
+
+
+def test_functions_and_classes_are_small() -> None:
+    large = {
+        f"{name_of(file)}:{name}": f"{count} {what}"
+        for file in FILES
+        for name, what, count in sizes(ast.parse(file.read_text(encoding="utf-8")))
+        if (f"{name_of(file)}:{name}", what) not in LARGE
+    }
+    assert not large
+
+
+def test_what_is_too_large_is_found() -> None:
+    many = ", ".join(f"p{index}" for index in range(PARAMETERS))
+    body = "    pass\n" * (FUNCTION_LINES - 1)
+    allowed = f"def f({many}):\n{body}class C:\n" + "    pass\n" * (CLASS_LINES - 1)
+    assert list(sizes(ast.parse(allowed))) == []
+    beyond = f"async def f({many}, *, more):\n{body}    pass\nclass C:\n" + "    pass\n" * CLASS_LINES
+    assert set(sizes(ast.parse(beyond))) == {
+        ("f", "lines", FUNCTION_LINES + 1),
+        ("f", "parameters", PARAMETERS + 1),
+        ("C", "lines", CLASS_LINES + 1),
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -178,7 +178,7 @@ class VideoSession:
         self._history.clear()
 
     def clear_memory(self, around: int, object: Hashable | None = None) -> None:
-        """Forget an object's recent frames (or all objects') near a frame, after a correction that changes everything."""
+        """Forget an object's (or all objects') recent frames near a frame, as after a correction that changes all."""
         for track in [self._track(object)] if object is not None else list(self.tracks.values()):
             track.forget_recent(around, self.predictor.policy.clearing)
 
