@@ -31,7 +31,7 @@ from torch._dynamo.utils import counters  # noqa: E402
 
 import registry  # noqa: E402
 from benchmarks.image import processor_name  # noqa: E402
-from sam2core.predictors.session import FrameResult  # noqa: E402
+from sam2core.predictors.results import FrameResult  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
 
 VIDEO = (270, 480)

@@ -32,7 +32,7 @@ from sam2core.ops.masks import non_overlapping
 from sam2core.storage import disk_errors, finish
 
 if TYPE_CHECKING:
-    from sam2core.predictors.session import FrameResult
+    from sam2core.predictors.results import FrameResult
     from sam2core.predictors.video import VideoPredictor
 
 PROMPTS = ("mask", "click", "box")

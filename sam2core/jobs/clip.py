@@ -20,7 +20,8 @@ from sam2core.storage import disk_errors, write_text
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
     from sam2core.predictors.automask import MaskGenerator
-    from sam2core.predictors.session import FrameResult, VideoSession
+    from sam2core.predictors.results import FrameResult
+    from sam2core.predictors.session import VideoSession
     from sam2core.predictors.video import VideoPredictor
 
 CHECKPOINT = 60.0

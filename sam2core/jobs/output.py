@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sam2core.jobs.plan import Stretch
     from sam2core.jobs.prompts import UserPrompt
     from sam2core.media.frames import FrameSource
-    from sam2core.predictors.session import FrameResult
+    from sam2core.predictors.results import FrameResult
 
 CHUNK = 2**26
 """Mask values at the video's size that are made at once."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sam2core.predictors.automask import AutoMask, MaskGenerator
-from sam2core.predictors.session import FrameResult, VideoSession
+from sam2core.predictors.results import FrameResult
+from sam2core.predictors.session import VideoSession
 
 Progress = Callable[[int, "int | None"], None]
 

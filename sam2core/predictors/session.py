@@ -19,10 +19,7 @@ from sam2core.predictors.results import FrameResult, frame_result
 from sam2core.predictors.session_file import write
 from sam2core.predictors.session_frames import Route, SessionFrames
 from sam2core.predictors.session_prompts import answer_prompt, read_prompt
-from sam2core.predictors.tracks import FramePrompt as FramePrompt
-from sam2core.predictors.tracks import ObjectTrack as ObjectTrack
-from sam2core.predictors.tracks import Passes as Passes
-from sam2core.predictors.tracks import Pending as Pending
+from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import FrameMemory, ImageFeatures, Keep
 
 if TYPE_CHECKING:

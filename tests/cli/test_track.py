@@ -22,7 +22,8 @@ from sam2core.jobs.plan import Plan
 from sam2core.jobs.prompts import Prompts
 from sam2core.media import frames as frames_module
 from sam2core.ops import rle
-from sam2core.predictors.session import FrameResult, VideoSession
+from sam2core.predictors.results import FrameResult
+from sam2core.predictors.session import VideoSession
 
 HEIGHT, WIDTH, COUNT = 48, 64, 8
 ALL = ",".join(KINDS)

@@ -17,7 +17,7 @@ from sam2core.data.pictures import DataError
 from sam2core.evaluation.vos import MaskFiles, Task, Writers, describe, result_masks, track_video, write_video
 from sam2core.jobs.engines import LocalEngine
 from sam2core.jobs.manifest import Manifest, fingerprint, run
-from sam2core.predictors.session import FrameResult
+from sam2core.predictors.results import FrameResult
 
 SIZE = (48, 64)
 PALETTE = [value for number in range(256) for value in (number, 255 - number, 7)]

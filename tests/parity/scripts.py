@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sam2core.media.images import read_image
 from sam2core.memory.policy import RecentFrames
-from sam2core.predictors import session as prompts
+from sam2core.predictors import session_prompts
 from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import NO_OBJECT
@@ -464,7 +464,7 @@ class Ours:
         # upstream takes masks of the model's size; ours are drawn on the picture, so this one enters behind that check
         with pytest.raises(ValueError, match="as large as the picture"):
             self.session.prompt(step.frame, step.object, mask=drawn)
-        with mock.patch.object(prompts, "drawn_mask", lambda mask, size: torch.as_tensor(mask)):
+        with mock.patch.object(session_prompts, "drawn_mask", lambda mask, size: torch.as_tensor(mask)):
             return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
 
     def propagate(self, step: Propagate) -> Iterator[Shown]:

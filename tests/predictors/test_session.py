@@ -11,7 +11,7 @@ import torch
 
 import registry
 from sam2core.ops.regions import connected_components
-from sam2core.predictors.session import Passes
+from sam2core.predictors.tracks import Passes
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import NO_OBJECT
 

@@ -11,7 +11,7 @@ from sam2.modeling.recall import FrameOutput, RememberedOutputs, maps_of
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from sam2.utils.misc import concat_points, fill_holes_in_mask_scores, load_video_frames
 from sam2core.ops import masks as mask_ops
-from sam2core.predictors.session import ObjectTrack
+from sam2core.predictors.tracks import ObjectTrack
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import MASK_INPUT_LIMIT, MaskCandidates, MaskPrediction
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from sam2core.memory.bank import MemoryBank
 from sam2core.memory.policy import RecentFrames
 from sam2core.model import Sam2
-from sam2core.predictors.session import FrameResult, ObjectTrack, VideoSession
+from sam2core.predictors.results import FrameResult
+from sam2core.predictors.session import VideoSession
+from sam2core.predictors.tracks import ObjectTrack
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import (
     FrameMemory,

@@ -14,7 +14,8 @@ from sam2core.media.images import as_bytes
 from sam2core.media.render import palette
 from sam2core.ops import rle
 from sam2core.predictors.history import History
-from sam2core.predictors.session import FrameResult, VideoSession
+from sam2core.predictors.results import FrameResult
+from sam2core.predictors.session import VideoSession
 from sam2core_web.engine import Engine
 from sam2core_web.media import Refused
 
