@@ -15,6 +15,14 @@ from sam2core.testing.fixtures import installed, isolated_registry  # noqa: F401
 os.environ["SAM2CORE_PLUGINS"] = ""
 os.environ.pop("SAM2CORE_STRICT_PLUGINS", None)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test keeps its name from run to run, which several processes (pytest-xdist) need: no address of an object."""
+    named = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if named:
+        raise pytest.UsageError(f"tests with an object's address in their names; give them ids: {', '.join(named)}")
+
+
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 
 
