@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,69 +61,34 @@ def command(
     sam2core convert tiny.safetensors tiny.pt
     sam2core convert tiny.safetensors folder --to huggingface
     """
-    import dataclasses
-
-    import torch
-
     from registry import weights
-    from registry.errors import WeightsError
     from registry.plugins import current
     from sam2core.checkpoints import files
 
-    suffix = target.suffix.lower()
     if layout is None:
-        layout = {".safetensors": "native", ".pt": "facebook"}.get(suffix)
-        if layout is None:
-            raise click.UsageError(f"{target} ends in neither .safetensors nor .pt: say which layout with --to")
+        layout = _layout_of(target)
     into = current().components.resolve("layout", layout)
-    outputs = [target] if layout not in FOLDERS else [target / name for name in _FILES]
-    if layout in FOLDERS:
-        if target.exists() and not target.is_dir():
-            raise click.UsageError(f"--to {layout} writes a folder, and {target} is a file")
-    elif suffix not in (".safetensors", ".pt"):
-        raise click.UsageError(f"--to {layout} writes a .safetensors or .pt file; got {target}")
-    present = [path for path in outputs if path.exists()]
-    if present and not force:
-        raise TakenError(f"{present[0]} is there already: --force replaces it, another TARGET keeps it")
-    if any(path.exists() and path.samefile(source) for path in outputs):
-        raise click.UsageError("SOURCE and TARGET are the same file")
+    outputs = _outputs(source, target, layout, force)
 
-    state, found = weights.read(source)
-    if found.without:
-        raise WeightsError(
-            f"{source.name} holds an image model ({found.name}): without memory parts it makes no whole model.\n"
-            f"  registry.build(name, weights={str(source)!r}) loads it for images"
-        )
+    state, found = _read(source)
     metadata = files.read_metadata(source)
     spec = _spec(source, state, model, metadata)
     empty = _empty(spec)
     weights.check(source.name, spec, empty.state_dict(), state)
     if dtype is not None:
-        to = getattr(torch, DTYPES[dtype])
-        state = {name: tensor.to(to) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    click.echo(f"{source.name}: {found.name}, {spec.name}, {len(state)} tensors", err=True)
+        state = _cast(state, dtype)
+    click.echo(f"{source.name}: {found}, {spec.name}, {len(state)} tensors", err=True)
 
-    if layout == "huggingface" and not spec.dim > spec.memory_dim == TRANSFORMERS_MEMORY_DIM:
-        raise WeightsError(
-            f"transformers' Sam2VideoModel has memories {TRANSFORMERS_MEMORY_DIM} wide, narrower than its features, "
-            f"whatever its config says;\n  {spec.name}'s are {spec.memory_dim} wide, its features {spec.dim}. "
-            "Its image half can be written: --to huggingface-image"
-        )
-    ours = [
-        f"{part} {getattr(spec, part)['type']}" for part, name in META.items() if getattr(spec, part)["type"] != name
-    ]
-    if layout != "native" and ours:
-        click.echo(f"other packages lack {spec.name}'s {', '.join(ours)}, and will answer worse with it", err=True)
+    _check_readers(spec, layout)
     written = into.inverse(state)
     if layout in FOLDERS:
         target.mkdir(parents=True, exist_ok=True)
         _write_folder(target, written, spec, empty, state, image_only=layout == "huggingface-image", force=force)
-    elif suffix == ".pt":
+    elif target.suffix.lower() == ".pt":
         files.write_pt(target, written, force=force)
     else:
-        spec_there = dataclasses.asdict(spec) if layout == "native" else None
         described = files.describe(
-            spec=spec_there,
+            spec=dataclasses.asdict(spec) if layout == "native" else None,
             layout=layout,
             source_sha256=_checksum(source),
             license=licence or metadata.get("modelspec.license"),
@@ -136,6 +102,76 @@ def command(
 _FILES = ("model.safetensors", "config.json", "processor_config.json")
 META = {"prompt_encoder": "sam", "mask_decoder": "sam", "memory_policy": "recent"}
 """Parts without weights of their own that other packages have in Meta's form alone."""
+
+
+def _layout_of(target: Path) -> str:
+    """The layout that a file's ending stands for. Raises click.UsageError for an ending that stands for none."""
+    layout = {".safetensors": "native", ".pt": "facebook"}.get(target.suffix.lower())
+    if layout is None:
+        raise click.UsageError(f"{target} ends in neither .safetensors nor .pt: say which layout with --to")
+    return layout
+
+
+def _outputs(source: Path, target: Path, layout: str, force: bool) -> list[Path]:
+    """The files that are to be written, the one with the tensors first.
+
+    Raises
+        click.UsageError: a target that the layout cannot be written to, or the source itself.
+        TakenError: one of the files is there, and `force` does not replace it.
+    """
+    if layout in FOLDERS:
+        outputs = [target / name for name in _FILES]
+        if target.exists() and not target.is_dir():
+            raise click.UsageError(f"--to {layout} writes a folder, and {target} is a file")
+    else:
+        outputs = [target]
+        if target.suffix.lower() not in (".safetensors", ".pt"):
+            raise click.UsageError(f"--to {layout} writes a .safetensors or .pt file; got {target}")
+    present = [path for path in outputs if path.exists()]
+    if present and not force:
+        raise TakenError(f"{present[0]} is there already: --force replaces it, another TARGET keeps it")
+    if any(path.samefile(source) for path in present):
+        raise click.UsageError("SOURCE and TARGET are the same file")
+    return outputs
+
+
+def _read(source: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a whole model under our names, and the layout they came in."""
+    from registry import weights
+    from registry.errors import WeightsError
+
+    state, found = weights.read(source)
+    if found.without:
+        raise WeightsError(
+            f"{source.name} holds an image model ({found.name}): without memory parts it makes no whole model.\n"
+            f"  registry.build(name, weights={str(source)!r}) loads it for images"
+        )
+    return state, found.name
+
+
+def _cast(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """The tensors with those of floating point in one of DTYPES."""
+    import torch
+
+    to = getattr(torch, DTYPES[dtype])
+    return {name: tensor.to(to) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _check_readers(spec: ModelSpec, layout: str) -> None:
+    """Raise WeightsError for a model that a layout's readers cannot hold; say which of its parts they lack."""
+    from registry.errors import WeightsError
+
+    if layout == "huggingface" and not spec.dim > spec.memory_dim == TRANSFORMERS_MEMORY_DIM:
+        raise WeightsError(
+            f"transformers' Sam2VideoModel has memories {TRANSFORMERS_MEMORY_DIM} wide, narrower than its features, "
+            f"whatever its config says;\n  {spec.name}'s are {spec.memory_dim} wide, its features {spec.dim}. "
+            "Its image half can be written: --to huggingface-image"
+        )
+    ours = [
+        f"{part} {getattr(spec, part)['type']}" for part, name in META.items() if getattr(spec, part)["type"] != name
+    ]
+    if layout != "native" and ours:
+        click.echo(f"other packages lack {spec.name}'s {', '.join(ours)}, and will answer worse with it", err=True)
 
 
 def _spec(source: Path, state: Mapping[str, Tensor], model: str | None, metadata: Mapping[str, str]) -> ModelSpec:
@@ -184,7 +220,6 @@ def _write_folder(
     image_only: bool,
     force: bool,
 ) -> None:
-    import dataclasses
     import json
 
     from sam2core import storage
