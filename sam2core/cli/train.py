@@ -77,6 +77,23 @@ def recipe_options(default: str | None = None) -> Callable[[Function], Function]
     return add
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a run is done, as the options of `train run` say: where it lies, how it is watched, and on what it runs."""
+
+    output: Path
+    pack: Path | None
+    validate: Path | None
+    last: int
+    every: int
+    save: int
+    workers: int
+    threads: int | None
+    device: str
+    shard: bool
+    changed: bool
+
+
 @command.command()
 @recipe_options()
 @click.option(
@@ -110,23 +127,7 @@ def recipe_options(default: str | None = None) -> Callable[[Function], Function]
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
 @click.option("--shard", is_flag=True, help="Under torchrun: share the weights out too (FSDP2), for large models.")
 @click.option("--changed", is_flag=True, help="Go on with a run although the recipe is not what it began with.")
-def run(
-    recipe_name: str,
-    data: Path,
-    output: Path,
-    pack: Path | None,
-    validate: Path | None,
-    last: int,
-    every: int,
-    save: int,
-    workers: int,
-    threads: int | None,
-    device: str,
-    shard: bool,
-    changed: bool,
-    format_name: str,
-    overrides: tuple[str, ...],
-) -> None:
+def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Train a model by a recipe; the path of the weights is printed.
 
     \b
@@ -137,6 +138,7 @@ def run(
     Run the same line again after an interruption: it goes on from the last checkpoint in the output
     folder, the one of Ctrl-C or SIGTERM included. Under torchrun the processes share every batch.
     """
+    settings = Settings(**options)
     tree = with_format(read_recipe(recipe_name, overrides), format_name)
 
     import torch
@@ -145,29 +147,24 @@ def run(
     import registry
     from sam2core.cli.train_report import Reporter
     from sam2core.evaluation.validation import validation
-    from sam2core.training.loop import check_model, train
+    from sam2core.training.loop import train
     from sam2core.training.recipe import Recipe
 
     recipe = Recipe.read(tree)
-    # what is wrong with the recipe, its model or the run to go on with is told before pictures are decoded: minutes
-    check_sources(recipe)
-    if not changed:
-        _check_same(output, recipe)
-    initialise = initialisation(recipe)
-    empty = registry.build(recipe.model, weights=False, device="meta", **recipe.overrides)
-    check_model(empty, recipe, shard=shard, initialise=initialise)
-    if threads:
-        torch.set_num_threads(threads)
-    place = _join(device)
+    output = settings.output
+    initialise = _checked_start(recipe, settings)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    place = _join(settings.device)
     torch.manual_seed(recipe.seed)  # a fresh model begins with the same weights in every run and process
     first = int(os.environ.get("RANK", 0)) == 0
     model = registry.build(recipe.model, weights=recipe.start == "weights", device=place, **recipe.overrides)
+    mixture = open_sources(recipe, data, settings.pack or output / "pack", first)
 
-    mixture = open_sources(recipe, data, pack or output / "pack", first)
     reporter = Reporter(output) if first else None
     scores = None
-    if validate is not None:
-        scores = Best(validation(validate, pictures=last), output / "best.safetensors", recipe)
+    if settings.validate is not None:
+        scores = Best(validation(settings.validate, pictures=settings.last), output / "best.safetensors", recipe)
     with InterruptGuard(partial(click.echo, err=True)) as guard:
         model = train(  # type: ignore[assignment]
             model,
@@ -175,13 +172,13 @@ def run(
             mixture,
             output,
             validate=scores,
-            validate_every=every,
-            save_every=save,
+            validate_every=settings.every,
+            save_every=settings.save,
             report=reporter,
-            workers=workers,
+            workers=settings.workers,
             stop=guard.asked,
-            shard=shard,
-            changed=changed,
+            shard=settings.shard,
+            changed=settings.changed,
             initialise=initialise,
         )
     if reporter is not None:
@@ -234,6 +231,23 @@ def check(recipe_name: str, data: Path, output: Path, format_name: str, override
     if broken:
         raise click.exceptions.Exit(1)
     click.echo(contact_sheet(recipe, data, output))
+
+
+def _checked_start(recipe: Recipe, settings: Settings) -> Any:
+    """What gives the run its first weights, see `initialisation`.
+
+    What is wrong with the recipe, its model or the run to go on with is told here: decoding pictures takes minutes.
+    """
+    import registry
+    from sam2core.training.loop import check_model
+
+    check_sources(recipe)
+    if not settings.changed:
+        _check_same(settings.output, recipe)
+    initialise = initialisation(recipe)
+    empty = registry.build(recipe.model, weights=False, device="meta", **recipe.overrides)
+    check_model(empty, recipe, shard=settings.shard, initialise=initialise)
+    return initialise
 
 
 def _check_same(output: Path, recipe: Recipe) -> None:
