@@ -83,6 +83,7 @@ def place(tmp_path, monkeypatch) -> Path:
     with VideoWriter(tmp_path / "chair.mp4", (360, 540)) as film:
         for frame in colors:
             film.write(frame)
+    (tmp_path / "boxes.json").write_text('{"0.png": [[10, 10, 60, 50]], "1.png": [[5, 5, 40, 40]]}')
     ids = np.zeros((360, 540), np.uint8)
     ids[60:200, 80:300] = 1
     save(tmp_path / "scan.tif", colors[0])

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sam2core.cli.options import build_arguments, model_options, open_model, pairs
+from sam2core.cli.engine import PredictorMaker, engine_options
+from sam2core.cli.options import build_arguments, divided, model_flags, open_model
+from sam2core.cli.pictures import bars_of, go_through
 from sam2core.cli.progress import Bars, Say
 from sam2core.cli.track import clip_settings, end, report
 from sam2core.jobs.clip import ClipRun, open_run
-from sam2core.jobs.folder import try_folder
-from sam2core.jobs.interrupt import InterruptGuard
-from sam2core.jobs.pictures import AutomaskPictures, check_targets, listed
+from sam2core.jobs.inputs import CLIPS
+from sam2core.jobs.pictures import Picture
 from sam2core.jobs.prompts import Prompts
 
-if TYPE_CHECKING:
-    from sam2core.model import Sam2
-
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
-PROMISE = "stopping after this picture; Ctrl-C again to stop at once"
 FOLLOWED = ("overlay", "palette", "rle")
 """What is written of a video."""
 OPTIONS = {
@@ -39,7 +32,7 @@ OPTIONS = {
 
 
 @click.command()
-@click.argument("source", metavar="IMAGE|FOLDER|VIDEO")
+@click.argument("words", nargs=-1, required=True, metavar="IMAGE|FOLDER|VIDEO... [KEY=VALUE]...")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
               show_default=True, help="Folder to write to.")  # fmt: skip
 @click.option("--points", type=click.IntRange(min=1), help="Clicks along each side of the grid.  [default: 32]")
@@ -60,8 +53,9 @@ OPTIONS = {
 @click.option("--force", is_flag=True, help="Do again what is done already, and replace what is of others.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
-@model_options
-def command(source: str, output: Path, quiet: bool, **options: Any) -> None:
+@engine_options("Pictures")
+@model_flags
+def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -> None:
     """Cut out everything: all masks of a picture, of a folder of pictures, or through a video.
 
     \b
@@ -83,56 +77,43 @@ def command(source: str, output: Path, quiet: bool, **options: Any) -> None:
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.automask.nms_threshold=0.9.
     """
-    changes = pairs(options["overrides"])
-    place, say = Path(source), Say(quiet)
+    sources, options["overrides"] = divided(words)
+    say = Say(quiet)
     options["quiet"] = quiet
-    if not place.exists():
-        raise OSError(f"{source}: no such file or folder")
     also = {ours: options[word] for word, ours in OPTIONS.items() if options[word] is not None}
     if options["refine"]:
         also["refine"] = True
-    if place.suffix.lower() in VIDEOS:
-        _follow(source, output, options, changes, also, say)
+    if len(sources) == 1 and Path(sources[0]).suffix.lower() in CLIPS and Path(sources[0]).exists():
+        _follow(sources[0], output, options, options["overrides"], also, say)
     elif options["resume"]:
         raise click.UsageError("--resume is for a video; pictures that are done are not done again")
     else:
-        _pictures(place, output, options, changes, also, say)
+        _pictures(sources, output, options, also, say)
 
 
 def _pictures(
-    place: Path, output: Path, options: Mapping[str, Any], changes: tuple[str, ...], also: Mapping[str, Any], say: Say
+    sources: Sequence[str], output: Path, options: Mapping[str, Any], also: Mapping[str, Any], say: Say
 ) -> None:
-    """Find the masks of pictures, and tell of each; exit code 1 when some could not be read."""
-    import registry
+    """Find the masks of pictures, and tell of each."""
+    from sam2core.jobs import inputs
+    from sam2core.jobs.automask import AutomaskWork, check_targets
 
-    pictures = listed(place)
+    pictures = [Picture(path, name) for path, name in inputs.named(inputs.pictures(sources))]
     check_targets(pictures, output)
-    try_folder(output)
-    name = open_model(options, changes, say)
-    generator = registry.predictor(name, "automask", *changes, **build_arguments(options), **also)
-    job = AutomaskPictures(
-        pictures,
+    bars = bars_of(options, len(pictures))
+    words = ("dtype", "tile", "overlap", "frame")
+    work = AutomaskWork(
+        PredictorMaker(options, "automask", **also),
         output,
-        generator,
-        {**build_settings(generator.model, options), **also},
+        {**{word: options[word] for word in words if options[word] is not None}, **also},
         tile=options["tile"],
         overlap=options["overlap"],
         frame=options["frame"],
         force=options["force"],
-        say=say,
+        progress=None if bars is None else bars.begin,
     )
-    with _PictureBars(options["quiet"]) as bars, InterruptGuard(say, PROMISE) as guard:
-        done = job.run(guard, bars.begin)
-    for file, reason in done.failed.items():
-        click.echo(f"{file}: {reason}", err=True)
-    if done.failed:
-        click.echo(f"{len(done.failed)} of {len(pictures)} pictures could not be read", err=True)
-    if options["as_json"]:
-        click.echo(json.dumps({"pictures": done.pictures, "failed": list(done.failed)}, indent=1))
-    else:
-        click.echo("\n".join(f"{one['document']}  {one['masks']} masks" for one in done.pictures))
-    if done.failed:
-        raise click.exceptions.Exit(1)
+    open_model(options, options["overrides"], say)
+    go_through(pictures, work, output, options, say, bars=bars)
 
 
 def _follow(
@@ -167,47 +148,3 @@ def _follow(
         if run.status == "complete":
             bars.finish()
     end(run, options["as_json"], say)
-
-
-def build_settings(model: Sam2, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the masks of a picture: results made with anything else are made again."""
-    from sam2core.jobs.manifest import fingerprint
-
-    words = ("dtype", "tile", "overlap", "frame")
-    return {
-        "spec": dataclasses.asdict(model.spec),
-        "fingerprint": fingerprint(model),  # a name says nothing of a file that was replaced
-        **{word: options[word] for word in words if options[word] is not None},
-    }
-
-
-class _PictureBars:
-    """A bar on stderr for each picture in its turn, or nothing."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self._bar: Any = None
-
-    def begin(self, label: str) -> Callable[[int, int | None], None]:
-        self._end()
-
-        def told(done: int, total: int | None) -> None:
-            if self.quiet:
-                return
-            if self._bar is None:
-                self._bar = click.progressbar(length=total, label=label, file=sys.stderr)
-                self._bar.__enter__()
-            self._bar.update(done - self._bar.pos)
-
-        return told
-
-    def _end(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
-
-    def __enter__(self) -> _PictureBars:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._end()

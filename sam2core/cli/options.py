@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,7 +107,12 @@ class Model(click.ParamType):
 
 
 def model_options(function: Function) -> Function:
-    """Add --model, --weights, --device, --dtype, --image-size, --threads and the trailing overrides to a verb."""
+    """Add `model_flags` and the trailing overrides to a verb."""
+    return model_flags(click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function))
+
+
+def model_flags(function: Function) -> Function:
+    """Add --model, --weights, --device, --dtype, --image-size and --threads to a verb."""
     for decorate in reversed(
         [
             click.option(
@@ -120,7 +126,6 @@ def model_options(function: Function) -> Function:
             click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True),
             click.option("--image-size", type=Size(), help="Pixels the model sees; smaller is faster and coarser."),
             click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
-            click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
         ]
     ):
         function = decorate(function)
@@ -134,9 +139,32 @@ def pairs(words: Iterable[str]) -> tuple[str, ...]:
         click.BadParameter: a word that is no pair.
     """
     for word in words:
-        if not re.match(r"[A-Za-z_][\w.]*=", word):
+        if not _is_pair(word):
             raise click.BadParameter(f"{word!r} is not KEY=VALUE, such as memory_policy.frames=4")
     return tuple(words)
+
+
+def divided(words: Sequence[str], first: int = 1) -> tuple[list[str], tuple[str, ...]]:
+    """The files that a verb's words name, and the pairs that follow them; the `first` words are files in any case.
+
+    Raises:
+        click.BadParameter: a word that is neither.
+    """
+    files, changes = list(words[:first]), []
+    for word in words[first:]:
+        if "://" in word or glob.has_magic(word) or Path(word).exists() or Path(word).suffix and not _is_pair(word):
+            files.append(word)
+        elif _is_pair(word):
+            changes.append(word)
+        else:
+            raise click.BadParameter(
+                f"{word!r} is no file or folder, and not KEY=VALUE, such as memory_policy.frames=4"
+            )
+    return files, tuple(changes)
+
+
+def _is_pair(word: str) -> bool:
+    return re.match(r"[A-Za-z_][\w.]*=", word) is not None
 
 
 def check_folder(path: Path) -> None:

@@ -38,21 +38,25 @@ class InOrder(click.Command):
         return super().parse_args(ctx, args)
 
 
-def spoken(order: list[str], given: Mapping[str, tuple], prompts: Prompts) -> None:
-    """Add the prompts of the command line. Raises click.UsageError for an object of which nothing is said."""
+def spoken(order: list[str], given: Mapping[str, tuple], prompts: Prompts, *, still: bool = False) -> None:
+    """Add the prompts of the command line, NAME[:CLASS] of an object first; those of a picture have no frame before.
+
+    Raises click.UsageError for an object of which nothing is said.
+    """
     values = {name: iter(given[name]) for name in PROMPTS}
-    current, silent = "1", False
+    current, category, silent = "1", "", False
     for name in order:
         value = next(values[name])
         if name == "objects":
             if silent:
                 break
-            current, silent = value, True
+            (current, _, category), silent = value.partition(":"), True
         else:
-            # run.json keeps what was said, and lies in another folder
-            said = os.path.abspath(value[1]) if name == "masks" else value[1]
+            frame, said = (0, value) if still else value
+            if name == "masks":  # run.json keeps what was said, and lies in another folder
+                said = os.path.abspath(said)
             try:
-                prompts.add(current, value[0], PROMPTS[name], said)
+                prompts.add(current, frame, PROMPTS[name], said, category)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
             silent = False

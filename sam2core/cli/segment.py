@@ -1,4 +1,4 @@
-"""`sam2core segment`: a photograph and a prompt in, masks, a picture of them and COCO RLE out."""
+"""`sam2core segment`: photographs and prompts in, masks, pictures of them and COCO RLE out."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-import sam2core
-from sam2core.cli.options import Box, Point, build_arguments, model_options, open_model, pairs
+from sam2core.cli.engine import PredictorMaker, engine_options
+from sam2core.cli.options import Box, Point, build_arguments, divided, model_flags, open_model
+from sam2core.cli.pictures import Kinds, go_through
 from sam2core.cli.progress import Say
-from sam2core.jobs.pictures import describe_masks
-
-if TYPE_CHECKING:
-    import numpy as np
-
-HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not beyond what the encoder saw in training
+from sam2core.cli.prompts import InOrder, spoken
+from sam2core.jobs.prompts import Prompts, UserPrompt
 
 
-@click.command()
-@click.argument("image", type=click.Path(allow_dash=True))
+@click.command(cls=InOrder)
+@click.argument("words", nargs=-1, required=True, metavar="IMAGE... [KEY=VALUE]...")
+@click.option(
+    "--object", "objects", multiple=True, metavar="NAME[:CLASS]", help="Prompts after it are for this object."
+)
 @click.option(
     "-p",
     "--point",
@@ -48,6 +48,13 @@ HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not bey
     metavar="PNG[@ID]",
     help="A mask to start from: a picture as large as IMAGE; @ID picks one object of several.",
 )
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(exists=True),
+    metavar="FILE",
+    help="Prompts of many pictures: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
+)
 @click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack or animation.  [default: 0]")
 @click.option(
     "--multimask",
@@ -59,149 +66,178 @@ HINT = 10.0  # the logit a mask given as a picture stands for: sure, and not bey
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to.  [default: out; with --json nothing is written unless given]",
+    help="Folder to write to.  [default: out; with --json one picture alone writes nothing unless given]",
 )
-@click.option("--force", is_flag=True, help="Replace what is there of another picture.")
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON document on stdout.")
+@click.option("--write", type=Kinds("segment"), default="masks,overlay", show_default=True,
+              help="What to write beside NAME.json.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace what is there of another picture, and do again what is done.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout: the document of one, a summary of many.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
-@model_options
-def command(image: str, points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
-    """Cut out what you point at in a photograph.
+@engine_options("Pictures")
+@model_flags
+def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
+    """Cut out what you point at in photographs.
 
     \b
     sam2core segment photo.jpg --point 300,130
     sam2core segment photo.jpg --point 300,130 --point 80,90,0        more of the one, none of the other
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
+    sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
+    sam2core segment photographs/ --prompts boxes.json --workers 2        a detector's boxes
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
+    IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
     Coordinates are pixels of the picture as viewers show it: the camera's rotation tag (EXIF) is
     applied first, and the masks have that orientation. Points, one box and a mask describe one object
-    together; with several boxes there is nothing but boxes.
+    together; with several boxes there is nothing but boxes, unless each --object says what is its own.
 
-    Written to the folder: NAME.mask0.png and so on (255 inside, 0 outside, the photograph's size),
-    NAME.overlay.png (with --multimask the candidates side by side), and NAME.json: per mask the
-    object's number, the model's own estimate of the IoU, area and bbox (x, y, width, height) in
-    pixels, and the mask as COCO RLE. They replace what is there of the same picture; what is there of another
-    one with --force alone, and what this command did not write never.
+    --prompts FILE says of each picture what is in it; what it may be is told in docs/images.md. A picture of
+    which it says nothing gets a document without masks.
+
+    Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
+    area and bbox (x, y, width, height) in pixels, and the mask as COCO RLE; and as --write says:
+
+    \b
+    masks     NAME.mask0.png and so on: 255 inside, 0 outside, the photograph's size
+    overlay   NAME.overlay.png (with --multimask the candidates side by side)
+    palette   NAME.palette.png: a pixel is its object's number, 1 for the first
+    cutouts   NAME.cutout0.png: the object alone, transparent around it
+
+    They replace what is there of the same picture; what is there of another one with --force alone, and what this
+    command did not write never. Of many pictures, those that are done are not done again, so that a run that was
+    stopped, by whatever, goes on with the same command; one that cannot be read stops no other (exit code 1).
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """
-    if not (points or boxes or hint):
-        raise click.UsageError("say what to segment: --point X,Y, --box X0,Y0,X1,Y1 or --mask PNG")
-    if len(boxes) > 1 and (points or hint):
-        raise click.UsageError("several boxes are several objects; points and --mask describe one")
-    changes = pairs(options["overrides"])
+    images, options["overrides"] = divided(words)
+    given = points or boxes or hint
+    file = options["prompts_file"]
+    if file is None and len(images) == 1 and _is_list(images[0]):
+        file = images[0]
+    if not (given or file):
+        raise click.UsageError("say what to segment: --point X,Y, --box X0,Y0,X1,Y1, --mask PNG or --prompts FILE")
+    if given and file:
+        raise click.UsageError(f"{file} says what to segment: no --point, --box or --mask beside it")
+    prompts = _prompts(points, boxes, hint, options["objects"])
+    if file is None and len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file()):
+        _one(images[0], prompts, options)
+    else:
+        _many(images, prompts, file, options)
 
+
+def _is_list(word: str) -> bool:
+    from sam2core.jobs.prompt_files import is_list
+
+    return is_list(word)
+
+
+def _prompts(points: tuple, boxes: tuple, hint: str | None, objects: tuple) -> list[UserPrompt]:
+    """What the command line says, an object each."""
+    if objects:
+        if hint:
+            raise click.UsageError("--mask is for one object: no --object beside it")
+        prompts = Prompts()
+        order = click.get_current_context().meta["sam2core.order"]
+        spoken(order, {"objects": objects, "points": points, "boxes": boxes, "masks": ()}, prompts, still=True)
+        return list(prompts.values())
+    if len(boxes) > 1:
+        if points or hint:
+            raise click.UsageError("several boxes are several objects; points and --mask describe one")
+        return [UserPrompt("", 0, box=list(box)) for box in boxes]
+    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=hint)
+    one.points = [list(point[:2]) for point in points]
+    one.labels = [int(point[2]) for point in points]
+    return [one] if points or boxes or hint else []
+
+
+# ---------------------------------------------------------------------------------------------------- one picture
+
+
+def _one(image: str, prompts: Sequence[UserPrompt], options: Mapping[str, Any]) -> None:
+    """Cut out what was pointed at in one picture, and print its document or a line per file."""
+    import registry
     from sam2core.jobs.folder import Origin, try_folder
-    from sam2core.jobs.pictures import SegmentOutput, read_picture
+    from sam2core.jobs.pictures import read_picture
+    from sam2core.jobs.prompts import read_mask
+    from sam2core.jobs.segment import Segmenter, SegmentOutput
     from sam2core.storage import regular_file
 
+    say = Say(options["quiet"])
     folder = options["output"] or (None if options["as_json"] else Path("out"))
     content = sys.stdin.buffer.read() if image == "-" else None
     source = regular_file(image) if content is None else io.BytesIO(content)
-    photograph = read_picture(source, options["frame"], Say(options["quiet"]), name="stdin" if content else None)
+    photograph = read_picture(source, options["frame"], say, name="stdin" if content else None)
     origin = Origin.of(image if content is None else content)
     output = None
     if folder is not None:
         stem = "stdin" if image == "-" else Path(image).stem
-        output = SegmentOutput(folder, stem, origin, force=options["force"])
+        kinds = options["write"].drawn
+        output = SegmentOutput(folder, stem, origin, force=options["force"], kinds=kinds)
         try_folder(folder)
-    height, width = photograph.shape[:2]
-    inside = read_mask(hint, (height, width)) if hint else None
-    said = {
-        "points": [list(point[:2]) for point in points],
-        "labels": [int(point[2]) for point in points],
-        "boxes": [list(box) for box in boxes],
-        "mask": hint,
-    }
-    model, masks, scores = _predict(photograph, said, inside, options, changes)
-    document: dict[str, Any] = {
-        "sam2core": sam2core.__version__,
-        "model": {**model, "weights": options["weights"]},
-        "image": {"path": image, "sha256": origin.sha256, "width": width, "height": height},
-        "prompt": said,
-        "masks": describe_masks(masks, scores),
-    }
-    written = [] if output is None else output.write(document, masks, photograph)
+    for one in prompts:
+        if one.mask is not None:
+            read_mask(one.mask, photograph.shape[:2], of="photograph")  # what does not fit is said before it is slow
+    name = open_model(options, options["overrides"], say)
+    began = time.perf_counter()
+    predictor = registry.predictor(name, "image", *options["overrides"], **build_arguments(options))
+    built = time.perf_counter() - began
+    segmenter = Segmenter(predictor, weights=options["weights"], multimask=options["multimask_output"])
+    facts, masks = segmenter.segment(photograph, prompts, origin)
+    facts["image"] = {**facts["image"], "path": image}
+    encoded, asked = segmenter.seconds
+    say(f"model {built:.2f} s, image {encoded:.2f} s, masks {asked:.2f} s")
+    written = [] if output is None else output.write(facts, masks, photograph)
     if options["as_json"]:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json.dumps(facts, indent=1))
     else:
-        click.echo("\n".join(_lines(written, document)))
+        click.echo("\n".join(_lines(written, facts)))
 
 
-def _predict(
-    photograph: np.ndarray,
-    said: Mapping[str, Any],
-    inside: np.ndarray | None,
-    options: Mapping[str, Any],
-    changes: tuple,
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """What was used, the masks (B, M, H, W) bool, best first, and their estimated IoU (B, M)."""
-    import numpy as np
-
-    import registry
-
-    say = Say(options["quiet"])
-    name = open_model(options, changes, say)
-    started = time.perf_counter()
-    predictor = registry.predictor(name, "image", *changes, **build_arguments(options))
-    built = time.perf_counter()
-    handle = predictor.encode(photograph)
-    encoded = time.perf_counter()
-    prompt: dict[str, Any] = {}
-    if said["points"]:
-        prompt["points"] = np.array(said["points"], dtype=np.float32)
-        prompt["labels"] = np.array(said["labels"], dtype=np.int64)
-    if boxes := said["boxes"]:
-        prompt["box"] = np.array(boxes if len(boxes) > 1 else boxes[0], dtype=np.float32)
-    if inside is not None:
-        prompt["mask_input"] = as_mask_input(inside, predictor.model.image_size)
-    result = handle.predict(
-        **prompt, multimask_output=True if options["multimask_output"] else None
-    )  # None: the model's own rule
-    masks, scores = _best_first(result.masks.cpu().numpy(), result.iou.float().cpu().numpy())
-    say(f"model {built - started:.2f} s, image {encoded - built:.2f} s, masks {time.perf_counter() - encoded:.2f} s")
-    model = {"name": predictor.model.spec.name, "image_size": list(predictor.model.image_size)}
-    return model, masks, scores
-
-
-def _lines(written: Sequence[Path], document: Mapping[str, Any]) -> Iterator[str]:
+def _lines(written: Sequence[Path], facts: Mapping[str, Any]) -> Iterator[str]:
     """A line per file, for people."""
-    for path, facts in zip_longest(written, document["masks"]):
-        if facts is None:
+    masks = facts["masks"] if len(written) > len(facts["masks"]) else []
+    for path, told in zip_longest(written, masks):
+        if told is None:
             yield str(path)
             continue
-        box = ",".join(str(side) for side in facts["bbox"])
-        estimate = f"iou {facts['iou']:.2f}  area {facts['area']} px  bbox {box}"
-        yield f"{path}  object {facts['object']}  {estimate}"
+        box = ",".join(str(side) for side in told["bbox"])
+        estimate = f"iou {told['iou']:.2f}  area {told['area']} px  bbox {box}"
+        yield f"{path}  object {told['object']}  {estimate}"
 
 
-def read_mask(mask: str, size: tuple[int, int]) -> np.ndarray:
-    """A mask picture, PNG or PNG@ID, of `size` (height, width) as (H, W) bool. Raises ValueError for another size."""
-    from sam2core.media import labels
-
-    path, chosen = labels.split_choice(mask)
-    inside = labels.read_mask(path, chosen)
-    if inside.shape != size:
-        height, width = inside.shape
-        raise ValueError(f"--mask {mask} is {width} x {height}, the photograph {size[1]} x {size[0]}")
-    return inside
+# --------------------------------------------------------------------------------------------------- many pictures
 
 
-def as_mask_input(inside: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Turn a mask of the photograph into the low-resolution logits a predictor takes as a hint: (h, w) float32."""
-    import numpy as np
-    from PIL import Image
+def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, options: Mapping[str, Any]) -> None:
+    """Cut out what was pointed at in many pictures: the same in each, or what a file says of each."""
+    from sam2core.jobs import inputs
+    from sam2core.jobs.pictures import Picture
+    from sam2core.jobs.prompt_files import PromptFile
+    from sam2core.jobs.segment import SegmentWork
 
-    height, width = (side // 4 for side in image_size)
-    share = Image.fromarray(inside.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
-    return (np.asarray(share, dtype=np.float32) / 127.5 - 1.0) * HINT
-
-
-def _best_first(masks: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order every object's candidates by their estimated IoU: masks (B, M, H, W), scores (B, M)."""
-    import numpy as np
-
-    order = np.argsort(-scores, axis=1, kind="stable")
-    rows = np.arange(len(order))[:, None]
-    return masks[rows, order], scores[rows, order]
+    say, output = Say(options["quiet"]), options["output"] or Path("out")
+    if file is None:
+        paths = inputs.pictures(images)
+        pictures = [Picture(path, name, tuple(prompts)) for path, name in inputs.named(paths)]
+    else:
+        told = PromptFile(file)
+        paths = inputs.pictures([str(path) for path in told.places()] if images == [file] else images)
+        said = told.of_all(paths, still=True)
+        pictures = [Picture(path, name, tuple(said[path].values())) for path, name in inputs.named(paths)]
+        if silent := sum(not one.prompts for one in pictures):
+            say(f"{file} says nothing of {silent} of {len(paths)} pictures: they get no masks")
+        if strangers := told.strangers(paths):
+            say(f"{file} also speaks of {strangers} pictures that are not among these")
+    words = {word: options[word] for word in ("dtype", "frame") if options[word] is not None}
+    work = SegmentWork(
+        PredictorMaker(options, "image"),
+        output,
+        {**words, "multimask_output": options["multimask_output"]},
+        weights=options["weights"],
+        kinds=options["write"].drawn,
+        frame=options["frame"],
+        multimask=options["multimask_output"],
+        force=options["force"],
+    )
+    open_model(options, options["overrides"], say)
+    go_through(pictures, work, output, options, say)

@@ -120,7 +120,9 @@ def command(video: str | None, **options: Any) -> None:
     _check_usage(video, options)
     prompts = Prompts()
     if options["prompts_file"] is not None:
-        prompts.read(options["prompts_file"])
+        from sam2core.jobs.prompt_files import PromptFile
+
+        prompts = PromptFile(options["prompts_file"]).prompts(Path(str(video)))
     spoken(context.meta["sam2core.order"], {name: options[name] for name in PROMPTS}, prompts)
 
     say, folder = Say(options["quiet"]), options["output"]

@@ -44,8 +44,7 @@ def read(root: Path, *, split: str = "") -> list[Footage]:
             known = ", ".join(each for each in SPLITS if settings.get(each)) or "none"
             raise DataError(f"{root} has no split {split!r}; its YAML names {known}")
         folders = [root / "images"]
-    names = settings.get("names") or {}
-    classes = {number: str(name) for number, name in (enumerate(names) if isinstance(names, list) else names.items())}
+    classes = _classes(settings)
     found: list[Footage] = []
     for folder in folders:
         for image in files_below(folder, PICTURES):
@@ -55,6 +54,19 @@ def read(root: Path, *, split: str = "") -> list[Footage]:
     if not any(item.objects(0) for item in found):
         raise DataError(f"{root} holds no object: none of its {len(found)} pictures has a polygon in a labels/*.txt")
     return found
+
+
+def class_names(root: Path) -> dict[int, str]:
+    """What the classes of a folder are called: by its YAML, or by its ``classes.txt``; empty where nothing says so."""
+    listed = root / "classes.txt"
+    if _settings_file(root) is None and listed.is_file():
+        return dict(enumerate(listed.read_text(encoding="utf-8-sig").splitlines()))
+    return _classes(_settings(root))
+
+
+def _classes(settings: dict[str, Any]) -> dict[int, str]:
+    names = settings.get("names") or {}
+    return {number: str(name) for number, name in (enumerate(names) if isinstance(names, list) else names.items())}
 
 
 def _settings(root: Path) -> dict[str, Any]:

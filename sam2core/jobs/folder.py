@@ -130,6 +130,15 @@ def compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------ results of a picture
 
+AUTOMASK = "sam2core.automask.1"
+SEGMENT = "sam2core.segment.1"
+"""What the first key of a document says."""
+DRAWN = (".automask.overlay.png", ".automask.ids.png")
+"""What a picture's name is followed by in the names of the pictures that automatic masks are drawn into."""
+DOCUMENT = ".automask.json"
+EARLIER = (".overlay.png", ".ids.png")
+"""What earlier versions drew beside NAME.json."""
+
 
 @dataclass(frozen=True)
 class Origin:

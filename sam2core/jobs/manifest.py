@@ -51,6 +51,11 @@ def fingerprint(model: Sam2) -> str:
     return digest.hexdigest()
 
 
+def build_settings(model: Sam2) -> dict[str, Any]:
+    """What decides the masks of a picture, as far as the model does: a name is not enough, files are replaced."""
+    return {"spec": asdict(model.spec), "fingerprint": fingerprint(model)}
+
+
 class Manifest:
     """``OUT/manifest.json``: what made the masks, the videos that were asked for, and a record of each finished one.
 

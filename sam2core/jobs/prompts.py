@@ -8,13 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam2core.storage import FileError, read_json, regular_file
+from sam2core.storage import regular_file
 
 if TYPE_CHECKING:
     import numpy as np
 
-KEYS = ("object", "frame", "points", "labels", "box", "mask")
-"""The keys of an entry of a prompts file."""
+KEYS = ("object", "category", "frame", "points", "labels", "box", "mask", "score")
+"""The keys of an entry of a prompts file, beside the file that it speaks of."""
 
 
 @dataclass
@@ -28,6 +28,10 @@ class UserPrompt:
     box: list[float] | None = None
     mask: str | dict[str, Any] | None = None
     """The path of a picture, or COCO RLE."""
+    category: str = ""
+    """The object's class, where it was said."""
+    score: float | None = None
+    """How sure a detector was."""
 
     @property
     def where(self) -> str:
@@ -38,7 +42,8 @@ class UserPrompt:
         entry: dict[str, Any] = {"object": self.object, "frame": self.frame}
         if self.points:
             entry |= {"points": self.points, "labels": self.labels}
-        return entry | {key: value for key in ("box", "mask") if (value := getattr(self, key)) is not None}
+        entry |= {key: value for key in ("box", "mask", "score") if (value := getattr(self, key)) is not None}
+        return entry | ({"category": self.category} if self.category else {})
 
     def keywords(self, size: tuple[int, int]) -> dict[str, Any]:
         """The same as keywords of `VideoSession.prompt`, the mask read. Raises ValueError when it has another size."""
@@ -51,9 +56,16 @@ class UserPrompt:
 class Prompts(dict[tuple[str, int], UserPrompt]):
     """All that was said, by object and frame, in the order in which it was said."""
 
-    def add(self, object: str, frame: int, what: str, value: Any) -> None:
-        """Add a click of ``points`` (x, y, 1 or 0), a ``box`` or a ``mask``. Raises ValueError for a second one."""
+    def add(self, object: str, frame: int, what: str, value: Any, category: str = "") -> None:
+        """Add a click of ``points`` (x, y, 1 or 0), a ``box`` or a ``mask``.
+
+        Raises ValueError for a second one, and for an object of two categories.
+        """
         one = self.setdefault((object, frame), UserPrompt(object, frame))
+        known = self.categories.get(object, category)
+        if category and known != category:
+            raise ValueError(f"object {object!r} is a {known!r} and a {category!r}: an object has one category")
+        one.category = category or known
         if what == "points":
             one.points.append([float(value[0]), float(value[1])])
             one.labels.append(int(value[2]))
@@ -68,31 +80,27 @@ class Prompts(dict[tuple[str, int], UserPrompt]):
     def objects(self) -> list[str]:
         return list(dict.fromkeys(object for object, _ in self))
 
+    @property
+    def categories(self) -> dict[str, str]:
+        """The class of each object of which one was said."""
+        return {object: one.category for (object, _), one in self.items() if one.category}
+
     def document(self) -> list[dict[str, Any]]:
         return [one.document() for one in self.values()]
 
-    def read(self, path: str) -> None:
-        """Add the prompts of a JSON file. Raises ValueError, naming the file, for what they cannot mean."""
-        try:
-            entries = read_json(path)["prompts"]
-            if not isinstance(entries, list):
-                raise TypeError(f'"prompts" is {entries!r}')
-        except (FileError, KeyError, TypeError) as error:
-            kind = '{"prompts": [{"object", "frame", ...}]}'
-            raise ValueError(f"{path}: a prompts file is {kind} ({error!r})") from None
-        for at, entry in enumerate(entries):
-            self._add_entry(entry, f"{path}: prompt {at}", Path(path).absolute().parent)
-
-    def _add_entry(self, entry: Any, where: str, folder: Path) -> None:
+    def add_entry(self, entry: Any, where: str, folder: Path) -> None:
+        """Add an entry of a prompts file in `folder`. Raises ValueError that says where, for what it cannot mean."""
         said = _checked(entry, where)
-        name, frame = str(said["object"]), said["frame"]
+        name, frame, category = str(said["object"]), said["frame"], str(said.get("category", ""))
         points = said.get("points", [])
         for point, label in zip(points, said.get("labels", [1] * len(points))):
-            self.add(name, frame, "points", (*point, label))
+            self.add(name, frame, "points", (*point, label), category)
         if box := said.get("box"):
-            self.add(name, frame, "box", box)
+            self.add(name, frame, "box", box, category)
         if mask := said.get("mask"):
-            self.add(name, frame, "mask", str(folder / mask) if isinstance(mask, str) else mask)
+            self.add(name, frame, "mask", str(folder / mask) if isinstance(mask, str) else mask, category)
+        if (score := said.get("score")) is not None:
+            self[name, frame].score = float(score)
 
 
 def _checked(entry: Any, where: str) -> dict[str, Any]:
@@ -116,6 +124,8 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: a box is [x0, y0, x1, y1], not {box!r}")
     if mask and not isinstance(mask, str | dict):
         raise ValueError(f"{where}: a mask is the path of a picture or COCO RLE, not {mask!r}")
+    if not isinstance(said.get("score", 0.0), int | float):
+        raise ValueError(f"{where}: a score is a number, not {said['score']!r}")
     labels = said.get("labels", [1] * len(points))
     if not isinstance(labels, list) or len(labels) != len(points) or any(label not in (0, 1) for label in labels):
         raise ValueError(f"{where} needs one label per point, 1 inside or 0 outside")
@@ -126,10 +136,11 @@ def _numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(one, int | float) for one in value)
 
 
-def read_mask(mask: str | Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+def read_mask(mask: str | Mapping[str, Any], size: tuple[int, int], *, of: str = "video") -> np.ndarray:
     """A mask as (H, W) bool: the path of a picture, with ``@ID`` after it where there are several objects, or COCO RLE.
 
-    Raises ValueError for what `sam2core.media.labels.read_mask` refuses, and when it is not of the video's (H, W).
+    Raises ValueError for what `sam2core.media.labels.read_mask` refuses, and when it is not of the (H, W) of what it
+    is a mask `of`.
     """
     from sam2core.media import labels
     from sam2core.ops import rle
@@ -142,5 +153,5 @@ def read_mask(mask: str | Mapping[str, Any], size: tuple[int, int]) -> np.ndarra
     else:
         inside = rle.decode(mask)
     if inside.shape != size:
-        raise ValueError(f"{what} is {inside.shape[1]} x {inside.shape[0]}, the video {size[1]} x {size[0]}")
+        raise ValueError(f"{what} is {inside.shape[1]} x {inside.shape[0]}, the {of} {size[1]} x {size[0]}")
     return inside

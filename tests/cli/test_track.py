@@ -19,6 +19,7 @@ from sam2core.jobs.clip import ClipRun
 from sam2core.jobs.folder import KINDS
 from sam2core.jobs.output import split
 from sam2core.jobs.plan import Plan
+from sam2core.jobs.prompt_files import PromptFile
 from sam2core.jobs.prompts import Prompts
 from sam2core.media import frames as frames_module
 from sam2core.ops import rle
@@ -431,8 +432,7 @@ def test_null_in_a_prompts_file_is_not_said(tmp_path):
     (tmp_path / "prompts.json").write_text(
         json.dumps({"prompts": [entry, {"object": 2, "frame": 0, "points": [[1, 1]], "labels": None}]})
     )
-    prompts = Prompts()
-    prompts.read(str(tmp_path / "prompts.json"))
+    prompts = PromptFile(tmp_path / "prompts.json").prompts()
     assert prompts.document() == [
         {"object": "1", "frame": 0, "box": [1, 1, 50, 50]},
         {"object": "2", "frame": 0, "points": [[1.0, 1.0]], "labels": [1]},

@@ -111,7 +111,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, random.Random],
     import registry
     from registry.weights import read_spec
     from sam2core.checkpoints import files
-    from sam2core.jobs.prompts import Prompts
+    from sam2core.jobs.prompt_files import PromptFile
     from sam2core.media.frames import open_source
     from sam2core.media.images import read_image
 
@@ -190,7 +190,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, random.Random],
 
     return {
         "spec": (folder / "a.yaml", bytes_of("spec"), read_spec_file),
-        "prompts": (folder / "a.json", some_prompts, lambda path: Prompts().read(str(path))),
+        "prompts": (folder / "a.json", some_prompts, lambda path: PromptFile(path).prompts()),
         "session": (folder / "a.session", some_session, read_session),
         "pt": (folder / "a.pt", bytes_of("pt"), read_weights),
         "safetensors": (folder / "a.safetensors", bytes_of("safetensors"), read_safetensors),

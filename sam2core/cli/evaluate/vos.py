@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sam2core.cli.engine import PredictorMaker, engine_options, is_here, open_engine
 from sam2core.cli.evaluate.score import PROTOCOLS, report
-from sam2core.cli.options import DEFAULT_MODEL, build_arguments, format_option, model_options, pairs
+from sam2core.cli.options import DEFAULT_MODEL, format_option, model_options
 
 if TYPE_CHECKING:
     from sam2core.predictors.video import VideoPredictor
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
 @click.option("--subset", metavar="NAME", help="The videos of ImageSets/**/NAME.txt, such as val.")
 @format_option
 @click.option("--video", "videos", multiple=True, metavar="NAME", help="Only this video; may be repeated.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Videos at once.")
-@click.option(
-    "--engine", default="local", show_default=True, metavar="NAME", help="Where workers run; plugins add more."
-)
+@engine_options("Videos")
 @click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the masks of an earlier run.")
 @click.option("--score/--no-score", "scored", default=True, help="Score the masks when they are there.")
@@ -49,7 +45,6 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     OUT/manifest.json. A run that was stopped goes on with --resume. Without true masks beyond the
     first frame there is nothing to score.
     """
-    from registry.plugins import current
     from sam2core.data.footage import frame_count
     from sam2core.data.formats import open_clips
     from sam2core.evaluation.scoring import counted, tracks
@@ -68,15 +63,15 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     protocol = protocol or ("sav" if videos[0].overlapping else "davis")
     later = protocol == "sav" if options["later"] is None else options["later"]
     task = Task(options["prompt"], later=later, merged=protocol == "davis2016")
-    engine = current().components.make("engine", {"type": options["engine"]}, workers=options["workers"])
+    engine = open_engine(options)
     try_folder(out)
-    make = Maker(options)
+    make = PredictorMaker(options, "video")
     predictor = make(0)
     made_by = describe(predictor, str(options["model"] or DEFAULT_MODEL), task)
     manifest = Manifest(
         out, made_by, [video.name for video in videos], resume=options["resume"], force=options["force"]
     )
-    here = options["engine"] == "local" and options["workers"] == 1
+    here = is_here(options)
     waiting = manifest.waiting
     length = sum(frame_count(video) for video in videos if video.name in waiting) if here else len(waiting)
     with click.progressbar(
@@ -108,25 +103,3 @@ def _shown(name: str | None) -> str | None:
 
 def _same(predictor: VideoPredictor, number: int) -> VideoPredictor:
     return predictor
-
-
-class Maker:
-    """Builds a worker's predictor; holds the words of the command line alone, so that it can be sent anywhere."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        kept = ("model", "weights", "device", "dtype", "image_size", "threads", "overrides", "workers")
-        self.options = {key: options[key] for key in kept}
-        if self.options["threads"] is None and options["workers"] > 1:
-            self.options["threads"] = max(1, (os.cpu_count() or 1) // options["workers"])
-
-    def __call__(self, number: int) -> VideoPredictor:
-        import registry
-
-        arguments = build_arguments(self.options)
-        if self.options["workers"] > 1 and arguments["device"] in ("auto", "cuda"):
-            import torch
-
-            if torch.cuda.device_count() > 1:
-                arguments["device"] = f"cuda:{number % torch.cuda.device_count()}"
-        name = self.options["model"] or DEFAULT_MODEL
-        return registry.predictor(name, "video", *pairs(self.options["overrides"]), **arguments)

@@ -1,0 +1,134 @@
+"""What the verbs that go through many pictures share: the kinds of output, the run, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from sam2core.cli.engine import is_here, open_engine
+from sam2core.cli.progress import Say
+from sam2core.jobs.folder import try_folder
+from sam2core.jobs.interrupt import InterruptGuard
+from sam2core.jobs.pictures import Done, Made, Picture, Work, run_pictures
+
+PROMISE = "stopping after this picture; Ctrl-C again to stop at once"
+DRAWN = {"segment": ("masks", "overlay", "palette", "cutouts"), "automask": ("overlay", "ids")}
+"""What each verb draws of a picture."""
+
+
+class Written(NamedTuple):
+    """What is written of pictures."""
+
+    drawn: tuple[str, ...]
+
+
+class Kinds(click.ParamType):
+    """Some of what a verb writes of a picture, between commas."""
+
+    name = "KIND,..."
+
+    def __init__(self, verb: str) -> None:
+        self.drawn = DRAWN[verb]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Written:
+        if isinstance(value, Written):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if unknown := [word for word in words if word not in self.drawn]:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(self.drawn)}", param, ctx)
+        return Written(tuple(kind for kind in self.drawn if kind in words))
+
+
+def go_through(
+    pictures: Sequence[Picture],
+    work: Callable[[int], Work],
+    output: Path,
+    options: Mapping[str, Any],
+    say: Say,
+    *,
+    bars: PictureBars | None = None,
+) -> None:
+    """Do pictures and tell of each; exit code 1 when some could not be read.
+
+    bars    of the work itself, where it says how far each picture is; otherwise one bar is drawn over all
+    """
+    engine = open_engine(options)
+    try_folder(output)
+    with bars or PictureBars(options["quiet"], len(pictures)) as shown, InterruptGuard(say, PROMISE) as guard:
+
+        def told(made: Made, done: int) -> None:
+            shown.count(done)
+            for note in made.notes:
+                say(note)
+
+        done = run_pictures(engine, work, pictures, guard, told)
+    report(done, options, say)
+
+
+def report(done: Done, options: Mapping[str, Any], say: Say) -> None:
+    """Print what became of the pictures."""
+    for one in done.failed:
+        click.echo(f"{one.path}: {one.error}", err=True)
+    count = len(done.pictures) + len(done.failed)
+    if done.failed:
+        click.echo(f"{len(done.failed)} of {count} pictures could not be read", err=True)
+    if count > 1:
+        say(f"{count} pictures in {done.seconds:.1f} s, {count / max(done.seconds, 1e-6):.2f} pictures/s")
+    if options["as_json"]:
+        click.echo(json.dumps(done.summary(), indent=1))
+    elif done.pictures:
+        click.echo("\n".join(f"{one.document}  {one.masks} masks" for one in done.pictures))
+    if done.failed:
+        raise click.exceptions.Exit(1)
+
+
+class PictureBars:
+    """A bar on stderr over all pictures, or one for each in its turn; nothing where nothing is to be said."""
+
+    def __init__(self, quiet: bool, total: int) -> None:
+        self.quiet, self.total = quiet, total
+        self.number = 0
+        self._bar: Any = None
+
+    def count(self, done: int) -> None:
+        """So many pictures are done."""
+        if self.number:  # each has its own
+            self._end()
+        else:
+            self._update("pictures", done, self.total)
+
+    def begin(self, picture: Picture) -> Callable[[int, int | None], None]:
+        """A bar for the picture that comes next."""
+        self._end()
+        self.number += 1
+        label = f"{self.number}/{self.total} {picture.path.name}" if self.total > 1 else picture.path.name
+        return lambda done, total: self._update(label, done, total)
+
+    def _update(self, label: str, done: int, total: int | None) -> None:
+        if self.quiet:
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(length=total, label=label, file=sys.stderr)
+            self._bar.__enter__()
+        self._bar.update(done - self._bar.pos)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def __enter__(self) -> PictureBars:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._end()
+
+
+def bars_of(options: Mapping[str, Any], count: int) -> PictureBars | None:
+    """Bars for each picture, where all is done in this process."""
+    return PictureBars(options["quiet"], count) if is_here(options) else None
