@@ -9,16 +9,18 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-_FOREIGN = ("sam2_video_predictor_legacy.py", "benchmark.py", "csrc", "_C.so", "modeling/backbones/utils.py")
+_FOREIGN = ("sam2_video_predictor_legacy.py", "csrc", "_C.so")
 """Files that Meta's distribution has in this folder and ours has not."""
+_SHARED = ("benchmark.py", "modeling/sam2_base.py", "modeling/backbones/utils.py")
+"""Files that both have; ours speak of sam2core."""
 
 
 def _mixed(folder: Path) -> list[str]:
     """What another distribution's `sam2` has left in a folder, or put over ours there."""
     found = [name for name in _FOREIGN if (folder / name).exists()]
-    base = folder / "modeling" / "sam2_base.py"
-    if not base.is_file() or "sam2core" not in base.read_text(encoding="utf-8"):
-        found.append("modeling/sam2_base.py")
+    for name in _SHARED:
+        if not (folder / name).is_file() or "sam2core" not in (folder / name).read_text(encoding="utf-8"):
+            found.append(name)
     return found
 
 

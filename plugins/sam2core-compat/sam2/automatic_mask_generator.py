@@ -9,10 +9,34 @@ import torch
 
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
-from sam2.utils.amg import MaskData, build_all_layer_point_grids, mask_to_rle_pytorch, remove_small_regions, rle_to_mask
+from sam2.untouched import overridden, written
+from sam2.utils.amg import (
+    MaskData,
+    area_from_rle,
+    batch_iterator,
+    batched_mask_to_box,
+    box_xyxy_to_xywh,
+    build_all_layer_point_grids,
+    calculate_stability_score,
+    coco_encode_rle,
+    generate_crop_boxes,
+    is_box_near_crop_edge,
+    mask_to_rle_pytorch,
+    remove_small_regions,
+    rle_to_mask,
+    uncrop_boxes_xyxy,
+    uncrop_masks,
+    uncrop_points,
+)
+from sam2.utils.transforms import SAM2Transforms
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.automask import FORMS, MaskGenerator
 from sam2core.predictors.postprocess import Postprocess
+
+_METHODS = ("_generate_masks", "_process_crop", "_process_batch", "refine_with_m2m")
+_PREDICTOR_METHODS = ("set_image", "reset_predictor", "_predict", "_encode", "_by_core", "_by_parts")
+_TRANSFORMS_METHODS = ("to_tensor", "transforms", "__call__", "transform_coords", "postprocess_masks")
+"""What sam2core's generator stands in for."""
 
 
 class SAM2AutomaticMaskGenerator:
@@ -108,7 +132,130 @@ class SAM2AutomaticMaskGenerator:
         Dictionaries with ``segmentation``, ``area``, ``bbox`` (x, y, width, height), ``predicted_iou``,
         ``point_coords``, ``stability_score`` and ``crop_box``.
         """
-        return [mask.record(self.output_mode) for mask in self._engine.generate(image)]
+        if self._untouched():
+            return [mask.record(self.output_mode) for mask in self._engine.generate(image)]
+        data = self._generate_masks(image)
+        if self.output_mode == "coco_rle":
+            data["segmentations"] = [coco_encode_rle(rle) for rle in data["rles"]]
+        elif self.output_mode == "binary_mask":
+            data["segmentations"] = [rle_to_mask(rle) for rle in data["rles"]]
+        else:
+            data["segmentations"] = data["rles"]
+        return [
+            {
+                "segmentation": data["segmentations"][index],
+                "area": area_from_rle(data["rles"][index]),
+                "bbox": box_xyxy_to_xywh(data["boxes"][index]).tolist(),
+                "predicted_iou": data["iou_preds"][index].item(),
+                "point_coords": [data["points"][index].tolist()],
+                "stability_score": data["stability_score"][index].item(),
+                "crop_box": box_xyxy_to_xywh(data["crop_boxes"][index]).tolist(),
+            }
+            for index in range(len(data["segmentations"]))
+        ]
+
+    def _untouched(self) -> bool:
+        """Whether sam2core's generator may do what this one's methods would."""
+        predictor, model = self.predictor, self.predictor.model
+        return (
+            overridden(self, SAM2AutomaticMaskGenerator, _METHODS) is None
+            and type(predictor) is SAM2ImagePredictor
+            and overridden(predictor, SAM2ImagePredictor, _PREDICTOR_METHODS) is None
+            and type(predictor._transforms) is SAM2Transforms
+            and overridden(predictor._transforms, SAM2Transforms, _TRANSFORMS_METHODS) is None
+            and predictor._transforms.resolution == model.image_size
+            and predictor._bb_feat_sizes == [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+            and model.core is not None
+        )
+
+    # upstream's way, for a generator whose methods, predictor or model are touched
+
+    def _generate_masks(self, image: np.ndarray) -> MaskData:
+        """The masks of a picture, crop by crop."""
+        size = image.shape[:2]
+        crops, layers = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        data = MaskData()
+        for crop, layer in zip(crops, layers, strict=True):
+            data.cat(self._process_crop(image, crop, layer, size))
+        if len(crops) > 1 and len(data["rles"]):  # of equal masks that of the smaller crop stays
+            data.filter(_nms(data["boxes"], 1 / box_area(data["crop_boxes"].float()), self.crop_nms_thresh))
+        data.to_numpy()
+        return data
+
+    def _process_crop(
+        self, image: np.ndarray, crop_box: list[int], crop_layer_idx: int, orig_size: tuple[int, ...]
+    ) -> MaskData:
+        """The masks of a crop x0, y0, x1, y1, in the picture's pixels."""
+        x0, y0, x1, y1 = crop_box
+        part = image[y0:y1, x0:x1]
+        size = part.shape[:2]
+        self.predictor.set_image(part)
+        places = self.point_grids[crop_layer_idx] * np.array(size)[None, ::-1]
+        data = MaskData()
+        for (points,) in batch_iterator(self.points_per_batch, places):
+            data.cat(self._process_batch(points, size, crop_box, orig_size, normalize=True))
+        self.predictor.reset_predictor()
+        data.filter(_nms(data["boxes"], data["iou_preds"], self.box_nms_thresh))
+        data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
+        data["points"] = uncrop_points(data["points"], crop_box)
+        data["crop_boxes"] = torch.tensor([crop_box for _ in data["rles"]]).reshape(-1, 4)
+        return data
+
+    def _process_batch(
+        self,
+        points: np.ndarray,
+        im_size: tuple[int, ...],
+        crop_box: list[int],
+        orig_size: tuple[int, ...],
+        normalize=False,
+    ) -> MaskData:
+        """The good masks that points (N, 2) in a crop's pixels are answered with."""
+        height, width = orig_size
+        places = torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device)
+
+        def clicks(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            at = self.predictor._transforms.transform_coords(at, normalize=normalize, orig_hw=im_size)
+            return at, torch.ones(at.shape[0], dtype=torch.int, device=at.device)
+
+        at, labels = clicks(places)
+        masks, iou, low = self.predictor._predict(
+            at[:, None], labels[:, None], multimask_output=self.multimask_output, return_logits=True
+        )
+        data = MaskData(
+            masks=masks.flatten(0, 1),
+            iou_preds=iou.flatten(0, 1),
+            points=places.repeat_interleave(masks.shape[1], dim=0),
+            low_res_masks=low.flatten(0, 1),
+        )
+        if self.use_m2m:
+            masks, iou = self.refine_with_m2m(*clicks(data["points"]), data["low_res_masks"], self.points_per_batch)
+            data["masks"], data["iou_preds"] = masks.squeeze(1), iou.squeeze(1)
+        if self.pred_iou_thresh > 0.0:
+            data.filter(data["iou_preds"] > self.pred_iou_thresh)
+        data["stability_score"] = calculate_stability_score(
+            data["masks"], self.mask_threshold, self.stability_score_offset
+        )
+        if self.stability_score_thresh > 0.0:
+            data.filter(data["stability_score"] >= self.stability_score_thresh)
+        data["masks"] = data["masks"] > self.mask_threshold
+        data["boxes"] = batched_mask_to_box(data["masks"])
+        inside = ~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, width, height])
+        if not inside.all():
+            data.filter(inside)
+        data["rles"] = mask_to_rle_pytorch(uncrop_masks(data["masks"], crop_box, height, width))
+        del data["masks"]
+        return data
+
+    def refine_with_m2m(self, points, point_labels, low_res_masks, points_per_batch):
+        """Masks (N, 1, H, W) of logits and their IoU (N, 1), of points (N, 2) asked again with masks (N, h, w)."""
+        masks, ious = [], []
+        for at, labels, low in batch_iterator(points_per_batch, points, point_labels, low_res_masks):
+            answer = self.predictor._predict(
+                at[:, None], labels[:, None], mask_input=low[:, None], multimask_output=False, return_logits=True
+            )
+            masks.append(answer[0])
+            ious.append(answer[1])
+        return torch.cat(masks), torch.cat(ious)
 
     @staticmethod
     def postprocess_small_regions(mask_data: MaskData, min_area: int, nms_thresh: float) -> MaskData:
@@ -129,3 +276,17 @@ class SAM2AutomaticMaskGenerator:
             mask_data["boxes"][index] = boxes[index]
         mask_data.filter(torch.as_tensor(np.array(kept)))
         return mask_data
+
+
+def box_area(boxes: torch.Tensor) -> torch.Tensor:
+    """The areas (N,) of boxes (N, 4) x0, y0, x1, y1."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """The places of boxes that stay, best first."""
+    kept = mask_ops.nms(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), threshold)
+    return torch.as_tensor(np.asarray(kept), dtype=torch.long, device=boxes.device)
+
+
+written(globals())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from sam2 import configuration
-from sam2.modeling.assembly import PARTS, describe
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.spelling import near
 
 HF_MODEL_ID_TO_FILENAMES = {
     f"facebook/sam{version}-hiera-{size}": (
@@ -45,7 +43,7 @@ def build_sam2(
     where there is no CUDA. `hydra_overrides_extra` are overrides of the configuration in Hydra's notation.
     """
     overrides = _postprocessing(apply_postprocessing, video=False)
-    return _build(config_file, SAM2Base, ckpt_path, device, mode, [*hydra_overrides_extra, *overrides])
+    return _build(config_file, ckpt_path, device, mode, [*hydra_overrides_extra, *overrides])
 
 
 def build_sam2_video_predictor(
@@ -59,11 +57,12 @@ def build_sam2_video_predictor(
     **kwargs,
 ):
     """A video predictor, as `build_sam2`; with `vos_optimized`, one whose parts are compiled."""
-    from sam2.sam2_video_predictor import SAM2VideoPredictor, SAM2VideoPredictorVOS
-
-    overrides = _postprocessing(apply_postprocessing, video=True)
-    kind = SAM2VideoPredictorVOS if vos_optimized else SAM2VideoPredictor
-    return _build(config_file, kind, ckpt_path, device, mode, [*hydra_overrides_extra, *overrides])
+    kind = "SAM2VideoPredictorVOS" if vos_optimized else "SAM2VideoPredictor"
+    overrides = [f"++model._target_=sam2.sam2_video_predictor.{kind}"]
+    if vos_optimized:
+        overrides.append("++model.compile_image_encoder=true")
+    overrides += [*hydra_overrides_extra, *_postprocessing(apply_postprocessing, video=True)]
+    return _build(config_file, ckpt_path, device, mode, overrides)
 
 
 def _postprocessing(wanted: bool, *, video: bool) -> list[str]:
@@ -76,53 +75,31 @@ def _postprocessing(wanted: bool, *, video: bool) -> list[str]:
     return [f"++model.{name}={str(value).lower()}" for name, value in options.items()]
 
 
-def _build(config: Any, kind: type[SAM2Base], ckpt_path: Any, device: Any, mode: str, overrides: list[str]) -> SAM2Base:
+def _build(config: Any, ckpt_path: Any, device: Any, mode: str, overrides: list[str]) -> SAM2Base:
     place = _device(device)
     try:
-        tree = configuration.load(config)
-    except ValueError as error:
-        core = _from_registry(config, error)
-        tree = {"image_encoder": core, "memory_attention": None, "memory_encoder": None}
-        if any(text.lstrip("+").startswith("model.sam_mask_decoder_extra_args") for text in overrides):
-            # a model of the registry says itself whether its single mask falls back
-            overrides = [text for text in overrides if "sam_mask_decoder_extra_args" not in text]
-    tree = configuration.override(tree, overrides)
-    kind = _kind(tree.pop("_target_", None), kind)
-    parts = {
-        key: describe(value, f"model.{key}") if isinstance(value, Mapping) else value for key, value in tree.items()
-    }
-    try:
-        model = kind(**parts)
-    except TypeError as error:
-        raise ValueError(f"the configuration does not fit {kind.__name__}: {error}") from error
+        model = configuration.build(config, overrides)
+    except configuration.NoConfiguration as error:
+        model = _from_registry(config, overrides, error)
+    if not isinstance(model, SAM2Base):
+        raise ValueError(f"model._target_ of {config!r} makes a {type(model).__name__}, which is no SAM2Base")
     _load_checkpoint(model, ckpt_path)
     model = model.to(place)
     return model.eval() if mode == "eval" else model
 
 
-def _kind(target: str | None, wanted: type[SAM2Base]) -> type[SAM2Base]:
-    """The class that a configuration names: one of this package's, or a subclass that is imported already."""
-    if target is None or target == "sam2.modeling.sam2_base.SAM2Base":
-        return wanted
-    module, _, name = target.rpartition(".")
-    import sys
-
-    if module.startswith("sam2.") and target not in PARTS:
-        importlib.import_module(module)
-    found = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, SAM2Base)):
-        raise ValueError(f"model._target_ is {target!r}, which is no SAM2Base that has been imported")
-    return found
-
-
-def _from_registry(name: Any, otherwise: ValueError) -> Any:
+def _from_registry(name: Any, overrides: list[str], otherwise: ValueError) -> Any:
     """A model of sam2core's registry, with its own weights where it carries them."""
     import registry
 
     if not isinstance(name, str) or name not in registry.models():
         raise otherwise
     weights = registry.spec(name).weights
-    return registry.build(name, weights=weights is not None and weights.package)
+    core = registry.build(name, weights=weights is not None and weights.package)
+    # such a model says itself whether its single mask falls back
+    said = [text for text in overrides if "sam_mask_decoder_extra_args" not in text]
+    tree = {"_target_": "sam2.modeling.sam2_base.SAM2Base", "memory_attention": None, "memory_encoder": None}
+    return configuration.make(configuration.override(tree, said) | {"image_encoder": core}, "model")
 
 
 def _device(device: Any) -> torch.device:
@@ -137,8 +114,6 @@ def _hf_download(model_id):
     from huggingface_hub import hf_hub_download
 
     if model_id not in HF_MODEL_ID_TO_FILENAMES:
-        from sam2.modeling.assembly import near
-
         known = ", ".join(HF_MODEL_ID_TO_FILENAMES)
         raise KeyError(f"there is no model {model_id!r}{near(model_id, HF_MODEL_ID_TO_FILENAMES)}; known: {known}")
     config_name, checkpoint_name = HF_MODEL_ID_TO_FILENAMES[model_id]
@@ -162,6 +137,13 @@ def _load_checkpoint(model, ckpt_path):
     if ckpt_path is None:
         return
     from registry import weights
+    from sam2core.checkpoints import files
 
-    state, _ = weights.read(os.fspath(ckpt_path))
+    path = os.fspath(ckpt_path)
+    try:
+        state, _ = files.read(path)
+    except files.FileError as error:
+        raise weights.WeightsError(str(error)) from error
+    if not {*state} & {*model.state_dict()}:  # another layout than Meta's
+        state, _ = weights.read(path)
     model.load_state_dict(state, strict=True)

@@ -8,6 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.untouched import written
 from sam2.utils.transforms import SAM2Transforms
 from sam2core.heads.select import candidates
 from sam2core.ops.position import sine_grid
@@ -83,9 +84,11 @@ class SAM2ImagePredictor:
         self._is_batch = True
 
     def _encode(self, pixels: Tensor) -> None:
-        _, feats, _, sizes = self.model._prepare_backbone_features(self.model.forward_image(pixels.to(self.device)))
-        feats[-1] = feats[-1] + self.model.no_mem_embed
-        maps = [one.permute(1, 2, 0).unflatten(2, size) for one, size in zip(feats, sizes, strict=True)]
+        _, feats, _, _ = self.model._prepare_backbone_features(self.model.forward_image(pixels.to(self.device)))
+        if self.model.directly_add_no_mem_embed:
+            feats[-1] = feats[-1] + self.model.no_mem_embed
+        sizes = self._bb_feat_sizes[-len(feats) :]
+        maps = [one.permute(1, 2, 0).unflatten(2, tuple(size)) for one, size in zip(feats, sizes, strict=True)]
         self._features = {"image_embed": maps[-1], "high_res_feats": maps[:-1]}
         self._is_image_set = True
 
@@ -177,22 +180,45 @@ class SAM2ImagePredictor:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`predict` on tensors that are in model pixels already, answering with tensors (B, M, ...)."""
         self._needs_image("set_image")
-        core, device = self.model.core, self.device
-        prompt = _prompt(point_coords, point_labels, boxes, mask_input, device)
         embedding = self._features["image_embed"][img_idx].unsqueeze(0)
-        features = ImageFeatures(
-            embedding=embedding,
-            position=sine_grid((embedding.shape[-2], embedding.shape[-1]), embedding.shape[1], device),
-            high_res_features=tuple(level[img_idx].unsqueeze(0) for level in self._features["high_res_feats"]),
-        )
-        stability = None if core.mask_decoder.training else core.mask_decoder.stability
-        logits, iou, _ = candidates(
-            core.decode(features, embedding, prompt), multimask_output=multimask_output, stability=stability
-        )
+        finer = [level[img_idx].unsqueeze(0) for level in self._features["high_res_feats"]]
+        given = point_coords, point_labels, boxes, mask_input
+        core = self.model.core
+        if core is None:
+            logits, iou = self._by_parts(given, embedding, finer, multimask_output)
+        else:
+            logits, iou = self._by_core(core, given, embedding, finer, multimask_output)
         masks = self._transforms.postprocess_masks(logits, self._orig_hw[img_idx])
         if not return_logits:
             masks = masks > self.mask_threshold
         return masks, iou, logits.clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
+
+    def _by_core(self, core, given, embedding, finer, multimask_output):
+        """Logits (B, M, h, w) and their IoU (B, M), as sam2core computes them."""
+        position = sine_grid((embedding.shape[-2], embedding.shape[-1]), embedding.shape[1], self.device)
+        features = ImageFeatures(embedding=embedding, position=position, high_res_features=tuple(finer))
+        stability = None if core.mask_decoder.training else core.mask_decoder.stability
+        decoded = core.decode(features, embedding, _prompt(*given, self.device))
+        return candidates(decoded, multimask_output=multimask_output, stability=stability)[:2]
+
+    def _by_parts(self, given, embedding, finer, multimask_output):
+        """The same, as the model's prompt encoder and mask decoder compute them."""
+        points, labels, boxes, mask_input = given
+        said = _prompt(points, labels, boxes, None, self.device)
+        some = said.points.shape[1] > 0
+        sparse, dense = self.model.sam_prompt_encoder(
+            points=(said.points, said.labels) if some else None, boxes=None, masks=mask_input
+        )
+        logits, iou, _, _ = self.model.sam_mask_decoder(
+            image_embeddings=embedding,
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+            repeat_image=some and said.points.shape[0] > 1,
+            high_res_features=finer,
+        )
+        return logits, iou
 
     def get_image_embedding(self) -> Tensor:
         """The embedding (1, C, h, w) of the image."""
@@ -228,3 +254,6 @@ def _prompt(
 def _arrays(answer: tuple[Tensor, Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     masks, iou, logits = (part.squeeze(0).float().detach().cpu().numpy() for part in answer)
     return masks, iou, logits
+
+
+written(globals())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from sam2.modeling.recall import FrameOutput, RememberedOutputs, maps_of
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+from sam2.untouched import METHODS, methods_written, written
 from sam2.utils.misc import concat_points, fill_holes_in_mask_scores, load_video_frames
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.tracks import ObjectTrack
@@ -116,19 +117,18 @@ class SAM2VideoPredictor(SAM2Base):
         }
         return image.expand(batch_size, -1, -1, -1), *self._prepare_backbone_features(expanded)
 
-    def _frame_features(self, inference_state, frame_idx):
+    def _frame_features(self, core, inference_state, frame_idx):
         """A frame's features as sam2core has them."""
-        _, _, feats, positions, sizes = self._get_image_feature(inference_state, frame_idx, 1)
+        with self._untouched.holding(core):
+            _, _, feats, positions, sizes = self._get_image_feature(inference_state, frame_idx, 1)
         return self._features(feats, positions, sizes)
 
-    @property
-    def _engine(self) -> VideoPredictor:
+    def _engine(self, core) -> VideoPredictor:
         """What tracks and memorizes: sam2core's predictor, with this one's options as they are now."""
         return VideoPredictor(
-            self.core,
+            core,
             fill_holes=int(self.fill_hole_area),
             hard_prompt_masks=bool(self.binarize_mask_from_pts_for_mem_enc),
-            objects_per_call=1 if self.sam_mask_decoder.watched else None,
         )
 
     # prompts
@@ -268,13 +268,38 @@ class SAM2VideoPredictor(SAM2Base):
             masks = fill_holes_in_mask_scores(masks, self.fill_hole_area)
         out = FrameOutput(
             maskmem_features=None if features is None else features.to(storage, torch.bfloat16, non_blocking=True),
-            maskmem_pos_enc=current["maskmem_pos_enc"],
+            maskmem_pos_enc=self._get_maskmem_pos_enc(inference_state, current),
             pred_masks=masks.to(storage, non_blocking=True),
             obj_ptr=current["obj_ptr"],
             object_score_logits=current["object_score_logits"],
         )
         out.iou = getattr(current, "iou", None)
         return out, masks
+
+    def _run_memory_encoder(
+        self, inference_state, frame_idx, batch_size, high_res_masks, object_score_logits, is_mask_from_pts
+    ):
+        """The memory of masks at model size on a frame: its map as it is stored, and its positions."""
+        _, _, feats, _, sizes = self._get_image_feature(inference_state, frame_idx, batch_size)
+        features, positions = self._encode_new_memory(
+            current_vision_feats=feats,
+            feat_sizes=sizes,
+            pred_masks_high_res=high_res_masks,
+            object_score_logits=object_score_logits,
+            is_mask_from_pts=is_mask_from_pts,
+        )
+        stored = features.to(inference_state["storage_device"], torch.bfloat16, non_blocking=True)
+        return stored, self._get_maskmem_pos_enc(inference_state, {"maskmem_pos_enc": positions})
+
+    def _get_maskmem_pos_enc(self, inference_state, current_out):
+        """The positions of an output's memory, which all frames and objects share: kept once in the state."""
+        given = current_out["maskmem_pos_enc"]
+        if given is None:
+            return None
+        constants = inference_state["constants"]
+        if "maskmem_pos_enc" not in constants:
+            constants["maskmem_pos_enc"] = [one[:1].clone() for one in given]
+        return [one.expand(given[0].shape[0], -1, -1, -1) for one in constants["maskmem_pos_enc"]]
 
     # what is shown
 
@@ -335,24 +360,43 @@ class SAM2VideoPredictor(SAM2Base):
                 known["non_cond_frame_outputs"].pop(frame_idx, None)
 
     def _memorize_waiting(self, state):
-        """Encode the memories of all answers that wait, frame by frame, all objects of a frame together."""
+        """Encode the memories of all answers that wait: frame by frame and all objects of a frame together, or, where
+        this predictor is touched, one by one."""
         waiting = {}
         for outputs in state["temp_output_dict_per_obj"].values():
-            for group in _GROUPS:
+            for group in reversed(_GROUPS):
                 for frame_idx, out in outputs[group].items():
                     if out["maskmem_features"] is None:
                         waiting.setdefault(frame_idx, []).append(out)
-        engine = self._engine
-        for frame_idx in sorted(waiting):
-            outs = waiting[frame_idx]
-            features = self._frame_features(state, frame_idx)
-            answers = [_prediction(out, state["device"]) for out in outs]
-            for out, memory in zip(outs, engine.memorize(features, answers, frame=frame_idx), strict=True):
-                maps, position = maps_of(memory)
-                out["maskmem_features"] = maps.to(state["storage_device"], non_blocking=True)
-                out["maskmem_pos_enc"] = state["constants"].setdefault("maskmem_pos_enc", position)
-                if isinstance(out, FrameOutput) and memory.blocks is not None and len(memory.blocks) > 1:
-                    out.blocks = memory.blocks
+        core = self._untouched.core()
+        for frame_idx in sorted(waiting) if core is not None else waiting:
+            if core is None:
+                for out in waiting[frame_idx]:
+                    self._memorize_alone(state, frame_idx, out)
+            else:
+                self._memorize_together(core, state, frame_idx, waiting[frame_idx])
+
+    def _memorize_alone(self, state, frame_idx, out):
+        size = (self.image_size, self.image_size)
+        masks = out["pred_masks"].to(state["device"])
+        out["maskmem_features"], out["maskmem_pos_enc"] = self._run_memory_encoder(
+            inference_state=state,
+            frame_idx=frame_idx,
+            batch_size=1,
+            high_res_masks=F.interpolate(masks, size=size, mode="bilinear", align_corners=False),
+            object_score_logits=out["object_score_logits"],
+            is_mask_from_pts=True,
+        )
+
+    def _memorize_together(self, core, state, frame_idx, outs):
+        features = self._frame_features(core, state, frame_idx)
+        answers = [_prediction(out, state["device"]) for out in outs]
+        for out, memory in zip(outs, self._engine(core).memorize(features, answers, frame=frame_idx), strict=True):
+            maps, position = maps_of(memory)
+            out["maskmem_features"] = maps.to(state["storage_device"], non_blocking=True)
+            out["maskmem_pos_enc"] = state["constants"].setdefault("maskmem_pos_enc", position)
+            if isinstance(out, FrameOutput) and memory.blocks is not None and len(memory.blocks) > 1:
+                out.blocks = memory.blocks
 
     @torch.inference_mode()
     def propagate_in_video(self, inference_state, start_frame_idx=None, max_frame_num_to_track=None, reverse=False):
@@ -380,7 +424,7 @@ class SAM2VideoPredictor(SAM2Base):
 
     def _track(self, state, frame_idx, count, reverse):
         """All objects' logits (N, 1, h, w) on a frame: as prompted, or from memory."""
-        engine, device = self._engine, state["device"]
+        core, device = self._untouched.core(), state["device"]
         masks, followed = {}, {}
         for index in range(count):
             known = state["output_dict_per_obj"][index]
@@ -388,16 +432,46 @@ class SAM2VideoPredictor(SAM2Base):
                 masks[index] = known[_GROUPS[0]][frame_idx]["pred_masks"].to(device, non_blocking=True)
                 if self.clear_non_cond_mem_around_input:
                     self._clear_obj_non_cond_mem_around_input(state, frame_idx, index)
+            elif core is None:
+                masks[index] = self._follow_alone(state, known, frame_idx, reverse)
             else:
-                bank = RememberedOutputs(known, device, state["storage_device"])
-                followed[index] = ObjectTrack(index, bank=bank, policy_state=bank.state(engine.policy))
+                followed[index] = known
             state["frames_tracked_per_obj"][index][frame_idx] = {"reverse": reverse}
         if followed:
-            features = self._frame_features(state, frame_idx)
-            tracks = list(followed.values())
-            engine.follow(features, tracks, frame_idx, backwards=reverse, length=state["num_frames"])
-            masks |= {index: track.shown.logits.float() for index, track in followed.items()}
+            masks |= self._follow_together(core, state, followed, frame_idx, reverse)
         return torch.cat([masks[index] for index in range(count)])
+
+    def _follow_alone(self, state, known, frame_idx, reverse):
+        """An object's logits on a frame, upstream's way."""
+        out, masks = self._run_single_frame_inference(
+            inference_state=state,
+            output_dict=known,
+            frame_idx=frame_idx,
+            batch_size=1,
+            is_init_cond_frame=False,
+            point_inputs=None,
+            mask_inputs=None,
+            reverse=reverse,
+            run_mem_encoder=True,
+        )
+        known[_GROUPS[1]][frame_idx] = out
+        return masks
+
+    def _follow_together(self, core, state, followed, frame_idx, reverse):
+        """Objects' logits on a frame, in as few calls as their memories allow."""
+        engine, device = self._engine(core), state["device"]
+        tracks = {}
+        for index, known in followed.items():
+            bank = RememberedOutputs(known, device, state["storage_device"])
+            tracks[index] = ObjectTrack(index, bank=bank, policy_state=bank.state(engine.policy))
+        features = self._frame_features(core, state, frame_idx)
+        engine.follow(features, list(tracks.values()), frame_idx, backwards=reverse, length=state["num_frames"])
+        return {index: track.shown.logits.float() for index, track in tracks.items()}
+
+    def _clear_non_cond_mem_around_input(self, inference_state, frame_idx):
+        """Forget what all objects left behind near a frame, where they are not prompted."""
+        for index in range(self._get_obj_num(inference_state)):
+            self._clear_obj_non_cond_mem_around_input(inference_state, frame_idx, index)
 
     def _clear_obj_non_cond_mem_around_input(self, inference_state, frame_idx, obj_idx):
         """Forget what an object left behind near a frame, where it is not prompted."""
@@ -489,8 +563,8 @@ class SAM2VideoPredictorVOS(SAM2VideoPredictor):
         super().__init__(*args, **kwargs)
         self._compile_all_components()
 
-    def _compile_all_components(self) -> None:
-        VideoPredictor(self.core, compile=True)
+    def _compile_all_components(self):
+        self.compile_parts("memory_encoder", "memory_attention", "mask_decoder")
 
 
 def _first(frame_idx, *outputs):
@@ -506,3 +580,7 @@ def _prediction(out, device):
     iou = logits.new_zeros(logits.shape[0]) if iou is None else iou
     candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
     return MaskPrediction(logits, iou, object_pointer, object_score, candidates)
+
+
+written(globals(), ("fill_holes_in_mask_scores", *METHODS))
+methods_written(SAM2VideoPredictor)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PLUGIN = Path(__file__).parents[1]
+TINY = str(Path(__file__).with_name("tiny.yaml"))
 ROOT = PLUGIN.parents[1]
 
 for place in (Path(__file__).parent, ROOT, PLUGIN):
@@ -25,7 +26,7 @@ def model():
     from sam2.build_sam import build_sam2
 
     torch.manual_seed(0)
-    return build_sam2("test_tiny", device="cpu")
+    return build_sam2(TINY, device="cpu")
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def predictor():
     from sam2.build_sam import build_sam2_video_predictor
 
     torch.manual_seed(0)
-    made = build_sam2_video_predictor("test_tiny", device="cpu")
+    made = build_sam2_video_predictor(TINY, device="cpu")
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

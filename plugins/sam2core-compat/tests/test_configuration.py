@@ -16,10 +16,10 @@ def built(name, *overrides):
 
     from registry.assemble import init_empty_weights
 
-    tree = configuration.override(configuration.load(name), overrides)
-    tree.pop("_target_")
     with init_empty_weights():
-        return SAM2Base(**tree)
+        made = configuration.make(configuration.load(name, overrides), "model")
+    assert type(made) is SAM2Base
+    return made.eval()
 
 
 @pytest.mark.parametrize("family", ["sam2", "sam2.1"])
@@ -77,11 +77,12 @@ def test_overrides_change_add_and_remove():
         ("++model.image_encoder.trunk.embedding=96", "model.image_encoder.trunk has no option 'embedding'"),
         ("+model.image_size=512", "adds what is there already"),
         ("image_size=512", "is no override"),
-        ("++model.soft_no_obj_ptr=true", "model.soft_no_obj_ptr is True: only False is supported"),
-        ("++model.image_encoder.neck.fpn_interp_model=bilinear", "only 'nearest' is supported"),
-        ("++model.no_such_option=1", "does not fit SAM2Base: .*no_such_option"),
+        ("++model.image_encoder.neck.fuse_type=max", "fuse_type is 'sum' or 'avg', not 'max'"),
+        ("++model.no_such_option=1", "model has no option 'no_such_option'"),
+        ("~model.image_encoder", "model does not fit SAM2Base: .*image_encoder"),
         ("++model.image_encoder.trunk._target_=os.system", "is 'os.system'; what can be built"),
-        ("++model._target_=os.system", "which is no SAM2Base"),
+        ("++model._target_=os.system", "is 'os.system'; what can be built"),
+        ("++model._target_=sam2.modeling.sam2_utils.LayerNorm2d", "model has no option 'image_size'"),
     ],
 )
 def test_what_is_wrong_is_named(override, told):
@@ -89,6 +90,24 @@ def test_what_is_wrong_is_named(override, told):
 
     with pytest.raises(ValueError, match=told):
         build_sam2("sam2.1_hiera_t", device="cpu", hydra_overrides_extra=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("++model.soft_no_obj_ptr=true", "soft_no_obj_ptr is True"),
+        ("++model.image_encoder.neck.fpn_interp_model=bilinear", "fpn_interp_model is 'bilinear'"),
+        ("++model.image_encoder.neck.fuse_type=avg", "fuse_type is 'avg'"),
+        ("++model.use_obj_ptrs_in_encoder=false", None),
+        ("++model.directly_add_no_mem_embed=false", "directly_add_no_mem_embed is False"),
+        ("++model.memory_attention.layer.pos_enc_at_attn=true", "pos_enc_at_attn is True"),
+    ],
+)
+def test_what_no_released_model_has_goes_upstreams_way(override, why):
+    extra = ["++model.fixed_no_obj_ptr=false"] if why is None else []
+    made = built("sam2.1_hiera_t", override, *extra)
+    with pytest.warns(UserWarning, match=f"{why or 'fixed_no_obj_ptr is False|use_obj_ptrs_in_encoder is False'}"):
+        assert made.core is None
 
 
 def test_no_hydra_is_imported_by_building():
@@ -123,5 +142,7 @@ def test_hydra_builds_the_same_where_it_is_installed():
         config = hydra.compose(config_name="configs/sam2.1/sam2.1_hiera_t.yaml", overrides=overrides)
         OmegaConf.resolve(config)
         made = instantiate(config.model, _recursive_=True)
-    assert isinstance(made, SAM2VideoPredictor) and made.fill_hole_area == 8 and made.core.image_size == (128, 128)
+    assert (
+        isinstance(made, SAM2VideoPredictor) and made.fill_hole_area == 8 and made.eval().core.image_size == (128, 128)
+    )
     assert isinstance(made, torch.nn.Module) and made.hidden_dim == 256

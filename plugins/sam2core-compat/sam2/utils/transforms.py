@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
+from sam2.untouched import written
 from sam2core.ops import masks as mask_ops
 from sam2core.ops.pixels import MEAN, STD
 from sam2core.predictors.postprocess import Postprocess
@@ -66,3 +67,6 @@ class SAM2Transforms(nn.Module):
             threshold=self.mask_threshold,
         )
         return mask_ops.resize(clean(masks.float()), (int(orig_hw[0]), int(orig_hw[1])))
+
+
+written(globals())
