@@ -24,8 +24,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 TINY, LARGE, NANO = "sam2.1_hiera_t", "sam2.1_hiera_l", "sam2core_nano"
 RUNS = (
-    (TINY, "", ("--weights", "none", "--stages", "encode,prompt,track", "--objects", "1,4")),
-    (TINY, ", bfloat16", ("--weights", "none", "--stages", "encode,track", "--objects", "1", "--dtype", "bfloat16")),
+    (TINY, "", ("--weights", "none", "--stages", "encode,prompt,track", "--objects", "1", "--frames", "6")),
+    (TINY, ", bfloat16", ("--weights", "none", "--stages", "encode", "--dtype", "bfloat16")),
     (LARGE, "", ("--weights", "none", "--stages", "encode")),
     (NANO, "", ("--stages", "decode,encode,prompt,track,automask", "--objects", "1,4")),
 )
@@ -53,7 +53,7 @@ def measured(checkout: Path, folder: Path, machine: dict[str, Any]) -> Iterator[
     )
     for model, kind, words in RUNS:
         file = folder / "bench.json"
-        run(checkout, "bench", "-m", model, *words, "--rounds", "3", "--json", str(file), "-q")
+        run(checkout, "bench", "-m", model, *words, "--rounds", "2", "--json", str(file), "-q")
         found = json.loads(file.read_text(encoding="utf-8"))
         machine.update({key: found[key] for key in ("device", "torch", "threads")})
         for row in found["rows"]:
