@@ -8,6 +8,7 @@ from typing import Any
 
 from sam2core.hooks import hookimpl
 
+WRITERS = ("coco", "yolo", "cvat", "mots", "labelstudio", "geojson", "nifti", "tiff", "davis", "shards")
 COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("backbone", "hiera_t", "sam2core.backbones.hiera:hiera_t"),
     ("backbone", "hiera_s", "sam2core.backbones.hiera:hiera_s"),
@@ -25,6 +26,8 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("predictor", "video", "sam2core.predictors.video:VideoPredictor"),
     ("predictor", "automask", "sam2core.predictors.automask:MaskGenerator"),
     ("engine", "local", "sam2core.jobs.engines:LocalEngine"),
+    ("detector", "boxes", "sam2core.jobs.detectors:BoxesDetector"),
+    *(("writer", name, f"sam2core.jobs.writers:{name}") for name in WRITERS),
     ("layout", "native", "sam2core.checkpoints.layout:NATIVE"),
     ("layout", "facebook", "sam2core.checkpoints.facebook:FACEBOOK"),
     ("layout", "huggingface", "sam2core.checkpoints.huggingface:HUGGINGFACE"),

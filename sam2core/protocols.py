@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from sam2core.memory.bank import MemoryBank
     from sam2core.types import (
         DecoderOutput,
+        Detections,
         FrameMemory,
         Keep,
         MaskCandidates,
@@ -211,6 +215,39 @@ class Engine(Protocol):
         the items and the results can be pickled. An exception of that function ends the run and is raised here. A
         worker that dies is replaced and its item is done again, `attempts` times at most; then ChildProcessError.
         Leaving the iterator early stops the workers.
+        """
+        ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Where things are in a picture. Constructor: options alone; what takes long is done with the first picture.
+
+    `sam2core.jobs.detectors.BoxesDetector` reads what another program found.
+    """
+
+    def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
+        """The things in a picture (H, W, 3) uint8 that is displayed, surest first.
+
+        source  the picture's or the clip's file, as the user named it
+        frame   its number in the clip; 0 for a picture
+        """
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What makes labels for other tools of what a run found. Constructor: options alone.
+
+    holds   what it can write: "pictures", "clips", or both
+    """
+
+    holds: tuple[str, ...]
+
+    def write(self, folder: Path, footage: Sequence[Any]) -> list[str]:
+        """Fill an empty folder with labelled footage (`sam2core.data.footage`), read one after the other.
+
+        Returns sentences about what could not be kept. Raises ValueError for what cannot be written at all.
         """
         ...
 

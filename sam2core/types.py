@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,18 @@ class Label(enum.IntEnum):
     POSITIVE = 1
     TOP_LEFT = 2
     BOTTOM_RIGHT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector found in a picture, surest first."""
+
+    boxes: np.ndarray
+    """(N, 4) x0, y0, x1, y1 in pixels of the picture as displayed."""
+    labels: tuple[str, ...]
+    """What each is; "" where nobody says."""
+    scores: np.ndarray
+    """(N,) how sure it is, from 0 to 1."""
 
 
 class Keep(enum.Enum):

@@ -42,6 +42,7 @@ EXTRAS = {  # extra -> the modules it brings
     "lora": ("peft",),
     "plot": ("matplotlib",),
     "medical": ("nibabel",),
+    "geo": ("rasterio",),
 }
 
 

@@ -10,7 +10,7 @@ import click
 
 from sam2core.cli.engine import PredictorMaker, engine_options
 from sam2core.cli.options import build_arguments, divided, model_flags, open_model
-from sam2core.cli.pictures import bars_of, go_through
+from sam2core.cli.pictures import Kinds, bars_of, go_through
 from sam2core.cli.progress import Bars, Say
 from sam2core.cli.track import clip_settings, end, report
 from sam2core.jobs.clip import ClipRun, open_run
@@ -18,6 +18,8 @@ from sam2core.jobs.inputs import CLIPS
 from sam2core.jobs.pictures import Picture
 from sam2core.jobs.prompts import Prompts
 
+DRAWN_KINDS = ("overlay", "ids")
+"""What is drawn of a picture."""
 FOLLOWED = ("overlay", "palette", "rle")
 """What is written of a video."""
 OPTIONS = {
@@ -49,6 +51,8 @@ OPTIONS = {
 @click.option("--max-objects", type=click.IntRange(1, 255), default=64, show_default=True,
               help="In a video, follow so many at most.")  # fmt: skip
 @click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack.  [default: 0]")
+@click.option("--write", type=Kinds(DRAWN_KINDS), default="overlay,ids", show_default=True,
+              help="What to write of pictures beside NAME.automask.json; labels as `segment` has them.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="In a video, go on with a run that was stopped.")
 @click.option("--force", is_flag=True, help="Do again what is done already, and replace what is of others.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary on stdout.")
@@ -100,17 +104,20 @@ def _pictures(
 
     pictures = [Picture(path, name) for path, name in inputs.named(inputs.pictures(sources))]
     check_targets(pictures, output)
+    kinds = options["write"].drawn
+    drawn = {} if kinds == DRAWN_KINDS else {"kinds": list(kinds)}
     bars = bars_of(options, len(pictures))
     words = ("dtype", "tile", "overlap", "frame")
     work = AutomaskWork(
         PredictorMaker(options, "automask", **also),
         output,
-        {**{word: options[word] for word in words if options[word] is not None}, **also},
+        {**{word: options[word] for word in words if options[word] is not None}, **also, **drawn},
         tile=options["tile"],
         overlap=options["overlap"],
         frame=options["frame"],
         force=options["force"],
         progress=None if bars is None else bars.begin,
+        kinds=kinds,
     )
     open_model(options, options["overrides"], say)
     go_through(pictures, work, output, options, say, bars=bars)

@@ -11,7 +11,7 @@ import click
 from sam2core.cli.options import DEFAULT_MODEL, build_arguments, pairs
 
 if TYPE_CHECKING:
-    from sam2core.protocols import Engine
+    from sam2core.protocols import Detector, Engine
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,6 +40,44 @@ def open_engine(options: Mapping[str, Any]) -> Engine:
 def is_here(options: Mapping[str, Any]) -> bool:
     """Whether all is done in this process."""
     return options["engine"] == "local" and options["workers"] == 1
+
+
+def detector_options(function: Function) -> Function:
+    """Add --detector and --detect to a verb that can be told what to look at by a detector."""
+    function = click.option(
+        "--detect",
+        "detect",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of the detector, such as text='red cup' or threshold=0.3; may be repeated.",
+    )(function)
+    return click.option(
+        "--detector", metavar="NAME", help="What finds the objects: boxes (--detect file=FILE); plugins add more."
+    )(function)
+
+
+class DetectorMaker:
+    """Makes a worker's detector; holds the words of the command line alone, so that it can be sent anywhere.
+
+    Raises ValueError for an option without a value, and for an unknown detector or option when it is made.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        from sam2core.configuration import pair
+
+        self.name = options["detector"]
+        self.options: dict[str, Any] = {}
+        for word in options["detect"]:
+            self.options |= pair(word, "threshold=0.3")
+
+    def __call__(self) -> Detector:
+        from registry.plugins import current
+
+        return current().components.make("detector", {"type": self.name, **self.options})
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"detector": self.name, **self.options}
 
 
 class PredictorMaker:

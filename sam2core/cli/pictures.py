@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from registry.errors import hint
 from sam2core.cli.engine import is_here, open_engine
 from sam2core.cli.progress import Say
 from sam2core.jobs.folder import try_folder
 from sam2core.jobs.interrupt import InterruptGuard
 from sam2core.jobs.pictures import Done, Made, Picture, Work, run_pictures
+from sam2core.jobs.writers import Labels
+
+if TYPE_CHECKING:
+    from sam2core.protocols import Writer
 
 PROMISE = "stopping after this picture; Ctrl-C again to stop at once"
-DRAWN = {"segment": ("masks", "overlay", "palette", "cutouts"), "automask": ("overlay", "ids")}
-"""What each verb draws of a picture."""
 
 
 class Written(NamedTuple):
-    """What is written of pictures."""
+    """What is written: what is drawn, and labels for other tools."""
 
     drawn: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 class Kinds(click.ParamType):
-    """Some of what a verb writes of a picture, between commas."""
+    """Some of what a verb draws, and kinds of the part ``writer``, between commas."""
 
     name = "KIND,..."
 
-    def __init__(self, verb: str) -> None:
-        self.drawn = DRAWN[verb]
+    def __init__(self, drawn: Sequence[str]) -> None:
+        self.drawn = tuple(drawn)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Written:
         if isinstance(value, Written):
             return value
         words = [word.strip() for word in value.split(",")]
-        if unknown := [word for word in words if word not in self.drawn]:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(self.drawn)}", param, ctx)
-        return Written(tuple(kind for kind in self.drawn if kind in words))
+        others = [word for word in words if word not in self.drawn]
+        labels: list[str] = []
+        if others:
+            import registry
+
+            labels = list(registry.components("writer"))
+            known = [*self.drawn, *labels]
+            if unknown := [word for word in others if word not in labels]:
+                self.fail(f"{unknown[0]!r} is none of {', '.join(known)}{hint(unknown[0], known)}", param, ctx)
+        return Written(
+            tuple(kind for kind in self.drawn if kind in words), tuple(kind for kind in labels if kind in words)
+        )
+
+
+def label_writers(written: Written) -> dict[str, Writer]:
+    """What writes the labels that were asked for."""
+    from registry.plugins import current
+
+    return {kind: current().components.make("writer", {"type": kind}) for kind in written.labels}
 
 
 def go_through(
@@ -57,7 +78,17 @@ def go_through(
 
     bars    of the work itself, where it says how far each picture is; otherwise one bar is drawn over all
     """
+    from sam2core.jobs.found import FoundPictures
+
     engine = open_engine(options)
+    written = options["write"]
+    labels = Labels(
+        output,
+        label_writers(written),
+        [one.name for one in pictures],
+        "pictures",
+        force=options["force"],
+    )
     try_folder(output)
     with bars or PictureBars(options["quiet"], len(pictures)) as shown, InterruptGuard(say, PROMISE) as guard:
 
@@ -67,10 +98,15 @@ def go_through(
                 say(note)
 
         done = run_pictures(engine, work, pictures, guard, told)
-    report(done, options, say)
+    if written.labels:
+        names = {str(one.path): one.name for one in pictures}
+        found = FoundPictures(done.documents, [names[one.path] for one in done.pictures])
+        for sentence in labels.write(found):
+            say(sentence)
+    report(done, output, options, say)
 
 
-def report(done: Done, options: Mapping[str, Any], say: Say) -> None:
+def report(done: Done, output: Path, options: Mapping[str, Any], say: Say) -> None:
     """Print what became of the pictures."""
     for one in done.failed:
         click.echo(f"{one.path}: {one.error}", err=True)
@@ -83,6 +119,8 @@ def report(done: Done, options: Mapping[str, Any], say: Say) -> None:
         click.echo(json.dumps(done.summary(), indent=1))
     elif done.pictures:
         click.echo("\n".join(f"{one.document}  {one.masks} masks" for one in done.pictures))
+    for kind in options["write"].labels if not options["as_json"] else ():
+        click.echo(str(output / kind) + os.sep)
     if done.failed:
         raise click.exceptions.Exit(1)
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import click
 
-from sam2core.cli.engine import PredictorMaker, engine_options
+from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options
 from sam2core.cli.options import Box, Point, build_arguments, divided, model_flags, open_model
 from sam2core.cli.pictures import Kinds, go_through
 from sam2core.cli.progress import Say
 from sam2core.cli.prompts import InOrder, spoken
 from sam2core.jobs.prompts import Prompts, UserPrompt
+from sam2core.jobs.segment import KINDS
 
 
 @click.command(cls=InOrder)
@@ -68,11 +69,12 @@ from sam2core.jobs.prompts import Prompts, UserPrompt
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write to.  [default: out; with --json one picture alone writes nothing unless given]",
 )
-@click.option("--write", type=Kinds("segment"), default="masks,overlay", show_default=True,
+@click.option("--write", type=Kinds(KINDS), default="masks,overlay", show_default=True,
               help="What to write beside NAME.json.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what is there of another picture, and do again what is done.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout: the document of one, a summary of many.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
+@detector_options
 @engine_options("Pictures")
 @model_flags
 def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
@@ -103,6 +105,10 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     palette   NAME.palette.png: a pixel is its object's number, 1 for the first
     cutouts   NAME.cutout0.png: the object alone, transparent around it
 
+    and labels of all pictures together for other tools, in a folder each: coco, yolo, labelstudio (with copies of
+    the pictures, under their own names), shards (COCO files of 1,000 pictures each, which stay where they are),
+    geojson (in the coordinates of a GeoTIFF; needs sam2core[geo]).
+
     They replace what is there of the same picture; what is there of another one with --force alone, and what this
     command did not write never. Of many pictures, those that are done are not done again, so that a run that was
     stopped, by whatever, goes on with the same command; one that cannot be read stops no other (exit code 1).
@@ -114,12 +120,18 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     file = options["prompts_file"]
     if file is None and len(images) == 1 and _is_list(images[0]):
         file = images[0]
-    if not (given or file):
-        raise click.UsageError("say what to segment: --point X,Y, --box X0,Y0,X1,Y1, --mask PNG or --prompts FILE")
-    if given and file:
-        raise click.UsageError(f"{file} says what to segment: no --point, --box or --mask beside it")
+    detector = options["detector"]
+    if not (given or file or detector):
+        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE or --detector NAME"
+        raise click.UsageError(f"say what to segment: {said}")
+    if bool(given) + bool(file) + bool(detector) > 1:
+        what = file or f"the detector {detector}"
+        raise click.UsageError(f"{what} says what to segment: nothing else does beside it")
+    if options["detect"] and not detector:
+        raise click.UsageError("--detect is for a --detector")
     prompts = _prompts(points, boxes, hint, options["objects"])
-    if file is None and len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file()):
+    one = len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file())
+    if one and not (file or detector or options["write"].labels):
         _one(images[0], prompts, options)
     else:
         _many(images, prompts, file, options)
@@ -229,6 +241,10 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         if strangers := told.strangers(paths):
             say(f"{file} also speaks of {strangers} pictures that are not among these")
     words = {word: options[word] for word in ("dtype", "frame") if options[word] is not None}
+    detect = DetectorMaker(options) if options["detector"] else None
+    if detect is not None:
+        words |= detect.document()
+        detect()  # what is wrong with it is said before anything slow
     work = SegmentWork(
         PredictorMaker(options, "image"),
         output,
@@ -238,6 +254,7 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         frame=options["frame"],
         multimask=options["multimask_output"],
         force=options["force"],
+        detect=detect,
     )
     open_model(options, options["overrides"], say)
     go_through(pictures, work, output, options, say)

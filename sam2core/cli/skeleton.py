@@ -19,6 +19,8 @@ USAGE = {
     "memory_policy": 'model = registry.build("sam2.1_hiera_l", memory_policy="$part")',
     "predictor": 'tool = registry.predictor("$model", "$part")\npicture, mask = tool.cut(photo, (10, 10, 60, 40))',
     "layout": 'model = registry.build("$model", weights="weights.pt")',
+    "detector": 'print(registry.components("detector"))',
+    "writer": 'print(registry.components("writer"))',
     "engine": 'print(registry.components("engine"))',
 }
 

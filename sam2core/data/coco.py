@@ -6,7 +6,8 @@ the file's ``height`` and ``width`` are those of the stored one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,34 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
                 document.add_mask(picture, ignored, "not counted", crowd=True)
         written.lose_identity(item)
     write_document(root / "annotations.json", document.json())
+
+
+def write_shards(root: Path, footage: Sequence[Footage], written: Written, *, each: int = 1000) -> None:
+    """Write ``00000.json`` and so on of `each` pictures, all with the same categories; pictures stay where they are.
+
+    They are named by their path below the folder that all of them are in. Raises DataError for frames of one file.
+    """
+    files = [file for item in footage for file in _files(item)]
+    folder = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    labels = sorted({label for item in footage for label in (item.classes.values() or ("object",))})
+    document, number = Document(labels), 0
+    for item in footage:
+        for frame, file in enumerate(_files(item)):
+            masks = item.read(frame)
+            size = next((mask.shape for mask in masks.values()), None) or item.size(frame)
+            assert size is not None
+            name = file.absolute().relative_to(folder).as_posix()
+            picture = document.add_picture(name, (int(size[0]), int(size[1])))
+            for place, mask in masks.items():
+                document.add_mask(picture, mask, item.classes.get(place, "object"))
+            if len(document.pictures) == each:
+                write_document(root / f"{number:05d}.json", document.json())
+                document, number = Document(labels), number + 1
+    if document.pictures:
+        write_document(root / f"{number:05d}.json", document.json())
+
+
+def _files(item: Footage) -> list[Path]:
+    if not isinstance(item.media, tuple):
+        raise DataError(f"{item.source} is one file: its frames have no files that COCO could name; write coco")
+    return [item.media[number] for number in item.labelled]

@@ -89,7 +89,7 @@ def copy_pictures(folder: Path, item: Footage, *, every: bool = False) -> list[s
             raise DataError(f"{folder} would hold two pictures called {stem!r}")
         if isinstance(item.media, tuple):
             source = item.media[number]
-            shutil.copyfile(source, folder / f"{stem}{source.suffix.lower()}")
+            shutil.copyfile(source, folder / f"{stem}{source.suffix}")
         else:
             Image.fromarray(read_frames(item.media, [number])[0]).save(folder / f"{stem}.png")
         names.append(stem)

@@ -44,6 +44,8 @@ class AutomaskWork:
     overlap: int | None = None
     frame: int | None = None
     force: bool = False
+    kinds: Sequence[str] = ("overlay", "ids")
+    """What is drawn."""
     progress: Callable[[Picture], Progress] | None = None
 
     def __call__(self, number: int) -> Callable[[Picture], Made]:
@@ -104,14 +106,18 @@ class _Finder:
             "masks": [describe_automask(mask, number) for number, mask in enumerate(found, 1)],
         }
         drawings = _drawings(path)
+        wanted = [drawing.name.split(".")[-2] in self.work.kinds for drawing in drawings]
         with document(path, json.dumps(facts)):
             if height * width > DRAWN_PIXELS:
                 made.notes.append(f"{origin.path} is too large to be drawn on: {path.name} has the masks")
                 for drawing in drawings:
                     drawing.unlink(missing_ok=True)
             else:
-                for drawing, pixels in zip(drawings, _draw(picture, found)):
-                    write_png(drawing, pixels)
+                for drawing, pixels, keep in zip(drawings, _draw(picture, found), wanted):
+                    if keep:
+                        write_png(drawing, pixels)
+                    else:
+                        drawing.unlink(missing_ok=True)
 
 
 def _drawings(path: Path) -> list[Path]:

@@ -104,6 +104,14 @@ class PromptFile:
         self.add_to(found, rows, media, still=still)
         return found
 
+    def known(self, media: Path) -> Prompts:
+        """What it says of a picture or clip that it may not know."""
+        found = Prompts()
+        names = _Names([media])
+        own = [row for file in self.files if names.find(file, str(self.path)) for row in self.rows[file]]
+        self.add_to(found, [*self.rows[""], *own], media, still=True)
+        return found
+
     def of_all(self, media: Sequence[Path], *, still: bool = False) -> dict[Path, Prompts]:
         """What it says of each of many. Raises ValueError: of none of them, or of a name that two have."""
         own = self._by_file(media)

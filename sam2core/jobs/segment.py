@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam2core.jobs.detectors import prompts_of
 from sam2core.jobs.folder import SEGMENT, Origin, began_as, check_own, held
 from sam2core.jobs.manifest import build_settings
 from sam2core.jobs.pictures import Made, Picture, attempt, document, is_same, read_picture, unfinished
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sam2core.predictors.image import ImageHandle, ImagePredictor
+    from sam2core.protocols import Detector
 
 CERTAIN = 10.0
 """The logit that a mask given as a picture stands for: sure, and not beyond what the encoder saw in training."""
@@ -50,10 +52,16 @@ class SegmentWork:
     frame: int | None = None
     multimask: bool = False
     force: bool = False
+    detect: Callable[[], Detector] | None = None
+    """Makes a worker's detector, which says what there is in a picture; without it, what was pointed at is."""
 
     def __call__(self, number: int) -> Callable[[Picture], Made]:
+        from sam2core.media.images import as_bytes
+
         segmenter = Segmenter(self.make(number), weights=self.weights, multimask=self.multimask)
         settings = {**build_settings(segmenter.predictor.model), **self.settings, "kinds": list(self.kinds)}
+
+        detector = None if self.detect is None else self.detect()
 
         def do(picture: Picture, made: Made) -> None:
             own = {**settings, "prompts": [one.document() for one in picture.prompts]}
@@ -66,7 +74,10 @@ class SegmentWork:
                 made.masks = len(output.held["masks"])
                 return
             photograph = read_picture(picture.path, self.frame, made.notes.append)
-            facts, masks = segmenter.segment(photograph, picture.prompts, origin)
+            prompts: Sequence[UserPrompt] = picture.prompts
+            if detector is not None:
+                prompts = prompts_of(detector, as_bytes(photograph), str(picture.path))
+            facts, masks = segmenter.segment(photograph, prompts, origin)
             output.write({**facts, "settings": own}, masks, photograph)
             made.masks = len(facts["masks"])
 

@@ -114,6 +114,11 @@ class FrameSource:
         """What to call a frame's results: its file's stem, or its number before `start` and `stride` were applied."""
         return self._reader.name(self._start + frame * self._stride)
 
+    @property
+    def files(self) -> list[Path]:
+        """The file of every frame of the clip, whatever part of it is seen; none where several share one."""
+        return self._reader.files
+
     def has(self, frame: int) -> bool:
         """Whether there is such a frame; where the length is not known, it is read to find out."""
         if frame < 0:

@@ -39,6 +39,11 @@ class Reader:
     note: str | None = None
     """What its user should know of the choice that was made, in a sentence."""
 
+    @property
+    def files(self) -> list[Path]:
+        """The file of every frame; none where several share one."""
+        return []
+
     def read(self, index: int) -> Frame:
         """A frame by its number, 0 or more. Raises IndexError beyond the end and Damage."""
         raise NotImplementedError
@@ -78,6 +83,10 @@ class Items(Reader):
         except LookupError as error:
             raise Damage(f"asking for it raises {type(error).__name__}: {error}") from error
         return as_frame(item)
+
+    @property
+    def files(self) -> list[Path]:
+        return [Path(item) for item in self._items] if self.decodes else []
 
     def name(self, index: int) -> str:
         return Path(self._items[index]).stem if self._has_path(index) else super().name(index)

@@ -79,6 +79,14 @@ def check(
         from sam2core.testing.engines import examine_engine
 
         examine_engine(examination, part)
+    elif kind == "detector":
+        from sam2core.testing.jobs import examine_detector
+
+        examine_detector(examination, part)
+    elif kind == "writer":
+        from sam2core.testing.jobs import examine_writer
+
+        examine_writer(examination, part)
     elif kind == "initialisation":
         from sam2core.testing.training import examine_initialisation
 
