@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
+NEAR = 0.5
+"""How alike two keywords are that may be meant for each other: `mask` and `mask_input` are (0.57)."""
 WORDS = {
     "absent_pointer": "absent_object_pointer",
     "anchor": "prompted",
@@ -43,11 +46,14 @@ ELSEWHERE = {
 
 
 def check_keywords(what: str, unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Raise ValueError for keywords that `what` does not take, with ours where another package's word is known."""
+    """Raise ValueError for keywords that `what` does not take, with ours: another package's word, or the nearest."""
     for word in unknown:
         ours = {**WORDS, **ELSEWHERE}.get(word)
-        meant = f"; ours is {ours}" if ours in known else ""
-        raise ValueError(f"{what} takes no {word!r}{meant}. Known: {', '.join(known)}")
+        near = get_close_matches(word, known, 1, NEAR)
+        if ours in known:
+            raise ValueError(f"{what} takes no {word!r}; ours is {ours}. Known: {', '.join(known)}")
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{what} takes no {word!r}. Known: {', '.join(known)}{meant}")
 
 
 def renamed(value: Any) -> Any:

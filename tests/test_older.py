@@ -109,3 +109,9 @@ def test_keywords_of_other_packages_and_of_before_are_answered_with_ours(model, 
         image.encode(frames[:1]).predict([{word: [[1, 1]]}])
     with pytest.raises(ValueError, match=f"prompt takes no '{word}'"):
         VideoPredictor(model).open(frames).prompt(0, 1, **{word: [[1, 1]]})
+
+
+@pytest.mark.parametrize(("word", "near"), [("mask", "mask_input"), ("poinst", "points"), ("lable", "labels")])
+def test_keywords_that_are_nearly_ours_are_answered_with_the_nearest(model, frames, word, near):
+    with pytest.raises(ValueError, match=rf"predict takes no '{word}'.*did you mean '{near}'\?"):
+        ImagePredictor(model).encode(frames[0]).predict(**{word: [[1, 1]]})
