@@ -41,6 +41,10 @@ TURNS = {
 }
 """Of each value of that tag: are rows and columns exchanged, and which axes are then flipped."""
 _REDUCED, _MASK = 1, 4
+_PNG_DEEP = (b"\x10\2", b"\x10\4", b"\x10\6")
+"""How PNG says 16 bits a channel of RGB, grey and alpha, RGB and alpha, at byte 24."""
+_TIFF_RGB, _BANDS_APART = 2, 2
+"""TIFF's photometric interpretation (262) and planar configuration (284)."""
 _DAMAGE = (
     *(OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -186,11 +190,20 @@ class PictureFile:
 
 def _open(source: PictureSource) -> Stored:
     try:
-        return _Pillow(source)
+        found = _Pillow(source)
     except UnidentifiedImageError:
         if _is_tiff(source):  # floats with several channels, bands kept apart
             return _Tiff(source)
         raise
+    try:
+        deep = found.is_deep_tiff  # of colours of 16 bits Pillow gives the upper 8
+    except BaseException:
+        found.close()
+        raise
+    if not deep:
+        return found
+    found.close()
+    return _Tiff(source)
 
 
 def _is_tiff(source: PictureSource) -> bool:
@@ -221,8 +234,26 @@ class _Pillow:
         self._pages: list[int] | None = None
         self._orientations: dict[int, int] = {}
 
+    @property
+    def is_deep_tiff(self) -> bool:
+        """Whether the file is a TIFF whose first picture has RGB values of 16 bits.
+
+        Raises ValueError for other colours of 16 bits whose bands are kept apart, which Pillow mixes up.
+        """
+        if self._image.format != "TIFF":
+            return False
+        tags: Any = self._image.tag_v2  # type: ignore[attr-defined]
+        if max(tags.get(258, (1,))) != 16:
+            return False
+        if tags.get(262) != _TIFF_RGB and tags.get(284) == _BANDS_APART and tags.get(277, 1) > 1:
+            raise ValueError("it keeps bands of 16 bits apart that are not RGB; save them interleaved")
+        return tags.get(262) == _TIFF_RGB
+
     def _opened(self) -> Image.Image:
         Image.init()
+        self._file.seek(0)
+        head = self._file.read(26)
+        self._deep_png = head[:4] == b"\x89PNG" and head[24:] in _PNG_DEEP
         self._file.seek(0)
         return Image.open(self._file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
@@ -292,6 +323,9 @@ class _Pillow:
         return self._orientations[frame]
 
     def picture(self, frame: int) -> Image.Image | np.ndarray:
+        if self._deep_png:
+            orientation = self.orientation(frame)  # before the picture is loaded
+            return turned(self._deep_pixels(), orientation)
         across, (down, along) = TURNS[self.orientation(frame)]
         self._image.load()
         picture = self._image.copy()  # the next picture of the file is decoded into the same memory
@@ -302,6 +336,26 @@ class _Pillow:
         if down:
             picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if along else picture
+
+    def _deep_pixels(self) -> np.ndarray:
+        """A PNG's colours of 16 bits, (H, W, 3 or 4) uint16, as stored; Pillow by itself gives the upper 8 bits.
+
+        Asked for values of the other order of bytes it gives the lower ones; grey and alpha are four bytes a pixel.
+        """
+        if self.count > 1:
+            raise ValueError("it is an animation with colours of 16 bits; save it with 8")
+        if not self._image.tile:
+            self._image = self._opened()
+        kind = str(self._image.tile[0][3])
+        if kind.startswith("LA"):
+            return self._decoded("RGBA").view(">u2").astype(np.uint16)[..., [0, 0, 0, 1]]
+        return self._decoded(kind).astype(np.uint16) << 8 | self._decoded(kind.replace("16B", "16L"))
+
+    def _decoded(self, kind: str) -> np.ndarray:
+        """The file decoded as if its pixels were of another of Pillow's kinds of as many bytes."""
+        image = self._opened()
+        image.tile = [(*tile[:3], kind) for tile in image.tile]  # type: ignore[misc]
+        return np.array(image)
 
     def close(self) -> None:
         if self._own:

@@ -63,7 +63,7 @@ def read_pixels(
 
     Returns:
         (H, W, 3) uint8 for everything of 8 bits or fewer, (H, W) uint16 or floating for greys of more, and (H, W, C)
-        for TIFFs with such values in C channels.
+        for PNGs and TIFFs with such values in C channels (TIFFs through tifffile).
 
     Raises:
         ValueError: no such file or picture, damaged data, values that are not finite or not in [0, 1]. It names the
@@ -98,6 +98,8 @@ def read_rgba(source: PictureSource, frame: int = 0, *, name: str | None = None)
         alpha = np.full(colors.shape[:2], 255, np.uint8)
         if isinstance(picture, Image.Image) and (picture.mode in CLEAR or "transparency" in picture.info):
             alpha = np.array(picture.convert("RGBA"))[..., 3]
+        elif isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 4:
+            alpha = as_bytes(picture[..., 3])[..., 0]
     return np.dstack([colors, alpha])
 
 

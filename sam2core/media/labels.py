@@ -85,7 +85,9 @@ def _values(file: PictureFile, frame: int) -> np.ndarray:
     """A label picture's own values: (H, W) integers, or colours (H, W, 3) uint8."""
     picture = file.picture(frame)
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"{file.name} holds {picture.dtype} in {picture.ndim} dimensions, no labels")
+        if picture.dtype != np.uint16 or picture.ndim != 3:
+            raise ValueError(f"{file.name} holds {picture.dtype} in {picture.ndim} dimensions, no labels")
+        return _deep_values(file, picture[..., :3])
     if picture.mode == "F":
         values = np.asarray(picture)
         if not np.array_equal(values, np.rint(values)):
@@ -96,6 +98,17 @@ def _values(file: PictureFile, frame: int) -> np.ndarray:
     if picture.mode in ("LA", "PA", "La"):
         return np.ascontiguousarray(np.asarray(picture)[..., 0])
     return np.array(picture.convert("RGB"))
+
+
+def _deep_values(file: PictureFile, colors: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) of 16 bits as labels: grey levels (H, W), or the colours of 8 bits that they stand for."""
+    if (colors == colors[..., :1]).all():
+        return np.ascontiguousarray(colors[..., 0])
+    if (colors % 257).any():  # 255 of 8 bits is 65535 of 16
+        raise ValueError(
+            f"{file.name} holds colours of 16 bits; labels are colours of 8 bits, grey levels or a palette"
+        )
+    return (colors // 257).astype(np.uint8)
 
 
 # a mask that was drawn ----------------------------------------------------------------------------------------------
@@ -164,10 +177,10 @@ def read_mask(source: PictureSource, choose: str | int | None = None, *, frame: 
 
 def _drawn(file: PictureFile, frame: int) -> DrawnMask:
     picture = file.picture(frame)
+    alpha = _alpha(picture)
+    if alpha is not None:
+        return _numbered((alpha > np.iinfo(alpha.dtype).max // 2).astype(np.uint8), "opaque")
     if isinstance(picture, Image.Image):
-        alpha = _alpha(picture)
-        if alpha is not None:
-            return _numbered((alpha > 127).astype(np.uint8), "opaque")
         if file.lossy:
             return _numbered((np.asarray(picture.convert("L")) > 127).astype(np.uint8), "bright")
         if picture.mode == "F" and not np.array_equal(values := np.asarray(picture), np.rint(values)):
@@ -178,16 +191,22 @@ def _drawn(file: PictureFile, frame: int) -> DrawnMask:
     if values.ndim == 3:
         return _coloured(file, values)
     full = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 65535
-    if isinstance(picture, Image.Image) and picture.mode != "P" and _is_soft(values, full):
+    indexed = isinstance(picture, Image.Image) and picture.mode == "P"
+    if not indexed and _is_soft(values, full):
         return _numbered((values > full // 2).astype(np.uint8), "bright")
     return _numbered(values)
 
 
-def _alpha(picture: Image.Image) -> np.ndarray | None:
+def _alpha(picture: Image.Image | np.ndarray) -> np.ndarray | None:
     """The transparency of a picture, where it differs from pixel to pixel."""
-    if picture.mode not in CLEAR:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 4:
+            return None
+        alpha = picture[..., 3]
+    elif picture.mode in CLEAR:
+        alpha = np.asarray(picture.getchannel("A" if "A" in picture.getbands() else "a"))
+    else:
         return None
-    alpha = np.asarray(picture.getchannel("A" if "A" in picture.getbands() else "a"))
     return alpha if alpha.min() != alpha.max() else None
 
 
