@@ -31,7 +31,7 @@ class PanopticPicture:
 
 
 class PanopticFootage(IdFootage):
-    """A panoptic picture; its objects are its segments, things and stuff, no crowds."""
+    """A panoptic picture; its objects are its segments, things and stuff. Crowds are none, and are not counted."""
 
     def __init__(self, picture: PanopticPicture, names: dict[int, str]) -> None:
         asked = [segment for segment in picture.segments if not segment["iscrowd"]]
@@ -39,11 +39,18 @@ class PanopticFootage(IdFootage):
         super().__init__(picture.image.name, (picture.image,), (picture.labels,), classes=classes)
         self.source = str(picture.image)
         self.asked = [segment["id"] for segment in asked]
+        self.crowds = [segment["id"] for segment in picture.segments if segment["iscrowd"]]
 
     def read_map(self, frame: int) -> np.ndarray:
         ids = read_panoptic(self.maps[frame])
         ids[~np.isin(ids, self.asked)] = 0
         return ids
+
+    def ignored(self, frame: int) -> np.ndarray | None:
+        if not self.crowds:
+            return None
+        where = np.isin(read_panoptic(self.maps[frame]), self.crowds)
+        return self.fitted(where, frame, self.maps[frame]) if where.any() else None
 
 
 def recognise(root: Path) -> bool:

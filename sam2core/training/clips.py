@@ -161,14 +161,20 @@ def panoptic_jobs(
 
 
 def _divide(picture: PanopticPicture, is_thing: dict[int, bool]) -> LabelledImage:
-    """Segments as regions, pieces of stuff apart; pieces together and few things of a category are objects, too."""
+    """Segments as regions, pieces of stuff apart; pieces together and few things of a category are objects, too.
+
+    Crowds are no objects, and their pixels are not counted.
+    """
     image, ids = picture.read()
     regions = np.zeros(ids.shape, dtype=np.uint16)
     objects: list[tuple[int, ...]] = []
     things: list[bool] = []
     by_category: dict[int, list[int]] = {}
+    crowds = [segment["id"] for segment in picture.segments if segment["iscrowd"]]
     for segment in picture.segments:
-        thing = is_thing[segment["category_id"]] and not segment["iscrowd"]
+        if segment["iscrowd"]:
+            continue
+        thing = is_thing[segment["category_id"]]
         added = _add_region(regions, ids == segment["id"], split_pieces=not thing, minimum=0.002)
         if not added:
             continue
@@ -183,6 +189,7 @@ def _divide(picture: PanopticPicture, is_thing: dict[int, bool]) -> LabelledImag
         if 1 < len(group) < 5:
             objects.append(tuple(group))
             things.append(False)
+    regions[np.isin(ids, crowds)] = VOID
     return LabelledImage(image, regions, tuple(objects), tuple(things), str(picture.image))
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.data import panoptic
 from sam2core.data.pictures import DataError
 from sam2core.training.augment import Augment, Canvas, Mixture, choose_objects, paste_object, paste_shape
 from sam2core.training.clips import (
+    VOID,
     Clip,
     LabelledImage,
     Pack,
@@ -80,6 +82,7 @@ def test_coco_panoptic(tmp_path):
     ids[:20] = (1, 2, 0)  # 513, stuff in two pieces
     ids[:, 20:30] = 0
     ids[:, 20:30, 2] = 1  # 65536, a thing
+    ids[30:, 40:] = (3, 0, 0)  # a crowd
     Image.fromarray(ids).save(annotations / "panoptic_val2017" / "7.png")
     with pytest.raises(DataError, match="no panoptic annotations"):
         next(READERS["coco_panoptic"](tmp_path))
@@ -93,6 +96,7 @@ def test_coco_panoptic(tmp_path):
                 "segments_info": [
                     {"id": 513, "category_id": 9, "iscrowd": 0},
                     {"id": 65536, "category_id": 1, "iscrowd": 0},
+                    {"id": 3, "category_id": 1, "iscrowd": 1},
                 ],
             }
         ],
@@ -101,6 +105,11 @@ def test_coco_panoptic(tmp_path):
     (sample,) = READERS["coco_panoptic"](tmp_path, split="val")
     assert areas(sample) == [400, 400, 600, 1000]
     assert [group for group, thing in zip(sample.objects, sample.things) if thing] == [(3,)]
+    crowd = np.zeros((40, 60), bool)
+    crowd[30:, 40:] = True
+    assert ((sample.regions == VOID) == crowd).all(), "trained on neither as an object nor as background"
+    (item,) = panoptic.read(tmp_path)
+    assert (item.ignored(0) == crowd).all() and item.objects(0) == [513, 65536], "nor clicked on or scored"
 
 
 def test_a_pack_gives_back_what_went_in(tmp_path):
