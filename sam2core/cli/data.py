@@ -123,12 +123,11 @@ def sample(out: Path) -> None:
     import zipfile
 
     import registry
-    from sam2core.data.pictures import DataError
+    from sam2core.data.converting import new_folder
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty")
-    with zipfile.ZipFile(Path(registry.__file__).parent / "samples" / "nuclei.zip") as archive:
-        archive.extractall(out)
+    samples = Path(registry.__file__).parent / "samples"
+    with new_folder(out) as folder, zipfile.ZipFile(samples / "nuclei.zip") as archive:
+        archive.extractall(folder)
     click.echo(out)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sam2core.data.footage import Footage
 from sam2core.data.formats import FORMATS, DataSet, named
 from sam2core.data.pictures import DataError, visible
 from sam2core.data.writing import Written
-from sam2core.storage import finish
+from sam2core.storage import disk_errors, finish
 
 
 def writable() -> list[str]:
@@ -21,7 +22,7 @@ def writable() -> list[str]:
 def convert(data: DataSet, out: Path, to: str, progress: Callable[[int], None] | None = None) -> Written:
     """Write a data set in another format to a folder that is empty or not there; returns what was lost.
 
-    The folder is called ``OUT.part`` until all is written. progress: told how many pictures or clips are done. Raises
+    Where that fails, nothing is left. progress: told how many pictures or clips are done. Raises
     DataError for a format that is not written, that holds clips where these are pictures, and for what it cannot hold.
     """
     target = named(to)
@@ -30,17 +31,32 @@ def convert(data: DataSet, out: Path, to: str, progress: Callable[[int], None] |
     if target.clips and any(item.still for item in data.footage):
         kinds = ", ".join(name for name in writable() if not FORMATS[name].clips)
         raise DataError(f"{to} holds clips, {data.root} holds pictures; formats of pictures are {kinds}")
+    written = Written()
+    with new_folder(out) as part:
+        target.write(part, _told(data.footage, progress), written)
+    return written
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `out` when all is written; where that fails, nothing is left.
+
+    Raises DataError where `out` is there already and not empty, DiskError where it cannot be written.
+    """
     if out.exists() and (not out.is_dir() or visible(out)):
         raise DataError(f"{out} is there already and not empty")
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    written = Written()
-    target.write(part, _told(data.footage, progress), written)
-    if out.exists():
-        out.rmdir()
-    finish(part, out)
-    return written
+    try:
+        with disk_errors(out.parent):
+            part.mkdir(parents=True)
+            yield part
+            if out.exists():
+                out.rmdir()
+            finish(part, out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _told(footage: list[Footage], progress: Callable[[int], None] | None) -> Iterator[Footage]:

@@ -47,7 +47,7 @@ def read(root: Path, *, min_iou: float = 0.0, max_area: float = 0.7) -> list[Foo
     min_iou: masks with a lower `predicted_iou` are left out. max_area: so are those above this share of the picture.
     Raises DataError.
     """
-    pictures = sorted(files_below(root, (".jpg",)))
+    pictures = files_below(root, (".jpg",))
     if not pictures:
         raise DataError(f"no .jpg below {root}")
     missing = [path for path in pictures if not path.with_suffix(".json").exists()]

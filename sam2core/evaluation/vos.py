@@ -1,6 +1,7 @@
 """Run a video predictor over a data set, and write its masks as the data sets' own evaluators want them.
 
-    OUT/VIDEO/FRAME.png           a pixel's value is its object, colours as in the true masks; the lower wins ties
+    OUT/VIDEO/FRAME.png           a pixel's value is its object, colours as in the true masks; the lower wins ties;
+                                  16 bits without colours where 8 do not hold a number (MOTS)
     OUT/VIDEO/OBJECT/FRAME.png    0 or 1, for data sets with a folder per object, whose masks may overlap
     OUT/manifest.json             what made them, and a hash of each video's files
 
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sam2core.data.footage import Footage
 from sam2core.data.pictures import DataError
+from sam2core.data.writing import write_ids
 from sam2core.evaluation.clicks import box_of, first_click
 from sam2core.jobs.manifest import Record, fingerprint
 from sam2core.media.palettes import davis
@@ -119,9 +120,9 @@ def _said(mask: np.ndarray, prompt: str) -> dict[str, Any]:
 
 
 class MaskFiles:
-    """Writes a video's masks frame by frame: one palette PNG each, or one PNG of 0 and 1 per object.
+    """Writes a video's masks frame by frame: one map of numbers each, or one PNG of 0 and 1 per object.
 
-    objects: the folders per object, by number; None for palette PNGs.
+    objects: the folders per object, by number; None for maps: palette PNGs, or of 16 bits where 8 do not hold a number.
     """
 
     def __init__(self, folder: Path, objects: Mapping[int, str] | None, palette: np.ndarray | None = None) -> None:
@@ -140,15 +141,13 @@ class MaskFiles:
                 empty = np.zeros(size, dtype=bool)
                 self._save(f"{name}/{frame}.png", masks.get(number, empty).astype(np.uint8))
             return
-        ids = np.zeros(size, dtype=np.uint8)
+        ids = np.zeros(size, dtype=np.uint8 if max(masks, default=0) < 256 else np.uint16)
         for number in sorted(masks, reverse=True):
             ids[masks[number]] = number
         self._save(f"{frame}.png", ids)
 
     def _save(self, name: str, values: np.ndarray) -> None:
-        picture = Image.fromarray(values)
-        picture.putpalette(self.palette.tobytes())
-        picture.save(self.folder / name)
+        write_ids(self.folder / name, values, palette=self.palette)
         self.count += 1
         self._digest.update(name.encode() + b"\0" + values.tobytes())
 

@@ -14,6 +14,7 @@ from sam2core.media.decoding import coded_size
 from sam2core.media.files import PictureFile
 from sam2core.media.frames import FrameSource, open_source
 from sam2core.media.images import file_pixels
+from sam2core.media.listing import listed
 from sam2core_web.limits import Limits
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -102,13 +103,11 @@ def plain(name: str) -> str:
 
 
 def listing(folder: Path, limit: int) -> list[dict[str, Any]]:
-    """The pictures and clips of a folder and of those in it, by relative name, in order, `limit` at most."""
+    """The pictures and clips of a folder and of those in it, by relative name, in natural order, `limit` at most."""
     found: list[dict[str, Any]] = []
     root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
+    for path in listed(folder, tuple(PICTURES | CLIPS), deep=True):
         suffix = path.suffix.lower()
-        if path.name.startswith(".") or suffix not in PICTURES | CLIPS or not path.is_file():
-            continue
         if not path.resolve().is_relative_to(root):  # `inside` would not give it
             continue
         found.append({"name": path.relative_to(folder).as_posix(), "kind": "image" if suffix in PICTURES else "clip"})
