@@ -18,7 +18,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "benchmarks/*.md",
     "benchmarks/results/*.md",
     "plugins/README.md",
@@ -28,8 +30,10 @@ OUTSIDE = (
 )
 RENAMED = {
     "CHANGELOG.md": "changelog.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
+    "SECURITY.md": "security.md",
     "": "index.md",
     "benchmarks": "measured/how.md",
     "benchmarks/README.md": "measured/how.md",
