@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, for what they start too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from sam2core.testing.fixtures import installed, isolated_registry  # noqa: F401
 
 # Before anything discovers: what else is installed here must not change a test.

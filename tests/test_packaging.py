@@ -98,4 +98,4 @@ def test_the_readme_has_the_two_commands_that_ci_runs():
     words = first.split()
     picture = words[words.index("segment") + 1]
     assert (ROOT / picture).is_file()
-    assert second.endswith("&& .venv/bin/pytest")
+    assert second.endswith("&& .venv/bin/pytest -n 2")
