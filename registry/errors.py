@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from sam2core.older import ELSEWHERE
+from sam2core.older import nearest as nearest
 
 
 class UnknownName(ValueError):
@@ -22,20 +21,6 @@ class SpecError(ValueError):
 
 class WeightsError(ValueError):
     """Weights that are missing, incomplete or made for another model."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` was most likely meant to be, or None when nothing is close."""
-    names = list(known)
-    if (ours := ELSEWHERE.get(word)) in names:
-        return ours
-    lower = {name.lower(): name for name in reversed(names)}
-    match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
-    if match:
-        return lower[match[0]]
-    # "samurai" for "acme.samurai": a name written without its package
-    tails = [name for name in names if name.lower().rpartition(".")[2] == word.lower()]
-    return tails[0] if tails else None
 
 
 def hint(word: str, known: Iterable[str]) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
-from typing import Any
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 NEAR = 0.5
 """How alike two keywords are that may be meant for each other: `mask` and `mask_input` are (0.57)."""
@@ -26,6 +31,22 @@ WORDS = {
 }
 
 ELSEWHERE = {
+    "box_nms_thresh": "nms_threshold",
+    "crop_n_layers": "crop_layers",
+    "crop_n_points_downscale_factor": "crop_points_downscale",
+    "crop_nms_thresh": "crop_nms_threshold",
+    "crop_overlap_ratio": "crop_overlap",
+    "image": "images",
+    "max_hole_area": "fill_holes",
+    "max_sprinkle_area": "drop_islands",
+    "min_mask_region_area": "min_region_area",
+    "pred_iou_thresh": "iou_threshold",
+    "stability_score_offset": "stability_offset",
+    "stability_score_thresh": "stability_threshold",
+    "start_frame_idx": "start",
+    "use_m2m": "refine",
+    "video": "source",
+    "video_path": "source",
     "bbox": "box",
     "bboxes": "box",
     "boxes": "box",
@@ -45,15 +66,44 @@ ELSEWHERE = {
 """What Meta's code, transformers and ultralytics call what is ours by another name."""
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that `word` was most likely meant to be, or None when nothing is close."""
+    names = list(known)
+    if (ours := {**WORDS, **ELSEWHERE}.get(word)) in names:
+        return ours
+    lower = {name.lower(): name for name in reversed(names)}
+    match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=NEAR)
+    if match:
+        return lower[match[0]]
+    # "samurai" for "acme.samurai": a name written without its package
+    tails = [name for name in names if name.lower().rpartition(".")[2] == word.lower()]
+    return tails[0] if tails else None
+
+
 def check_keywords(what: str, unknown: Iterable[str], known: Sequence[str]) -> None:
     """Raise ValueError for keywords that `what` does not take, with ours: another package's word, or the nearest."""
     for word in unknown:
-        ours = {**WORDS, **ELSEWHERE}.get(word)
-        near = get_close_matches(word, known, 1, NEAR)
-        if ours in known:
-            raise ValueError(f"{what} takes no {word!r}; ours is {ours}. Known: {', '.join(known)}")
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(word, known)
+        if near is not None and {**WORDS, **ELSEWHERE}.get(word) == near:
+            raise ValueError(f"{what} takes no {word!r}; ours is {near}. Known: {', '.join(known)}")
+        meant = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{what} takes no {word!r}. Known: {', '.join(known)}{meant}")
+
+
+def takes_our_words(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """A function that answers keywords it does not take as `check_keywords` does, in place of a TypeError."""
+    entries = inspect.signature(function).parameters.values()
+    known = [entry.name for entry in entries if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)]
+    known = known[known[:1] == ["self"] :]
+    name = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
+    what = name if function.__name__ in ("__init__", "__call__") else function.__name__
+
+    @functools.wraps(function)
+    def checked(*arguments: Given.args, **keywords: Given.kwargs) -> Answer:
+        check_keywords(what, [word for word in keywords if word not in known], known)
+        return function(*arguments, **keywords)
+
+    return checked
 
 
 def renamed(value: Any) -> Any:

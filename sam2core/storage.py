@@ -16,7 +16,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "finish",
     "inside",
     "json_entry",
+    "open_address",
     "parse_json",
     "read_json",
     "read_text",
@@ -418,3 +419,34 @@ def web_address(text: Any, where: str) -> str:
     if reason is not None:
         raise FileError(f"{where}: {text[:120]!r} is no address: {reason}")
     return text
+
+
+def open_address(address: str, headers: Mapping[str, str] | None = None, *, timeout: float) -> Any:
+    """Ask an address of the web: urllib's response, a context manager, whose body is as it was stored.
+
+    No redirection to anything but http and https is followed, as urllib's own would to ftp.
+
+    timeout     seconds in which some byte must come
+
+    Raises
+        FileError: no address of http or https.
+        OSError: no answer, or a refusal (`urllib.error.HTTPError`).
+    """
+    import urllib.request  # here: it is slow to import, and few ask the web
+
+    request = urllib.request.Request(
+        web_address(address, "address"),
+        headers={"User-Agent": "sam2core", "Accept-Encoding": "identity", **(headers or {})},
+    )
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener.open(request, timeout=timeout)

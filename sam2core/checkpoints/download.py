@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from sam2core.checkpoints.files import check_container
-from sam2core.storage import FileError, check_space, disk_errors, finish, parse_json, size_text, web_address
+from sam2core.storage import (
+    FileError,
+    check_space,
+    disk_errors,
+    finish,
+    open_address,
+    parse_json,
+    size_text,
+    web_address,
+)
 
 __all__ = ["Progress", "download", "in_one_line", "warn_unverified"]
 
@@ -144,13 +153,13 @@ class _Part:
         have, etag = self._resumable()
         if self.size is not None and have == self.size:
             return True
-        headers = {"User-Agent": "sam2core", "Accept-Encoding": "identity"}
+        headers = {}
         if have:
             headers["Range"] = f"bytes={have}-"
             if etag:
                 headers["If-Range"] = etag  # what changed meanwhile comes whole instead of being glued on
         try:
-            response = _opener().open(urllib.request.Request(self.url, headers=headers), timeout=_TIMEOUT)
+            response = open_address(self.url, headers, timeout=_TIMEOUT)
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
                 self.remove()  # longer than what lies there now: start again
@@ -217,22 +226,6 @@ class _Part:
         if whole > LIMIT:
             raise FileError(f"the server announces {size_text(whole)}; at most {size_text(LIMIT)} are taken")
         return whole
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Speaks http and https, and follows no redirection to anything else, as urllib's own would to ftp."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _blocks(response: Any) -> Iterator[bytes]:

@@ -7,7 +7,10 @@ becomes one ValueError that names the file.
 
 from __future__ import annotations
 
+import http.client
+import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ from typing import Any, BinaryIO, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sam2core import storage
+
 PictureSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -27,6 +32,10 @@ SEQUENCES = ("TIFF", "PNG", "WEBP", "GIF", "AVIF")
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 LARGEST = 120_000_000
 """Pixels that a picture may have to be read whole: as values in fp32 these are 1.4 GB."""
+LARGEST_DOWNLOAD = 128 << 20
+"""Bytes of a picture that is read from an address."""
+TIMEOUT = 30.0
+"""Seconds in which some byte of it must come."""
 ORIENTATION = 274
 """EXIF's and TIFF's tag that says how a picture is to be turned."""
 TURNS = {
@@ -90,11 +99,39 @@ class Stored(Protocol):
     def close(self) -> None: ...
 
 
+def is_address(source: Any) -> bool:
+    """Whether a text is an address of the web; a path is none, as its double slash is lost."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def _why(path: Path) -> str:
+    """Why there is no such file."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        return "no such file; of addresses, those that begin with http:// and https:// are read, given as a text"
+    return "no such file"
+
+
+def _fetched(address: str) -> io.BytesIO:
+    """The bytes at an address. Raises ValueError that names it: no answer, no picture's size, a page of HTML."""
+    try:
+        with storage.open_address(address, timeout=TIMEOUT) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise ValueError(f"{address!r} is a page of HTML, no picture")
+            content = response.read(LARGEST_DOWNLOAD + 1)
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"{address!r} could not be read: {getattr(error, 'reason', error)}") from error
+    if len(content) > LARGEST_DOWNLOAD:
+        raise ValueError(
+            f"{address!r} is more than {storage.size_text(LARGEST_DOWNLOAD)}: download it, and give the file"
+        )
+    return io.BytesIO(content)
+
+
 class PictureFile:
     """A picture file that is open, and the pictures in it; a context manager.
 
     Args:
-        source: a path, or a file of bytes.
+        source: a path, an address (http or https, 128 MiB at most), or a file of bytes.
         name: what messages call it; a path by itself.
 
     Raises:
@@ -102,12 +139,15 @@ class PictureFile:
     """
 
     def __init__(self, source: PictureSource, *, name: str | None = None) -> None:
-        if isinstance(source, str | os.PathLike):
+        if is_address(source):
+            self.name = repr(source) if name is None else name
+            source = _fetched(str(source))
+        elif isinstance(source, str | os.PathLike):
             path = Path(source)
             self.name = repr(str(path)) if name is None else name
             if not path.is_file():
                 is_folder = f"{self.name} is a folder, not an image file"
-                raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name} (no such file)")
+                raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name} ({_why(path)})")
         else:
             self.name = "the picture" if name is None else name
         with self._reading():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sam2core.media.files import LARGEST, PictureFile, PictureSource
+from sam2core.media.files import LARGEST, PictureFile, PictureSource, is_address
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Frame: TypeAlias = "np.ndarray | Tensor"
@@ -32,7 +32,8 @@ class Damage(Exception):
 def read_image(image: ImageLike) -> Tensor:
     """Any picture as RGB values (3, H, W), fp32 in [0, 1].
 
-    Accepts a path, a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor (1 | 3 | 4, H, W); values are uint8,
+    Accepts a path, an address (http, https), a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor
+    (1 | 3 | 4, H, W); values are uint8,
     uint16, or floating in [0, 1] up to rounding. Grey becomes three equal channels, an alpha channel is dropped, a
     file's EXIF rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are
     not finite; it names the file.
@@ -51,13 +52,18 @@ def read_image(image: ImageLike) -> Tensor:
     return values
 
 
+def at_hand(image: Any) -> Any:
+    """An image as it was given, but one at an address of the web, which is fetched: its own values."""
+    return read_pixels(image) if is_address(image) else image
+
+
 def read_pixels(
     source: PictureSource, frame: int = 0, *, name: str | None = None, largest: int | None = LARGEST
 ) -> np.ndarray:
     """A picture file's own values, turned as displayed.
 
     Args:
-        source: a path or a file of bytes, which `name` is then the name of in messages.
+        source: a path, an address (http, https) or a file of bytes, which `name` is then the name of in messages.
         frame: which of the file's pictures.
         largest: pixels that it may have; None for any number.
 

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from sam2core.heads.select import candidates
-from sam2core.media.images import ImageLike, read_image
+from sam2core.media.images import ImageLike, at_hand, read_image
 from sam2core.media.rasters import open_raster
 from sam2core.model import Sam2
+from sam2core.older import takes_our_words
 from sam2core.ops import masks as mask_ops
 from sam2core.ops import regions, rle
 from sam2core.predictors.automask_record import FORMS as FORMS
 from sam2core.predictors.automask_record import AutoMask as AutoMask
+from sam2core.predictors.automask_record import AutoMasks as AutoMasks
 from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
+from sam2core.predictors.object_masks import named
 from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.tiles import stream_tiles
 from sam2core.predictors.transforms import to_model_points
@@ -63,6 +66,7 @@ class MaskGenerator:
     Source: upstream ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
+    @takes_our_words
     def __init__(
         self,
         model: Sam2,
@@ -121,12 +125,11 @@ class MaskGenerator:
         self._images = ImagePredictor(model)
 
     @overload
-    def generate(
-        self, images: list[Any] | tuple[Any, ...], *, progress: Progress | None = None
-    ) -> list[list[AutoMask]]: ...
+    def generate(self, images: list[Any] | tuple[Any, ...], *, progress: Progress | None = None) -> list[AutoMasks]: ...
     @overload
-    def generate(self, images: ImageLike, *, progress: Progress | None = None) -> list[AutoMask]: ...
+    def generate(self, images: ImageLike, *, progress: Progress | None = None) -> AutoMasks: ...
 
+    @takes_our_words
     def generate(self, images: Any, *, progress: Progress | None = None) -> Any:
         """The masks of a picture, best estimate first; for a list of pictures of any sizes, a list of such lists.
 
@@ -137,12 +140,21 @@ class MaskGenerator:
             return list(self.stream(images, progress=progress))
         return next(self.stream([images], progress=progress))
 
-    def stream(self, images: Iterable[Any], *, progress: Progress | None = None) -> Iterator[list[AutoMask]]:
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """`generate`."""
+        return self.generate(images, **options)
+
+    def __repr__(self) -> str:
+        return f"<MaskGenerator of {named(self.model)}, {sum(map(len, self.grids))} clicks>"
+
+    @takes_our_words
+    def stream(self, images: Iterable[Any], *, progress: Progress | None = None) -> Iterator[AutoMasks]:
         """The masks of one picture after the other, as they are done; pictures are read when their turn comes."""
         pictures = len(images) if isinstance(images, Sequence) else 1
         done = 0
         for image in images:
-            values = read_image(image)
+            picture = at_hand(image)
+            values = read_image(picture)
             size = (values.shape[1], values.shape[2])
             plan = crops(size, self.crop_layers, self.crop_overlap)
             clicks = sum(len(self.grids[layer]) for _, layer in plan)
@@ -151,9 +163,11 @@ class MaskGenerator:
                 if progress is not None:
                     progress(before + count, max(total, before + clicks))  # noqa: B023
 
-            yield self._picture(values, plan, report)
+            found = self._picture(values, plan, report)
+            yield AutoMasks([replace(one, picture=picture) for one in found], size, picture)
             done += clicks
 
+    @takes_our_words
     def tiles(
         self, source: Any, *, tile: int = 1024, overlap: int | None = None, progress: Progress | None = None
     ) -> Iterator[AutoMask]:

@@ -1,21 +1,24 @@
-"""AutoMask: one mask that was found in a picture, and the forms it is told in."""
+"""AutoMask: one mask that was found in a picture; AutoMasks: all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sam2core.annotations import integer
 from sam2core.ops import rle
 from sam2core.predictors.crops import Crop
+from sam2core.predictors.object_masks import ObjectMasks, Picture
 
 FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
 
 
-@dataclass(frozen=True, eq=False)
-class AutoMask:
-    """One mask found in a picture, as run lengths; it becomes pixels when asked for."""
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoMask(ObjectMasks):
+    """One mask found in a picture, as run lengths; it becomes pixels when asked for. A result of one object."""
 
     size: tuple[int, int]
     """The picture's (H, W)."""
@@ -30,6 +33,7 @@ class AutoMask:
     """The click that found it, x, y in pixels."""
     crop: Crop
     """The part of the picture the model saw: x0, y0, x1, y1, the last corner outside."""
+    picture: Picture = None
 
     @property
     def area(self) -> int:
@@ -68,3 +72,73 @@ class AutoMask:
             "stability_score": self.stability,
             "crop_box": [float(left), float(top), float(right - left), float(bottom - top)],
         }
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return (0,)
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.array([self.iou], dtype=np.float32)
+
+    def each(self) -> Iterator[np.ndarray]:
+        yield self.mask
+
+    def cpu(self) -> AutoMask:
+        return self
+
+    def rle(self) -> list[dict[str, Any]]:
+        return [self.coco]
+
+    def _rows(self, rows: list[int]) -> Any:
+        return self if rows == [0] else AutoMasks([self] * len(rows), self.size, self.picture)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"stability": [self.stability]}
+
+
+class AutoMasks(ObjectMasks, list[AutoMask]):
+    """The masks found in a picture, best estimate first: a list, and a result of as many objects.
+
+    `found[i]` is one mask; lists, slices and booleans give some of them, in the same form.
+    """
+
+    def __init__(self, masks: Iterable[AutoMask], size: tuple[int, int], picture: Picture = None) -> None:
+        list.__init__(self, masks)
+        self.size = size
+        self.picture = picture
+
+    __len__ = list.__len__
+    __iter__ = list.__iter__
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return tuple(range(len(self)))
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.array([one.iou for one in self], dtype=np.float32)
+
+    @property
+    def areas(self) -> np.ndarray:
+        return np.array([one.area for one in self], dtype=np.int64)
+
+    def each(self) -> Iterator[np.ndarray]:
+        for one in self:
+            yield one.mask
+
+    def cpu(self) -> AutoMasks:
+        return self
+
+    def rle(self) -> list[dict[str, Any]]:
+        return [one.coco for one in self]
+
+    def __getitem__(self, key: Any) -> Any:
+        one = integer(key)
+        return super().__getitem__(key) if one is None else list.__getitem__(self, self._row(one))
+
+    def _rows(self, rows: list[int]) -> AutoMasks:
+        return AutoMasks([list.__getitem__(self, row) for row in rows], self.size, self.picture)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"stability": [one.stability for one in self]}

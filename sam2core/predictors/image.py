@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, overload
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -15,10 +17,11 @@ from torch import Tensor
 from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
-from sam2core.media.images import ImageLike, read_image
+from sam2core.media.images import ImageLike, at_hand, read_image
 from sam2core.model import Sam2
-from sam2core.older import check_keywords
+from sam2core.older import check_keywords, takes_our_words
 from sam2core.ops import masks as mask_ops
+from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
     check_given,
@@ -33,13 +36,27 @@ from sam2core.types import MASK_INPUT_LIMIT, DecoderOutput, ImageFeatures, Label
 PROMPT_KEYS = ("points", "labels", "box", "mask_input", "multimask_output")
 
 
-@dataclass(frozen=True, eq=False)
-class ImageResult:
-    """The masks of B objects, M candidates each (M is 1, or 3 when several were asked for)."""
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageResult(ObjectMasks):
+    """The masks of B objects, M candidates each (M is 1, or 3 when several were asked for).
 
-    masks: Tensor  # (B, M, H, W) bool, at the image's size
+    Candidates stand in the order of the model's mask tokens, which is Meta's order and no ranking: `iou` ranks them,
+    and `best` takes the first of that. What is said of an object as a whole is said of its best candidate.
+    """
+
+    cleaned: Tensor  # (B, M, h, w) low-resolution logits after the predictor's options; `masks` are made of them
     iou: Tensor  # (B, M) predicted IoU of each mask
     logits: Tensor  # (B, M, h, w) low-resolution logits; one of them can be the `mask_input` of the next prompt
+    size: tuple[int, int]
+    threshold: float = 0.0
+    """The logit above which a pixel is inside."""
+    picture: Picture = None
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """(B, M, H, W) bool, at the image's size; made when first asked for."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._enlarged(self.cleaned)
 
     @property
     def best(self) -> ImageResult:
@@ -48,11 +65,45 @@ class ImageResult:
             return self
         row = torch.arange(self.iou.shape[0], device=self.iou.device)
         index = self.iou.argmax(dim=1)
-        return ImageResult(
-            masks=self.masks[row, index].unsqueeze(1),
-            iou=self.iou[row, index].unsqueeze(1),
-            logits=self.logits[row, index].unsqueeze(1),
-        )
+        return self._with(lambda tensor: tensor[row, index].unsqueeze(1))
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        return tuple(range(self.iou.shape[0]))
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.best.iou[:, 0].cpu().numpy()
+
+    def each(self) -> Iterator[np.ndarray]:
+        best = self.best
+        if "masks" in self.__dict__:
+            yield from best.masks[:, 0].cpu().numpy()
+            return
+        for row in range(len(self)):
+            with torch.inference_mode(False), torch.no_grad():
+                mask = self._enlarged(best.cleaned[row : row + 1])[0, 0]
+            yield mask.cpu().numpy()
+
+    def cpu(self) -> ImageResult:
+        return self._with(lambda tensor: tensor.cpu())
+
+    def _rows(self, rows: list[int]) -> ImageResult:
+        return self._with(lambda tensor: tensor[rows])
+
+    def _enlarged(self, logits: Tensor) -> Tensor:
+        return mask_ops.resize(logits, self.size) > self.threshold
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> ImageResult:
+        """The same result with its tensors changed, those among them that were made from others already."""
+        with torch.inference_mode(False), torch.no_grad():
+            other = replace(self, cleaned=change(self.cleaned), iou=change(self.iou), logits=change(self.logits))
+            if "masks" in self.__dict__:
+                other.__dict__["masks"] = change(self.masks)
+        return other
+
+    def _where(self) -> str:
+        return "" if self.iou.shape[1] == 1 else f" of {self.iou.shape[1]} candidates each"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +127,7 @@ class ImagePredictor:
     Source: upstream ``SAM2ImagePredictor``, without its hidden state.
     """
 
+    @takes_our_words
     def __init__(
         self,
         model: Sam2,
@@ -93,25 +145,41 @@ class ImagePredictor:
             fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
         )
 
+    def __repr__(self) -> str:
+        return f"<ImagePredictor of {named(self.model)}>"
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...], prompts: Any) -> list[ImageResult]: ...
+    @overload
+    def __call__(self, images: ImageLike, points: Any = None, **prompt: Any) -> ImageResult: ...
+
+    def __call__(self, images: Any, *prompts: Any, **prompt: Any) -> Any:
+        """`encode` an image, or a list of them, and `predict`, whose arguments follow the images."""
+        return self.encode(images).predict(*prompts, **prompt)
+
     @overload
     def encode(self, images: list[Any] | tuple[Any, ...]) -> ImageBatchHandle: ...
     @overload
     def encode(self, images: ImageLike) -> ImageHandle: ...
 
+    @takes_our_words
     @torch.inference_mode()
     def encode(self, images: Any) -> ImageHandle | ImageBatchHandle:
         """Encode an image, or a list of images of any sizes in one call of the encoder.
 
-        An image is a path, a PIL image, an array (H, W, 3 | 1 | 4) or (H, W), or a tensor (3 | 1 | 4, H, W); values are
-        uint8, uint16 or floating in [0, 1]. Raises ValueError for anything else.
+        An image is a path, an address (http, https), a PIL image, an array (H, W, 3 | 1 | 4) or (H, W), or a tensor
+        (3 | 1 | 4, H, W); values are uint8, uint16 or floating in [0, 1]. Handles and results hold it as it was given,
+        to be drawn on. Raises ValueError for anything else.
         """
         if not isinstance(images, list | tuple):
-            features, sizes = self._encode([images])
-            return ImageHandle(self, features, sizes[0])
+            image = at_hand(images)
+            features, sizes = self._encode([image])
+            return ImageHandle(self, features, sizes[0], image)
         if not images:
             raise ValueError("there is no image to encode: the list is empty")
-        features, sizes = self._encode(images)
-        return ImageBatchHandle(self, features, sizes)
+        pictures = [at_hand(image) for image in images]
+        features, sizes = self._encode(pictures)
+        return ImageBatchHandle(self, features, sizes, pictures)
 
     def _encode(self, images: Sequence[ImageLike]) -> tuple[ImageFeatures, list[tuple[int, int]]]:
         values = [read_image(image) for image in images]
@@ -196,6 +264,7 @@ class ImagePredictor:
         features: ImageFeatures,
         sizes: Sequence[tuple[int, int]],
         requests: Sequence[_Request | None],
+        pictures: Sequence[Picture],
     ) -> list[ImageResult]:
         """Answer the requests of each image in one decoder call; None, or no object, gets no masks."""
         model = self.model
@@ -210,15 +279,19 @@ class ImagePredictor:
                 part = DecoderOutput(
                     output.masks[rows], output.iou[rows], output.tokens[rows], output.object_score[rows]
                 )
-                answers[index] = self._result(part, request, sizes[index])
+                answers[index] = self._result(part, request, sizes[index], pictures[index])
         for index, wanted in enumerate(requests):
             if index not in answers:
                 shape = 0, 3 if wanted and wanted.multimask_output else 1
                 with torch.inference_mode(False):
+                    logits = torch.zeros(*shape, *model.prompt_encoder.mask_input_size, device=model.device)
                     answers[index] = ImageResult(
-                        masks=torch.zeros(*shape, *sizes[index], dtype=torch.bool, device=model.device),
+                        cleaned=logits,
                         iou=torch.zeros(*shape, device=model.device),
-                        logits=torch.zeros(*shape, *model.prompt_encoder.mask_input_size, device=model.device),
+                        logits=logits,
+                        size=sizes[index],
+                        threshold=self.mask_threshold,
+                        picture=pictures[index],
                     )
         return [answers[index] for index in range(len(requests))]
 
@@ -257,7 +330,7 @@ class ImagePredictor:
             features = features.rows(torch.tensor(rows, device=device))
         return self.model.decode(features, features.embedding, prompt)
 
-    def _result(self, output: DecoderOutput, request: _Request, size: tuple[int, int]) -> ImageResult:
+    def _result(self, output: DecoderOutput, request: _Request, size: tuple[int, int], picture: Picture) -> ImageResult:
         stability = self.model.mask_decoder.stability
         if request.multimask_output is None:
             logits, iou = self._by_rule(output, request)
@@ -270,9 +343,12 @@ class ImagePredictor:
         clean = self.postprocess(logits.float(), clicks)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
-                masks=mask_ops.resize(clean, size) > self.mask_threshold,
+                cleaned=clean,
                 iou=iou.to(torch.float32, copy=True),
                 logits=logits.float().clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
+                size=size,
+                threshold=self.mask_threshold,
+                picture=picture,
             )
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
@@ -298,12 +374,20 @@ def _ordinary(tensor: Tensor) -> Tensor:
 class ImageHandle:
     """One encoded image; answers any number of prompts, from any number of threads."""
 
-    def __init__(self, predictor: ImagePredictor, features: ImageFeatures, size: tuple[int, int]) -> None:
+    def __init__(
+        self, predictor: ImagePredictor, features: ImageFeatures, size: tuple[int, int], picture: Picture = None
+    ) -> None:
         self.predictor = predictor
         self.features = features
         self.size = size
         """The image's (H, W), in whose pixels prompts are given and masks returned."""
+        self.picture = picture
+        """The image as it was given; None where it is not known, as of a handle that was saved."""
 
+    def __repr__(self) -> str:
+        return f"<ImageHandle: {self.size[1]}x{self.size[0]} pixels, encoded by {named(self.predictor.model)}>"
+
+    @takes_our_words
     @torch.inference_mode()
     def predict(
         self,
@@ -313,7 +397,6 @@ class ImageHandle:
         mask_input: Any = None,
         *,
         multimask_output: bool | None = None,
-        **unknown: Any,
     ) -> ImageResult:
         """The masks that the prompt asks for, for one object or for B objects at once.
 
@@ -321,13 +404,13 @@ class ImageHandle:
         0 off it, -1 no point (fills up a row); `box` x0, y0, x1, y1, (4,) or (B, 4); `mask_input` the low-resolution
         logits of an earlier answer, (h, w) or (B, h, w). Points, box and mask input of one object can be combined.
 
-        `multimask_output`: True gives three candidates per object, False the single mask; None, the default, gives one
+        `multimask_output`: True gives three candidates per object, in the model's order (`ImageResult.best` takes the
+        one with the highest estimate), False the single mask; None, the default, gives one
         mask by the model's own rule: the best of three for a lone click, which is ambiguous, and the single mask for
         everything else. Raises ValueError for wrong shapes, labels and places.
         """
-        check_keywords("predict", unknown, PROMPT_KEYS)
         request = self.predictor._request(self.size, points, labels, box, mask_input, multimask_output)
-        return self.predictor._answer(self.features, [self.size], [request])[0]
+        return self.predictor._answer(self.features, [self.size], [request], [self.picture])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the encoded image to a safetensors file that `ImagePredictor.load` reads."""
@@ -337,10 +420,22 @@ class ImageHandle:
 class ImageBatchHandle:
     """Several encoded images; `handle[i]` is the handle of one."""
 
-    def __init__(self, predictor: ImagePredictor, features: ImageFeatures, sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        predictor: ImagePredictor,
+        features: ImageFeatures,
+        sizes: Sequence[tuple[int, int]],
+        pictures: Sequence[Picture] = (),
+    ) -> None:
         self.predictor = predictor
         self.features = features
         self.sizes = list(sizes)
+        self.pictures = list(pictures) or [None] * len(self.sizes)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{width}x{height}" for height, width in self.sizes[:TOLD])
+        more = f" and {len(self) - TOLD} more" if len(self) > TOLD else ""
+        return f"<ImageBatchHandle: {len(self)} images ({sizes}{more}), encoded by {named(self.predictor.model)}>"
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -354,8 +449,9 @@ class ImageBatchHandle:
             position=self.features.position,
             high_res_features=tuple(level[index : index + 1] for level in self.features.high_res_features),
         )
-        return ImageHandle(self.predictor, one, self.sizes[index])
+        return ImageHandle(self.predictor, one, self.sizes[index], self.pictures[index])
 
+    @takes_our_words
     @torch.inference_mode()
     def predict(self, prompts: Sequence[Mapping[str, Any] | None]) -> list[ImageResult]:
         """One result per image, from one decoder call; a prompt holds the arguments of `ImageHandle.predict`.
@@ -376,7 +472,7 @@ class ImageBatchHandle:
                 requests.append(self.predictor._request(self.sizes[index], **prompt))
             except ValueError as error:
                 raise ValueError(f"image {index}: {error}") from error
-        return self.predictor._answer(self.features, self.sizes, requests)
+        return self.predictor._answer(self.features, self.sizes, requests, self.pictures)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the encoded images to a safetensors file that `ImagePredictor.load` reads."""

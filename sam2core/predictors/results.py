@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sam2core.annotations import integer
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.crops import Crop
+from sam2core.predictors.object_masks import ObjectMasks, Picture
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import NO_OBJECT
 
 if TYPE_CHECKING:
+    from sam2core.predictors.session_frames import SessionFrames
     from sam2core.predictors.video import VideoPredictor
 
 
-@dataclass(eq=False)
-class FrameResult:
+@dataclass(eq=False, repr=False)
+class FrameResult(ObjectMasks):
     """What is known of every object on one frame.
 
     Rows are objects, in the order of `objects`. An object that has no answer on this frame yet has logits of
-    NO_OBJECT, an IoU of 0 and an object score of NO_OBJECT.
+    NO_OBJECT, an IoU of 0 and an object score of NO_OBJECT. ``result["dog"]`` is the result of one object.
     """
 
     frame: int
@@ -37,6 +41,9 @@ class FrameResult:
     threshold: float = 0.0
     crop: Crop | None = None
     """The part of the frame that was looked at, to which `logits` belong; None: all of it."""
+    picture: Picture = None
+    settled: Tensor | None = None
+    """The logits (N, H, W) at the video's size, where objects were taken out of a `non_overlapping` result."""
 
     @property
     def video_logits(self) -> Tensor:
@@ -46,6 +53,8 @@ class FrameResult:
 
     def enlarged(self, start: int = 0, stop: int | None = None) -> Tensor:
         """The logits (K, H, W) of rows `start` to `stop` at the video's size, `non_overlapping` or not."""
+        if self.settled is not None:
+            return self.settled[start:stop]
         rows = self.logits[start:stop]
         if not len(rows):
             return rows.new_zeros(0, *self.size)
@@ -61,16 +70,70 @@ class FrameResult:
         """Object id -> boolean mask (H, W)."""
         return dict(zip(self.objects, self.video_logits > self.threshold, strict=True))
 
+    @property
+    def scores(self) -> np.ndarray:
+        return self.iou.cpu().numpy()
+
+    def each(self) -> Iterator[np.ndarray]:
+        apart = self._apart()
+        for row in range(len(self)):
+            yield (apart.enlarged(row, row + 1)[0] > self.threshold).cpu().numpy()
+
+    def cpu(self) -> FrameResult:
+        settled = None if self.settled is None else self.settled.cpu()
+        return replace(
+            self,
+            logits=self.logits.cpu(),
+            iou=self.iou.cpu(),
+            object_score=self.object_score.cpu(),
+            settled=settled,
+        )
+
+    def _apart(self) -> FrameResult:
+        return replace(self, settled=self.video_logits, non_overlapping=False) if self.non_overlapping else self
+
+    def _rows(self, rows: list[int]) -> FrameResult:
+        return replace(
+            self,
+            objects=tuple(self.objects[row] for row in rows),
+            logits=self.logits[rows],
+            iou=self.iou[rows],
+            object_score=self.object_score[rows],
+            settled=None if self.settled is None else self.settled[rows],
+        )
+
+    def _row(self, key: Any) -> int:
+        """The row of an object by its id. Raises ValueError where there is none."""
+        number = integer(key)
+        wanted = key if number is None else number
+        if wanted not in self.objects:
+            known = ", ".join(map(repr, self.objects)) or "none"
+            raise ValueError(f"there is no object {key!r}; known objects: {known}")
+        return self.objects.index(wanted)
+
+    def _names(self, names: Any) -> list[str]:
+        own = names is None and len(self) > 1
+        return super()._names(True if own else names)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"frame": self.frame, "object_score": self.object_score.cpu().numpy()}
+
+    def _tracked(self) -> dict[str, Any]:
+        whole = all(integer(name) is not None for name in self.objects)  # supervision's are integers
+        return {"tracker_id": np.array(self.objects, dtype=np.int64)} if whole else {}
+
+    def _where(self) -> str:
+        return f" of frame {self.frame}"
+
 
 def frame_result(
     predictor: VideoPredictor,
     tracks: Mapping[Hashable, ObjectTrack],
     frame: int,
     *,
-    size: tuple[int, int],
-    crop: Crop | None,
+    frames: SessionFrames,
 ) -> FrameResult:
-    """What the tracks know of a frame of a video of (H, W), of which `crop` is looked at.
+    """What the tracks know of a frame of a video.
 
     Raises ValueError when an answer holds NaN.
     """
@@ -95,8 +158,9 @@ def frame_result(
         logits=torch.cat(logits) if logits else torch.zeros(0, h, w, device=device),
         iou=torch.cat(iou) if iou else torch.zeros(0, device=device),
         object_score=torch.cat(object_score) if object_score else torch.zeros(0, device=device),
-        size=size,
+        size=frames.size,
         non_overlapping=predictor.non_overlapping,
         threshold=predictor.mask_threshold,
-        crop=crop,
+        crop=frames.crop,
+        picture=frames.picture(frame),
     )

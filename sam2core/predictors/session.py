@@ -12,21 +12,20 @@ from torch import Tensor
 
 from sam2core.annotations import integer
 from sam2core.media.images import read_image
-from sam2core.older import check_keywords
+from sam2core.older import takes_our_words
 from sam2core.predictors.crops import Crop
 from sam2core.predictors.history import History
 from sam2core.predictors.results import FrameResult, frame_result
 from sam2core.predictors.session_file import write
 from sam2core.predictors.session_frames import Route, SessionFrames
 from sam2core.predictors.session_prompts import answer_prompt, read_prompt
-from sam2core.predictors.tracks import ObjectTrack
+from sam2core.predictors.tracks import ObjectTrack, check_prompted, first_prompted
 from sam2core.types import FrameMemory, ImageFeatures, Keep
 
 if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
     from sam2core.predictors.video import VideoPredictor
 
-PROMPT_KEYS = ("points", "labels", "box", "mask", "add")
 DIRECTIONS = ("forward", "backward", "both")
 
 Progress = Callable[[int, int | None], None]
@@ -66,6 +65,11 @@ class VideoSession:
         self._frames = SessionFrames(source, crop)
         self._history: History[Hashable, ObjectTrack] = History()
 
+    def __repr__(self) -> str:
+        objects = ", ".join(map(repr, self.objects)) or "none"
+        at = "" if self.position is None else f", at frame {self.position}"
+        return f"<VideoSession: {self._frames}{at}, objects: {objects}>"
+
     # what is there
 
     @property
@@ -97,10 +101,11 @@ class VideoSession:
     @torch.no_grad()
     def result(self, frame: int) -> FrameResult:
         """What is known of every object on a frame, without computing anything."""
-        return frame_result(self.predictor, self.tracks, frame, size=self.size, crop=self.crop)
+        return frame_result(self.predictor, self.tracks, frame, frames=self._frames)
 
     # prompts
 
+    @takes_our_words
     @torch.inference_mode()
     def prompt(
         self,
@@ -112,7 +117,6 @@ class VideoSession:
         mask: Any = None,
         *,
         add: bool = False,
-        **unknown: Any,
     ) -> FrameResult:
         """Say what an object is on a frame, and see the answer for all objects on that frame.
 
@@ -123,7 +127,6 @@ class VideoSession:
         on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or
         the frame does not exist.
         """
-        check_keywords("prompt", unknown, PROMPT_KEYS)
         frame, object = self._frames.check(frame, self.position), plain(object)
         before = self.tracks.get(object)
         earlier = before.prompts.get(frame) if before is not None and add else None
@@ -181,6 +184,7 @@ class VideoSession:
 
     # tracking
 
+    @takes_our_words
     def propagate(
         self,
         start: int | None = None,
@@ -201,8 +205,8 @@ class VideoSession:
             raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
         if self.source is None:
             raise ValueError("a live session has no frames to propagate over; give it one at a time with step()")
-        self._check_prompted()
-        first = self._first_prompted() if start is None else self._frames.check(start, self.position)
+        check_prompted(self.tracks)
+        first = first_prompted(self.tracks) if start is None else self._frames.check(start, self.position)
         plan, total = self._frames.route(first, stop, direction)
         return self._run(plan, total, progress)
 
@@ -218,6 +222,7 @@ class VideoSession:
                     progress(done, total)
                 yield result
 
+    @takes_our_words
     @torch.inference_mode()
     def step(self, image: Any, prompts: Mapping[Hashable, Mapping[str, Any]] | None = None) -> FrameResult:
         """Give a live session its next frame, with prompts on it: object id -> keywords of `prompt`.
@@ -233,13 +238,14 @@ class VideoSession:
         before = (self._frames.copy(), self.position, dict(self.tracks), self._history.copy())
         self._frames.admit(size)
         frame = 0 if self.position is None else self.position + 1
+        self._frames.newest.frame, self._frames.newest.image = frame, image
         self.position = frame
         try:
             self._encode(frame, values)
             for object, said in (prompts or {}).items():
                 self.prompt(frame, object, **said)
             if self.tracks:
-                self._check_prompted()
+                check_prompted(self.tracks)
         except BaseException:
             self._frames, self.position, self.tracks, self._history = before
             raise
@@ -252,7 +258,7 @@ class VideoSession:
         """Bring every object onto a frame: prompted ones as answered, the others from memory."""
         tracks = list(self.tracks.values())
         self._memorize_pending(tracks)
-        self._check_prompted()
+        check_prompted(self.tracks)
         followed = [track for track in tracks if frame not in track.bank.prompted]
         if followed:
             self.predictor.follow(self.features(frame), followed, frame, backwards=backwards, length=self.length)
@@ -311,16 +317,6 @@ class VideoSession:
             known = ", ".join(repr(known) for known in self.tracks) or "none"
             raise ValueError(f"there is no object {object!r}; known objects: {known}")
         return self.tracks[object]
-
-    def _first_prompted(self) -> int:
-        return min(frame for track in self.tracks.values() for frame in track.prompted_frames)
-
-    def _check_prompted(self) -> None:
-        if not self.tracks:
-            raise ValueError("there is no object to track; prompt one first")
-        for track in self.tracks.values():
-            if not track.prompted_frames:
-                raise ValueError(f"object {track.id!r} has no prompt on any frame; prompt it or remove it")
 
     # copies
 

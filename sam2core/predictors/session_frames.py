@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sam2core.annotations import integer
 from sam2core.model import Sam2
+from sam2core.predictors.object_masks import Picture
 from sam2core.predictors.transforms import read_crop, to_model
 from sam2core.types import ImageFeatures
 
@@ -19,6 +22,20 @@ if TYPE_CHECKING:
 CACHED_FRAMES = 4
 Route = list[tuple[Iterator[int], bool]]
 """Frames in the order in which they are visited, and whether that is backwards; one part after the other."""
+
+
+@dataclass
+class NewestFrame:
+    """The frame that a live session was given last, as it was given."""
+
+    frame: int = -1
+    image: Any = None
+
+    def read(self, frame: int) -> Any:
+        """Its image. Raises ValueError for another frame."""
+        if frame != self.frame:
+            raise ValueError(f"frame {frame} of this live session has passed: give its picture, plot(picture)")
+        return self.image
 
 
 class SessionFrames:
@@ -33,6 +50,12 @@ class SessionFrames:
         """The part x0, y0, x1, y1 of every frame that is looked at; None: all. Of a live session, checked at first."""
         self.known_size: tuple[int, int] | None = None
         self.encoded: OrderedDict[int, ImageFeatures] = OrderedDict()
+        self.newest = NewestFrame()
+
+    def __str__(self) -> str:
+        if self.source is None:
+            return "live"
+        return "of unknown length" if self.length is None else f"{self.length} frames"
 
     @property
     def length(self) -> int | None:
@@ -59,6 +82,10 @@ class SessionFrames:
             raise ValueError(f"all frames of a session have one size: {self.known_size}, this one {size}")
         self.crop = None if self.crop is None else read_crop(self.crop, size)
         self.known_size = size
+
+    def picture(self, frame: int) -> Picture:
+        """What reads a frame when its result is drawn; a result holds no frame."""
+        return partial(self.newest.read if self.source is None else self.source.__getitem__, frame)
 
     def encode(self, frame: int, values: Tensor, model: Sam2) -> ImageFeatures:
         """Encode the pixels (3, H, W) of a frame, or the crop of them, and keep the result."""
@@ -129,4 +156,5 @@ class SessionFrames:
         other = SessionFrames(self.source, None)
         other.crop, other.known_size = self.crop, self.known_size
         other.encoded = self.encoded.copy()
+        other.newest = replace(self.newest)
         return other

@@ -33,7 +33,7 @@ def read_prompt(
     earlier: FramePrompt | None,
     size: tuple[int, int],
     crop: Crop | None,
-    model_size: int,
+    model_size: tuple[int, int],
 ) -> FramePrompt:
     """A prompt in a video's pixels as the model reads it; `size` is the video's (H, W), `crop` what is looked at of it.
 

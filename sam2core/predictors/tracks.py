@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,3 +117,17 @@ class ObjectTrack:
         """Forget the recent frames up to `reach` away from a frame."""
         for at in [at for at in self.bank.recent if abs(at - frame) <= reach]:
             del self.bank.recent[at]
+
+
+def check_prompted(tracks: Mapping[Hashable, ObjectTrack]) -> None:
+    """Raise ValueError where there is no object, or one that was never prompted."""
+    if not tracks:
+        raise ValueError("there is no object to track; prompt one first")
+    for track in tracks.values():
+        if not track.prompted_frames:
+            raise ValueError(f"object {track.id!r} has no prompt on any frame; prompt it or remove it")
+
+
+def first_prompted(tracks: Mapping[Hashable, ObjectTrack]) -> int:
+    """The earliest frame on which one of the objects is prompted."""
+    return min(frame for track in tracks.values() for frame in track.prompted_frames)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import layout
 from sam2core.model import Sam2
+from sam2core.older import takes_our_words
+from sam2core.predictors.object_masks import named
 from sam2core.predictors.postprocess import Postprocess, clicks_on
+from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
 from sam2core.predictors.session_file import read
 from sam2core.predictors.tracks import ObjectTrack
@@ -43,6 +46,7 @@ class VideoPredictor:
     stay the same (`compile_model`). Source: upstream ``SAM2VideoPredictor``.
     """
 
+    @takes_our_words
     def __init__(
         self,
         model: Sam2,
@@ -75,6 +79,19 @@ class VideoPredictor:
         self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
         self._objects_per_call = objects_per_call
 
+    def __repr__(self) -> str:
+        return f"<VideoPredictor of {named(self.model)}>"
+
+    def __call__(self, source: Any, *, frame: int = 0, object: Hashable = 1, **prompt: Any) -> Iterator[FrameResult]:
+        """Follow one object through a video: `open` it, `prompt` a frame, and `propagate` from there to the end.
+
+        The prompt is checked at once, the frames are visited as their results are asked for.
+        """
+        session = self.open(source)
+        session.prompt(frame, object, **prompt)
+        return session.propagate()
+
+    @takes_our_words
     def open(
         self,
         source: Any = None,
@@ -96,6 +113,7 @@ class VideoPredictor:
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
         return VideoSession(self, frames, keep=keep, crop=crop)
 
+    @takes_our_words
     def load(
         self,
         path: str | os.PathLike[str],

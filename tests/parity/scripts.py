@@ -27,6 +27,7 @@ from torch import Tensor
 from sam2core.media.images import read_image
 from sam2core.memory.policy import RecentFrames
 from sam2core.predictors import session_prompts
+from sam2core.predictors.tracks import first_prompted
 from sam2core.predictors.transforms import to_model
 from sam2core.predictors.video import VideoPredictor
 from sam2core.types import NO_OBJECT
@@ -468,7 +469,7 @@ class Ours:
             return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
 
     def propagate(self, step: Propagate) -> Iterator[Shown]:
-        start = self.session._first_prompted() if step.start is None else step.start
+        start = first_prompted(self.session.tracks) if step.start is None else step.start
         stop = None
         if step.frames is not None:
             stop = max(start - step.frames, -1) if step.backwards else start + step.frames

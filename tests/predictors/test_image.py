@@ -169,7 +169,7 @@ def test_objects_together_equal_one_by_one(predictor):
             one = handle.predict(points[row][keep], labels[row][keep], multimask_output=multimask_output)
             assert_same(
                 one,
-                type(one)(together.masks[row : row + 1], together.iou[row : row + 1], together.logits[row : row + 1]),
+                together[row],
             )
 
 
