@@ -375,6 +375,15 @@ def median(rows: list[dict[str, Any]], task: str, name: str, key: str) -> float 
     return statistics.median(found) if found else None
 
 
+def seconds(rows: list[dict[str, Any]], task: str, name: str) -> str:
+    """The median of the rounds; their range behind it where the slowest took half as long again as the fastest."""
+    found = [row[name]["wall"] for row in rows if row["task"] == task and name in row]
+    if not found:
+        return ""
+    low, high = min(found), max(found)
+    return f"{statistics.median(found):.3f} s" + (f" ({low:.3f} to {high:.3f})" if high > 1.5 * low else "")
+
+
 def cell(value: float | None, form: str) -> str:
     """A number in a table; nothing where nothing was measured."""
     return "" if value is None else form.format(value)
@@ -402,7 +411,7 @@ def table(result: dict[str, Any]) -> str:
     for task in (*STARTUP, *STEADY):
         if not any(row["task"] == task for row in rows):
             continue
-        cells = [WORDS[task], *(cell(median(rows, task, name, "wall"), "{:.3f} s") for name in names)]
+        cells = [WORDS[task], *(seconds(rows, task, name) for name in names)]
         for key in ("wall", "cpu"):
             cells += [ratio(rows, task, other, key) for other in others]
         lines.append("| " + " | ".join(cells) + " |")

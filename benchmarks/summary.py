@@ -3,7 +3,8 @@
     python benchmarks/summary.py
 
 Reads what the other scripts wrote into ``benchmarks/results/`` and writes ``summary.md`` and ``summary.png`` there.
-Every figure is the median of the ratios within rounds, in which all took turns. Nothing is measured here.
+Every figure is the median of the ratios within rounds, in which all took turns, or for automatic masks the
+ratio of the medians. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -147,6 +148,16 @@ def table(found: dict[str, list[Found]], what: str, peers: Sequence[str]) -> str
     return "\n".join(lines)
 
 
+def machines() -> str:
+    """The versions of each machine's column, as `image.py` recorded them."""
+    lines = ["| machine | rounds | versions |", "|---|---|---|"]
+    for machine, files in MACHINES.items():
+        result = json.loads((RESULTS / f"{files['image']}.json").read_text(encoding="utf-8"))
+        versions = ", ".join(f"{name} {version}" for name, version in result["machine"]["versions"].items())
+        lines.append(f"| {machine} | {result['rounds']} | {versions} |")
+    return "\n".join(lines)
+
+
 def plot(found: dict[str, list[Found]], path: Path) -> None:
     """A panel for each machine; right of 1 this library is faster."""
     import matplotlib
@@ -184,13 +195,18 @@ def main() -> None:
         "",
         "`sam2.1_hiera_t` (the encoder of the large size, too) with the same random weights in all, 1024 px, two "
         "threads. Above 1.00 this library is faster, or needs less. float32 where nothing else is said; in bfloat16 "
-        "the others run under autocast. Read from the reports beside this file by `benchmarks/summary.py`.",
+        "the others run under autocast. Read from the reports beside this file by `benchmarks/summary.py`. Compare "
+        "packages within a machine, not machines: versions differ (the last table), and so does the day of the code.",
         "",
         table(found, SPEED, PEERS[:1]),
         "",
         table(found, SPEED, PEERS[1:]),
         "",
         table(found, MEMORY, PEERS),
+        "",
+        "What ran, and how many rounds `image.py` had; the other scripts' reports say theirs.",
+        "",
+        machines(),
         "",
         "![The same as a plot](summary.png)",
         "",
