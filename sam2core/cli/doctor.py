@@ -197,8 +197,19 @@ def _sam2(facts: dict[str, Any], problems: list[str]) -> None:
     where = found.origin or next(iter(found.submodule_search_locations or []), "?") if found else "nowhere"
     names = ", ".join(f"{owner} {_version(owner)}" for owner in owners) or "no installed distribution"
     facts["sam2 package"] = f"owned by {names}, imported from {where}"
+    ours = "sam2core-compat"
     if len(owners) > 1:
-        problems.append(f"{' and '.join(owners)} both install a package `sam2`, one over the other: uninstall one")
+        told = f"{' and '.join(owners)} both install a package `sam2`, one over the other: "
+        if ours not in owners:
+            told += "uninstall one"
+        else:  # a program that requires `sam2` makes pip install Meta's
+            told += (
+                f"pip uninstall -y {' '.join(owners)}, then pip install {ours}; install a program that requires sam2 "
+                "with --no-deps, or the shim of sam2core-compat before it"
+            )
+        problems.append(told)
+    if ours in owners and importlib.util.find_spec("hydra") is None:
+        facts["sam2 package"] += "; programs that import hydra need pip install hydra-core"
 
 
 def _disk(facts: dict[str, Any], problems: list[str]) -> None:

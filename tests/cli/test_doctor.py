@@ -74,6 +74,15 @@ def test_the_owners_of_sam2_are_named(examine, monkeypatch):
     facts, problems = examine()
     assert "SAM-2" in facts["sam2 package"]
     assert "SAM-2 and ultra-sam both install a package `sam2`" in problems
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"sam2": ["sam2", "sam2core-compat"]})
+    _, problems = examine()
+    assert "pip uninstall -y sam2 sam2core-compat, then pip install sam2core-compat" in problems
+    assert "--no-deps" in problems
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"sam2": ["sam2core-compat"]})
+    real = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "hydra" else real(name))
+    facts, _ = examine()
+    assert "programs that import hydra need pip install hydra-core" in facts["sam2 package"]
     monkeypatch.setattr(importlib.metadata, "packages_distributions", dict)
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     facts, _ = examine()

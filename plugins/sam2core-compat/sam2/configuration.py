@@ -157,7 +157,7 @@ def _apply(tree: dict[str, Any], text: str) -> None:
     mark = next((mark for mark in ("++", "+", "~") if text.startswith(mark)), "")
     key, equals, value = text[len(mark) :].partition("=")
     path = key.strip().split(".")
-    if (not equals and mark != "~") or len(path) < 2 or (path[0] not in tree and path[0] != "model"):
+    if (not equals and mark != "~") or path == ["model"] or path[0] not in (*tree, "model"):
         raise ValueError(f"{text!r} is no override: write 'model.key=value', '+model.key=value' or '++model.key=value'")
     here = tree
     for step in path[:-1]:

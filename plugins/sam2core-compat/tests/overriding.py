@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sam2  # noqa: F401  # initialises Hydra on its own configurations
+import sam2.utils.misc
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_image_predictor import SAM2ImagePredictor
+from scipy import ndimage
 from torch import Tensor, nn
 
 KINDS = ("video", "image", "automatic")
@@ -69,7 +70,7 @@ def other(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return value - 1 if value > 1 else value + 1
+        return value - 1 if value > 1 else value + 5
     if isinstance(value, float):
         return value * 0.75 + 0.05
     if isinstance(value, nn.Parameter):
@@ -89,16 +90,27 @@ def weights(model: nn.Module) -> None:
         model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(3.0)
 
 
+def regions(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels and areas of the 8-connected regions of masks (N, 1, H, W)."""
+    labels, areas = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
+    for row, one in enumerate(mask[:, 0].numpy()):
+        labels[row, 0], _ = ndimage.label(one, structure=np.ones((3, 3)))
+        counts = np.bincount(labels[row, 0].ravel())
+        areas[row, 0] = np.where(one, counts[labels[row, 0]], 0)
+    return torch.from_numpy(labels), torch.from_numpy(areas)
+
+
 class Program:
     """A video, an image and an automatic run over one model."""
 
     def __init__(self, folder: Path) -> None:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder), version_base="1.2"):
-            extra = ["++model.non_overlap_masks=true"]
+            extra = ["++model.non_overlap_masks=true", "++model.image_size=64"]
             self.model = build_sam2_video_predictor("tiny.yaml", device="cpu", hydra_overrides_extra=extra)
         weights(self.model)
-        self.model.fill_hole_area = 0  # upstream needs its CUDA extension for holes
+        self.model.fill_hole_area = 0
+        sam2.utils.misc.get_connected_components = regions  # Meta's needs its CUDA extension
         self.frames = str(folder / "frames")
         self.picture = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
         sizes = [(self.model.image_size // stride,) * 2 for stride in (4, 8, 16)]
@@ -106,7 +118,8 @@ class Program:
         self.generator = SAM2AutomaticMaskGenerator(
             self.model,
             points_per_side=2,
-            points_per_batch=3,
+            points_per_batch=2,
+            crop_n_points_downscale_factor=2,
             pred_iou_thresh=0.1,
             stability_score_thresh=0.1,
             crop_n_layers=1,
@@ -151,7 +164,11 @@ class Program:
                     found += [f"{kind} subclass {name}", f"{kind} instance {name}"]
             own = [name for name in (*vars(thing), *vars(thing).get("_parameters", ())) if name not in inside]
             found += [f"{kind} attribute {name}" for name in own if other(getattr(thing, name)) is not None]
-        return found + [f"video hook {name}" for name, _ in self.model.named_modules() if name]
+        seen = ("image_encoder", "sam_prompt_encoder", "sam_mask_decoder")  # an image uses these, too, and takes less
+        for name, _ in self.model.named_modules():
+            if name:
+                found.append(f"{'image' if name.startswith(seen) else 'video'} hook {name}")
+        return found
 
     def run(self, case: str) -> np.ndarray:
         """What comes of one override; what was there before is put back."""
@@ -159,9 +176,10 @@ class Program:
         thing, kept = self.things()[kind], None
         with torch.inference_mode():
             if what == "hook":
-                handle = thing.get_submodule(name).register_forward_hook(lambda _, __, answer: changed(answer))
+                part = self.model.get_submodule(name)
+                handle = part.register_forward_hook(lambda _, __, answer: changed(answer))
                 try:
-                    return self.video()
+                    return getattr(self, kind)()
                 finally:
                     handle.remove()
         before = dict(vars(thing)), type(thing), getattr(thing, name, None)

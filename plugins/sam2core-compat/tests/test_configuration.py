@@ -146,3 +146,74 @@ def test_hydra_builds_the_same_where_it_is_installed():
         isinstance(made, SAM2VideoPredictor) and made.fill_hole_area == 8 and made.eval().core.image_size == (128, 128)
     )
     assert isinstance(made, torch.nn.Module) and made.hidden_dim == 256
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's folder, which is where the program runs: a whole configuration, and one that changes it."""
+    (tmp_path / "mine.yaml").write_text(Path(__file__).with_name("tiny.yaml").read_text())
+    (tmp_path / "wider.yaml").write_text("defaults:\n  - mine\n  - _self_\nside: 256\nmodel:\n  num_maskmem: 3\n")
+    (tmp_path / "lost.yaml").write_text(
+        "model:\n  _target_: sam2.modeling.sam2_base.SAM2Base\n  image_size: ${sides}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_users_own_file_by_path_and_by_name(own):
+    from sam2.build_sam import build_sam2, build_sam2_video_predictor
+
+    for name in ("mine", "mine.yaml", own / "mine.yaml", str(own / "mine")):
+        assert build_sam2(name, device="cpu").image_size == 128
+    made = build_sam2("mine", device="cpu", hydra_overrides_extra=["side=192", "++width=64"])
+    assert made.image_size == 192 and made.hidden_dim == 64
+    assert type(build_sam2_video_predictor("mine", device="cpu")).__name__ == "SAM2VideoPredictor"
+    with pytest.raises(ValueError, match=r"lost.yaml.*sides"):
+        build_sam2("lost", device="cpu")
+
+
+def test_hydra_is_asked_first_where_the_program_initialised_it(own, monkeypatch):
+    hydra = pytest.importorskip("hydra")
+    from hydra.core.global_hydra import GlobalHydra
+    from sam2.build_sam import build_sam2, build_sam2_video_predictor
+
+    monkeypatch.chdir(own.parent)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(config_dir=str(own), version_base="1.2"):
+        for name in ("mine", "mine.yaml"):
+            assert build_sam2(name, device="cpu").image_size == 128
+        wider = build_sam2_video_predictor("wider", device="cpu", hydra_overrides_extra=["model.num_maskmem=2"])
+        assert (wider.image_size, wider.num_maskmem, wider.fill_hole_area) == (256, 2, 8)
+        assert build_sam2("sam2.1_hiera_t", device="cpu").hidden_dim == 256  # not in that folder: one of ours
+        with pytest.raises(ValueError, match="lost.*sides"):
+            build_sam2("lost", device="cpu")
+        with pytest.raises(ValueError, match="Hydra cannot compose 'mine'.*nothing"):
+            build_sam2("mine", device="cpu", hydra_overrides_extra=["model.nothing=1"])
+
+
+def test_a_list_of_defaults_is_composed_by_hydra(own, monkeypatch):
+    from sam2.build_sam import build_sam2
+
+    pytest.importorskip("hydra")
+    assert build_sam2("wider", device="cpu").image_size == 256
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"list of `defaults`.*pip install hydra-core"):
+        build_sam2("wider", device="cpu")
+
+
+def test_a_part_of_ones_own_is_named_by_target_once_it_is_imported(own):
+    from sam2.build_sam import build_sam2
+    from sam2.modeling.memory_encoder import MaskDownSampler
+
+    class Mine(MaskDownSampler):
+        pass
+
+    Mine.__module__, Mine.__qualname__ = __name__, "Mine"
+    sys.modules[__name__].Mine = Mine
+    said = [f"++model.memory_encoder.mask_downsampler._target_={__name__}.Mine"]
+    made = build_sam2("mine", device="cpu", hydra_overrides_extra=said)
+    assert type(made.memory_encoder.mask_downsampler) is Mine
+    with pytest.warns(UserWarning, match="mask_downsampler is a Mine"):
+        assert made.core is None
+    with pytest.raises(ValueError, match=r"mask_downsampler._target_ is 'elsewhere.Mine'"):
+        build_sam2("mine", device="cpu", hydra_overrides_extra=[said[0].replace(__name__, "elsewhere")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,12 @@ def test_files_put_over_ours_are_noticed(copy):
     (copy / "modeling" / "sam2_base.py").write_text("class SAM2Base:\n    pass\n")
     with pytest.raises(ImportError, match="modeling/sam2_base.py is not ours"):
         sam2._check(copy)
+
+
+def test_the_shim_is_sam2_to_pip_and_holds_nothing(tmp_path):
+    source = shutil.copytree(PACKAGE.parent / "shim", tmp_path / "shim")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*pip, str(tmp_path / "there"), str(source)], check=True, capture_output=True)
+    (found,) = importlib.metadata.distributions(path=[str(tmp_path / "there")])
+    assert (found.name, found.version) == ("sam2", "1.1.0") and found.requires == ["sam2core-compat>=0.1"]
+    assert not (tmp_path / "there" / "sam2").exists()

@@ -1,0 +1,97 @@
+"""What a program overrides, patches, sets or hooks changes the masks as it changes those of Meta's package.
+
+The list of what there is to override is made from Meta's package, which runs beside this one, each in a process of its
+own. Without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from both import META, OURS, run
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(META is None, reason="Meta's package is the reference: pip install sam2==1.1.0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's own folder: a configuration, and three frames."""
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("overrides")
+    (place / "tiny.yaml").write_text((HERE / "tiny.yaml").read_text())
+    (place / "frames").mkdir()
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    for frame in range(3):
+        picture = Image.fromarray(np.roll(coarse, frame, axis=1)).resize((64, 48), Image.Resampling.BICUBIC)
+        picture.save(place / "frames" / f"{frame}.jpg", quality=95)
+    return place
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    """What both packages answered to every override, by its name."""
+    theirs, ours = folder / "theirs.npz", folder / "ours.npz"
+    run(META, HERE / "overriding.py", folder, theirs)
+    run(OURS, HERE / "overriding.py", folder, ours, theirs)
+    with np.load(theirs) as first, np.load(ours) as second:
+        return {name: (first[name], second[name]) for name in first.files}
+
+
+def apart(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """How far apart two answers are, as a part of the spread of the first; infinite for other shapes."""
+    if theirs.shape != ours.shape:
+        return np.inf
+    real = theirs > -1000  # the mark of an absent object is compared as such
+    if not np.array_equal(real, ours > -1000):
+        return np.inf
+    spread = max(float(np.abs(theirs[real]).max(initial=0.0)), 1e-6)
+    return float(np.abs(theirs - ours)[real].max(initial=0.0)) / spread
+
+
+def test_every_override_changes_the_masks_as_it_changes_metas(answers):
+    wrong, acting = [], 0
+    for name, (theirs, ours) in answers.items():
+        if theirs.dtype.kind == "U":  # Meta's fails
+            continue
+        if ours.dtype.kind == "U":
+            wrong.append(f"{name}: {ours}")
+        elif (found := apart(theirs, ours)) > 1e-3:
+            wrong.append(f"{name}: {found:.1e}")
+        if not name.startswith("plain"):
+            acting += apart(answers[f"plain {name.split(' ')[0]}"][0], theirs) > 1e-3
+    assert not wrong, "\n".join(wrong)
+    assert acting > 250, f"only {acting} of {len(answers)} overrides change anything"
+
+
+def test_the_list_holds_what_programs_reach_for(answers):
+    for name in (
+        "video subclass _encode_new_memory",
+        "video instance _prepare_memory_conditioned_features",
+        "video attribute soft_no_obj_ptr",
+        "video attribute sigmoid_scale_for_mem_enc",
+        "video hook memory_attention.layers.0.cross_attn_image",
+        "image hook sam_prompt_encoder",
+        "image subclass _predict",
+        "automatic subclass _process_batch",
+    ):
+        assert name in answers
+    for kind in ("video", "image", "automatic"):  # what was overridden is put back, and sam2core computes again
+        assert np.array_equal(answers[f"plain {kind}"][1], answers[f"plain again {kind}"][1])
+
+
+def test_a_choice_by_motion_is_a_subclass(folder):
+    """A tracker that believes the mask where the object was heading, and remembers frames it believes in."""
+    found = {}
+    for name, where in (("theirs", META), ("ours", OURS)):
+        run(where, HERE / "choosing_by_motion.py", folder, folder / f"motion {name}.npz")
+        with np.load(folder / f"motion {name}.npz") as file:
+            found[name] = dict(file)
+    assert apart(found["theirs"]["motion"], found["ours"]["motion"]) < 1e-3
+    assert apart(found["theirs"]["plain"], found["ours"]["plain"]) < 1e-3
+    assert apart(found["theirs"]["plain"], found["theirs"]["motion"]) > 0.1
+    assert found["ours"]["chosen"].tolist() == found["theirs"]["chosen"].tolist()
+    assert len(set(found["ours"]["chosen"].tolist())) > 1
