@@ -51,16 +51,6 @@ def test_a_pt_is_written_as_metas_are(tmp_path, state):
     assert files.read_metadata(path) == {}
 
 
-def test_bare_and_training_checkpoints_are_read(tmp_path, state):
-    torch.save(state, tmp_path / "bare.pt")
-    torch.save(
-        {"model": state, "epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}, tmp_path / "train.pt"
-    )
-    torch.save({"model": state}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    for name in ("bare.pt", "train.pt", "old.pt"):
-        assert same(files.read(tmp_path / name)[0], state)
-
-
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_writing_to_a_tensor_does_not_reach_the_file(tmp_path, state, kind):
     path = tmp_path / f"m.{kind}"
@@ -277,3 +267,32 @@ def test_equal_content_gives_equal_bytes(tmp_path):
         assert read == {"format": "pt"} | metadata and same(again, state)
         written.append(path.read_bytes())
     assert len(set(written)) == 1
+
+
+def test_a_folder_and_an_index_of_shards_are_read(tmp_path):
+    state = {name: torch.full((2,), float(number)) for number, name in enumerate("abcd")}
+    files.write(tmp_path / "one.safetensors", {name: state[name] for name in "ab"})
+    files.write(tmp_path / "two.safetensors", {name: state[name] for name in "cd"})
+    places = {"a": "one", "b": "one", "c": "two", "d": "two"}
+    index = tmp_path / "model.safetensors.index.json"
+
+    def names(**changes):
+        index.write_text(json.dumps({"weight_map": {n: f"{p}.safetensors" for n, p in (places | changes).items()}}))
+
+    names()
+    for path in (tmp_path, index):
+        read, _ = files.read(path)
+        assert read.keys() == state.keys() and all(torch.equal(read[name], state[name]) for name in state)
+    for changes, words in (
+        ({"a": "../one"}, "leaves its folder"),
+        ({"a": "three"}, "1 of 3 files are not beside it"),
+        ({"a": "two"}, "says that a is in two.safetensors, and it is not there"),
+    ):
+        names(**changes)
+        with pytest.raises(FileError, match=f"index.json.*{words}"):
+            files.read(tmp_path)
+    index.write_text('{"weight_map": null}')
+    with pytest.raises(FileError, match="'weight_map' is a mapping; got null"):
+        files.read(index)
+    files.write(tmp_path / "model.safetensors", state)
+    assert files.read(tmp_path)[0].keys() == state.keys()

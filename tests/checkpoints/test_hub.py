@@ -1,41 +1,20 @@
-"""Files come whole or not at all: resumed, checked, locked; and one error that says where it was looked."""
+"""Weights are looked for in the caches and on the hub, and one error says where."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import random
 import subprocess
 import sys
 import textwrap
-import threading
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from sam2core.checkpoints import hub
 from sam2core.checkpoints.files import FileError
+from tests.checkpoints.made import CONTENT, SHA, zipped
 
-
-def _archive(size: int) -> bytes:
-    """A zip of just so many bytes, as a torch file is one."""
-    made = _zip(random.Random(0).randbytes(size - len(_zip(b""))))
-    assert len(made) == size
-    return made
-
-
-def _zip(payload: bytes) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("w/data/0"), payload)
-    return made.getvalue()
-
-
-CONTENT = _archive(300_000)
-SHA = hashlib.sha256(CONTENT).hexdigest()
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,100 +26,6 @@ def url(server):
 
 def fetch(url, tmp_path, **changes):
     return hub.download(url, tmp_path / "w.pt", **({"size": len(CONTENT), "sha256": SHA} | changes))
-
-
-def left(tmp_path):
-    return sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock"))
-
-
-def test_a_file_arrives_whole_and_is_not_asked_for_twice(server, url, tmp_path):
-    seen = []
-    path = fetch(url, tmp_path, progress=lambda done, total: seen.append((done, total)))
-    assert path.read_bytes() == CONTENT
-    assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert fetch(url, tmp_path) == path
-    assert len(server.gets()) == 1
-    assert left(tmp_path) == ["w.pt"]
-
-
-def test_a_broken_connection_is_taken_up_where_it_broke(server, url, tmp_path):
-    server.cuts = [100_000, 50_000]
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-    assert [part for _, part in server.gets()] == [None, "bytes=100000-", "bytes=150000-"]
-
-
-def test_an_interrupted_download_is_resumed_by_the_next_one(server, url, tmp_path):
-    server.cuts = [100_000, 0, 0]
-    with pytest.raises((FileError, OSError), match="100000 bytes"):
-        fetch(url, tmp_path)
-    assert not (tmp_path / "w.pt").exists() and (tmp_path / "w.pt.part").stat().st_size == 100_000
-    server.cuts, server.asked = [], []
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-    assert server.gets() == [("/w.pt", "bytes=100000-")]
-    assert left(tmp_path) == ["w.pt"]
-
-
-def test_a_server_without_ranges_sends_it_all_again(server, url, tmp_path):
-    server.ranges = False
-    server.cuts = [100_000]
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-
-
-def test_a_file_that_changed_meanwhile_is_not_glued_to_the_old_part(server, url, tmp_path):
-    server.files["/w.pt"] = bytes(len(CONTENT))
-    server.cuts = [100_000, 0, 0]
-    with pytest.raises((FileError, OSError)):
-        fetch(url, tmp_path)
-    server.files["/w.pt"] = CONTENT
-    server.cuts = []
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("wrong", [CONTENT[:-1] + b"?", CONTENT[:-5], CONTENT + b"more", b"<html>not here</html>"])
-def test_what_is_not_the_file_is_refused_and_removed(server, url, tmp_path, wrong):
-    server.files["/w.pt"] = wrong
-    with pytest.raises(FileError, match="checksum|bytes arrived|announces"):
-        fetch(url, tmp_path)
-    assert left(tmp_path) == []
-    server.files["/w.pt"] = CONTENT
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-
-
-def test_a_whole_part_with_wrong_bytes_is_not_renamed(server, url, tmp_path):
-    (tmp_path / "w.pt.part").write_bytes(bytes(len(CONTENT)))
-    with pytest.raises(FileError, match="checksum"):
-        fetch(url, tmp_path)
-    assert left(tmp_path) == []
-
-
-def test_a_part_longer_than_the_file_starts_again(server, url, tmp_path):
-    (tmp_path / "w.pt.part").write_bytes(CONTENT + b"x")
-    assert fetch(url, tmp_path).read_bytes() == CONTENT
-    (tmp_path / "v").mkdir()
-    (tmp_path / "v" / "w.pt.part").write_bytes(CONTENT + b"x")
-    assert fetch(url, tmp_path / "v", size=None).read_bytes() == CONTENT  # told by the server: 416
-
-
-def test_a_finished_file_cut_short_is_fetched_again(server, url, tmp_path):
-    (tmp_path / "w.pt").write_bytes(CONTENT[:1000])
-    source = hub.Source("w.pt", url=url, size=len(CONTENT), sha256=SHA)
-    with pytest.raises(hub.NotFoundError, match="holds 1000 bytes, wanted 300000"):
-        hub.locate(source, cache_dir=tmp_path, offline=True)
-    assert hub.locate(source, cache_dir=tmp_path, offline=False).read_bytes() == CONTENT
-
-
-def test_two_at_once_download_once(server, url, tmp_path):
-    server.hold = threading.Event()
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(fetch(url, tmp_path))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    server.hold.set()
-    for thread in threads:
-        thread.join(20)
-    assert len(found) == 3 and len(server.gets()) == 1
-    assert found[0].read_bytes() == CONTENT
 
 
 def test_the_error_lists_every_place_with_its_reason(server, tmp_path):
@@ -216,7 +101,7 @@ def test_the_hub_is_asked_once_and_its_cache_serves_offline(server, tmp_path):
 
 
 def test_a_revision_is_asked_of_the_hub(server, tmp_path):
-    server.files["/acme/model/resolve/v2/w.pt"] = another = _zip(b"another")
+    server.files["/acme/model/resolve/v2/w.pt"] = another = zipped(b"another")
     path = in_a_process("print(json.dumps(find(revision='v2', size=None, sha256=None)))", tmp_path, server.address)
     assert Path(path).read_bytes() == another
 
@@ -272,3 +157,9 @@ def test_only_the_named_source_is_asked(server, tmp_path):
     )
     assert path == str(tmp_path / "direct" / "w.pt")
     assert {asked[1] for asked in server.asked} == {"/direct/w.pt"}
+
+
+def test_a_name_leads_nowhere_but_into_the_cache(tmp_path):
+    for name in ("/etc/passwd", "../x", "a\\b"):
+        with pytest.raises(FileError, match="is no name inside a folder"):
+            hub.locate(hub.Source(name, url="http://127.0.0.1:9/x"), cache_dir=tmp_path, offline=True)
