@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.cli.conftest import _fresh, run  # noqa: F401  the program, in this process
@@ -123,3 +125,33 @@ def test_the_commands_of_the_guides_one_after_the_other(run, place):  # noqa: F8
         assert ended.code == 0, f"{document}: sam2core {' '.join(words)}\n{ended.err}"
         done += 1
     assert done > 20 and (place / "out" / "coffee.json").exists() and (place / "out" / "coffee.automask.json").exists()
+
+
+QUICK = {
+    "clicks": ["--last", "4", "--objects", "1", "--image-size", "64"],
+    "train": ["stages.0.steps=1", "stages.0.size=64", "stages.0.batch=1", "sources.0.options.holdout=4", "side=64"],
+    "check": ["side=64"],
+}
+"""The verbs of the page on fine-tuning -> what makes them quick; what comes last counts."""
+
+
+def test_the_page_on_fine_tuning_runs_on_the_sample(run, tmp_path, monkeypatch):  # noqa: F811
+    """From its first line in an empty folder: the nuclei are made, looked at, clicked on, trained on, clicked on."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    assert "`sam2core data sample nuclei` makes a folder" in text
+    assert run("data", "sample", "nuclei").code == 0
+    done = []
+    for language, block in re.findall(r"^```([^\n`]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in [] if language else block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["sam2core"] or "nuclei" not in words:
+                continue
+            verb = next(word for word in words[3::-1] if word in QUICK)
+            if "optim.name=muon" in words and not hasattr(torch.optim, "Muon"):
+                words = [word for word in words if not word.startswith("optim.")]
+            ended = run(*words[1:], *QUICK[verb])
+            assert ended.code == 0, f"{line}\n{ended.err}"
+            done.append(verb)
+    assert done == ["check", "clicks", "train", "clicks"]
+    assert (tmp_path / "samples.png").exists() and (tmp_path / "nuclei-run" / "weights.safetensors").exists()

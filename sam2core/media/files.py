@@ -384,17 +384,16 @@ class _Pillow:
         """
         if self.count > 1:
             raise ValueError("it is an animation with colours of 16 bits; save it with 8")
-        if not self._image.tile:
-            self._image = self._opened()
-        kind = str(self._image.tile[0][3])
+        image: Any = self._opened()
+        kind = str(image.tile[0][3])
         if kind.startswith("LA"):
             return self._decoded("RGBA").view(">u2").astype(np.uint16)[..., [0, 0, 0, 1]]
         return self._decoded(kind).astype(np.uint16) << 8 | self._decoded(kind.replace("16B", "16L"))
 
     def _decoded(self, kind: str) -> np.ndarray:
         """The file decoded as if its pixels were of another of Pillow's kinds of as many bytes."""
-        image = self._opened()
-        image.tile = [(*tile[:3], kind) for tile in image.tile]  # type: ignore[misc]
+        image: Any = self._opened()
+        image.tile = [(*tile[:3], kind) for tile in image.tile]
         return np.array(image)
 
     def close(self) -> None:

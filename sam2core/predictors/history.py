@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 UNDO_STEPS = 64
+Step = tuple[Key, Value | None, int]
+"""An entry as it was before a change, None where there was none, and its place among the others."""
 
 
 class History(Generic[Key, Value]):
@@ -18,9 +20,14 @@ class History(Generic[Key, Value]):
     as they are: a change replaces an entry by another value, and never edits it.
     """
 
-    def __init__(self) -> None:
-        self._undo: list[tuple[Key, Value | None, int]] = []
-        self._redo: list[tuple[Key, Value | None, int]] = []
+    def __init__(self, undo: Iterable[Step[Key, Value]] = (), redo: Iterable[Step[Key, Value]] = ()) -> None:
+        self._undo = list(undo)
+        self._redo = list(redo)
+
+    @property
+    def steps(self) -> tuple[list[Step[Key, Value]], list[Step[Key, Value]]]:
+        """What `undo` and what `redo` would take, the next step last; a history is made of them anew."""
+        return list(self._undo), list(self._redo)
 
     @property
     def undoable(self) -> int:
@@ -53,15 +60,13 @@ class History(Generic[Key, Value]):
         self._redo.clear()
 
     def copy(self) -> History[Key, Value]:
-        other: History[Key, Value] = History()
-        other._undo, other._redo = list(self._undo), list(self._redo)
-        return other
+        return History(*self.steps)
 
     @staticmethod
     def _swap(
         entries: dict[Key, Value],
-        taken: list[tuple[Key, Value | None, int]],
-        given: list[tuple[Key, Value | None, int]],
+        taken: list[Step[Key, Value]],
+        given: list[Step[Key, Value]],
     ) -> Key | None:
         if not taken:
             return None
@@ -79,7 +84,7 @@ class History(Generic[Key, Value]):
         return key
 
 
-def _entry(entries: Mapping[Key, Value], key: Key) -> tuple[Key, Value | None, int]:
+def _entry(entries: Mapping[Key, Value], key: Key) -> Step[Key, Value]:
     """An entry as it is now, and its place; where there is none, the place at which it would be added."""
     place = list(entries).index(key) if key in entries else len(entries)
     return key, entries.get(key), place

@@ -63,7 +63,7 @@ class VideoSession:
         self.position: int | None = None
         """The frame that was processed last; None before the first."""
         self._frames = SessionFrames(source, crop)
-        self._history: History[Hashable, ObjectTrack] = History()
+        self.history: History[Hashable, ObjectTrack] = History()  # what undo and redo bring back
 
     def __repr__(self) -> str:
         objects = ", ".join(map(repr, self.objects)) or "none"
@@ -137,7 +137,7 @@ class VideoSession:
         policy = self.predictor.policy
         track = ObjectTrack(object, policy_state=policy.start()) if before is None else before.fork(policy.copy)
         answer_prompt(self.predictor, self.features(frame), frame, track, said, length=self.length)
-        self._history.remember(self.tracks, object)
+        self.history.remember(self.tracks, object)
         self.tracks[object] = track
         return self.result(frame)
 
@@ -146,14 +146,14 @@ class VideoSession:
 
         The object's id, or None when there is nothing to take back.
         """
-        return self._history.undo(self.tracks)
+        return self.history.undo(self.tracks)
 
     def redo(self) -> Hashable | None:
         """Do again what `undo` took back last, memories included. The object's id, or None.
 
         The next prompt or removal ends what can be given back.
         """
-        return self._history.redo(self.tracks)
+        return self.history.redo(self.tracks)
 
     def clear(self, frame: int, object: Hashable) -> FrameResult:
         """Take back what was said of an object on a frame; its memory there becomes one of the recent frames."""
@@ -169,13 +169,13 @@ class VideoSession:
     def remove(self, object: Hashable) -> None:
         """Remove an object, until `undo`; the others are not touched. Raises ValueError when it is not there."""
         self._track(object)
-        self._history.remember(self.tracks, object)
+        self.history.remember(self.tracks, object)
         del self.tracks[object]
 
     def reset(self) -> None:
         """Forget all objects; the frames stay."""
         self.tracks.clear()
-        self._history.clear()
+        self.history.clear()
 
     def clear_memory(self, around: int, object: Hashable | None = None) -> None:
         """Forget an object's (or all objects') recent frames near a frame, as after a correction that changes all."""
@@ -235,7 +235,7 @@ class VideoSession:
             raise ValueError("this session has frames of its own; step() is for sessions opened without a source")
         values = read_image(image)
         size = (values.shape[1], values.shape[2])
-        before = (self._frames.copy(), self.position, dict(self.tracks), self._history.copy())
+        before = (self._frames.copy(), self.position, dict(self.tracks), self.history.copy())
         self._frames.admit(size)
         frame = 0 if self.position is None else self.position + 1
         self._frames.newest.frame, self._frames.newest.image = frame, image
@@ -247,7 +247,7 @@ class VideoSession:
             if self.tracks:
                 check_prompted(self.tracks)
         except BaseException:
-            self._frames, self.position, self.tracks, self._history = before
+            self._frames, self.position, self.tracks, self.history = before
             raise
         if not self.tracks:
             return self.result(frame)
@@ -269,7 +269,7 @@ class VideoSession:
         self.position = frame
         result = self.result(frame)
         if self.keep == "horizon":
-            for track in (*tracks, *self._history.values()):
+            for track in (*tracks, *self.history.values()):
                 track.bank.trim(frame, self.predictor.policy.horizon, onwards=self.source is None)
         return result
 
@@ -305,7 +305,7 @@ class VideoSession:
         features = self._frames.encode(frame, values, self.predictor.model)
         while (oldest := self._frames.surplus) is not None:
             if self.length is None:  # the frame does not come again
-                everyone = [*self.tracks.values(), *self._history.values()]
+                everyone = [*self.tracks.values(), *self.history.values()]
                 self._memorize_pending([track for track in everyone if oldest in track.pending])
             del self._frames.encoded[oldest]
         return features

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.memory.bank import MemoryBank
 from sam2core.older import WORDS
+from sam2core.predictors.history import History, Step
 from sam2core.predictors.tracks import FramePrompt, ObjectTrack, Passes, Pending
 from sam2core.storage import FileError, parse_json
 from sam2core.types import FrameMemory, ImageFeatures, Keep, MaskCandidates, MaskPrediction, TokenBlock
@@ -54,6 +55,8 @@ class _Writer:
 
     def __init__(self, number: Callable[[Tensor], int]) -> None:
         self.number = number
+        self._memories: dict[int, int] = {}
+        self._count = 0
 
     def tensor(self, value: Tensor | None) -> int | None:
         return None if value is None else self.number(value)
@@ -79,6 +82,8 @@ class _Writer:
         )
 
     def memory(self, memory: FrameMemory) -> dict[str, Any]:
+        self._memories[id(memory)] = self._count
+        self._count += 1
         return {
             "frame": memory.frame,
             "blocks": None if memory.blocks is None else [self.block(block) for block in memory.blocks],
@@ -109,11 +114,21 @@ class _Writer:
             },
         }
 
-    def track(self, track: ObjectTrack) -> dict[str, Any]:
+    def known_memory(self, memory: FrameMemory) -> dict[str, Any] | int:
+        """A memory that was written already by its number: a past that differs in one frame does not take all again."""
+        return self._memories[id(memory)] if id(memory) in self._memories else self.memory(memory)
+
+    def step(self, step: Step[Hashable, ObjectTrack]) -> list[Any]:
+        """What undo or redo takes; written after the tracks, whose memories it shares."""
+        key, track, place = step
+        return [self.id(key), None if track is None else self.track(track, self.known_memory), place]
+
+    def track(self, track: ObjectTrack, memory: Callable[[FrameMemory], Any] | None = None) -> dict[str, Any]:
+        told = memory or self.memory
         return {
             "id": self.id(track.id),
-            "prompted": [self.memory(memory) for memory in track.bank.prompted.values()],
-            "recent": [self.memory(memory) for memory in track.bank.recent.values()],
+            "prompted": [told(memory) for memory in track.bank.prompted.values()],
+            "recent": [told(memory) for memory in track.bank.recent.values()],
             "prompts": [
                 [frame, self.tensor(said.points), self.tensor(said.labels), self.tensor(said.mask)]
                 for frame, said in track.prompts.items()
@@ -123,7 +138,7 @@ class _Writer:
             ],
             "passes": track.passes.runs,
             "state": self.state(track.policy_state),
-            "shown": None if track.shown is None else self.memory(track.shown),
+            "shown": None if track.shown is None else told(track.shown),
         }
 
 
@@ -135,6 +150,7 @@ class _Reader:
         self.name = name
         self.dim = predictor.model.object_pointer.absent.shape[-1]
         self.map_size = predictor.model.prompt_encoder.mask_input_size
+        self._memories: list[FrameMemory] = []
 
     def tensor(self, number: int, *last: int) -> Tensor:
         """The tensor of a number, whose last dimensions are as given: what does not fit would fail frames later."""
@@ -168,8 +184,10 @@ class _Reader:
             return {key: self.state(item) for key, item in value["dict"].items()}
         return value
 
-    def memory(self, value: dict[str, Any]) -> FrameMemory:
-        return FrameMemory(
+    def memory(self, value: dict[str, Any] | int) -> FrameMemory:
+        if not isinstance(value, dict):
+            return self._memories[self.frame(value)]
+        found = FrameMemory(
             frame=self.frame(value["frame"]),
             blocks=None if value["blocks"] is None else tuple(self.block(block) for block in value["blocks"]),
             object_pointer=self.tensor(value["object_pointer"], self.dim),
@@ -178,6 +196,8 @@ class _Reader:
             iou=self.tensor(value["iou"]),
             notes=value["notes"],
         )
+        self._memories.append(found)
+        return found
 
     def block(self, value: dict[str, Any]) -> TokenBlock:
         grid = value["grid"]
@@ -199,8 +219,8 @@ class _Reader:
 
     def track(self, value: dict[str, Any]) -> ObjectTrack:
         bank = MemoryBank()
-        bank.prompted.update({memory["frame"]: self.memory(memory) for memory in value["prompted"]})
-        bank.recent.update({memory["frame"]: self.memory(memory) for memory in value["recent"]})
+        for kept, told in ((bank.prompted, value["prompted"]), (bank.recent, value["recent"])):
+            kept.update({memory.frame: memory for memory in map(self.memory, told)})
         return ObjectTrack(
             id=self.id(value["id"]),
             bank=bank,
@@ -221,6 +241,12 @@ class _Reader:
             shown=None if value["shown"] is None else self.memory(value["shown"]),
         )
 
+    def step(self, value: Any) -> Step[Hashable, ObjectTrack]:
+        key, track, place = value
+        if not isinstance(place, int) or isinstance(place, bool) or place < 0:
+            raise self.wrong(f"{place!r:.60} where a place among objects must be")
+        return self.id(key), None if track is None else self.track(track), place
+
 
 def write(session: VideoSession, path: Path) -> None:
     """Write a session; a file that is there already is replaced when the new one is whole."""
@@ -236,6 +262,7 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
     Raises ValueError when an object's id or a policy's state cannot be written.
     """
     writer = _Writer(number)
+    undo, redo = session.history.steps
     features = {}
     if session.source is None:  # a live session cannot see its frames again: those it remembers go along
         features = {
@@ -257,6 +284,8 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
         "length": session.length,
         "tracks": [writer.track(track) for track in session.tracks.values()],
         "features": [[frame, *kept] for frame, kept in features.items()],
+        "undo": [writer.step(step) for step in undo],
+        "redo": [writer.step(step) for step in redo],
     }
 
 
@@ -337,6 +366,9 @@ def _session_of_values(
     session._frames.known_size = None if about["size"] is None else (about["size"][0], about["size"][1])
     tracks = [reader.track(track) for track in about["tracks"]]
     session.tracks = {track.id: track for track in tracks}
+    # files of before have no past
+    undo, redo = ([reader.step(step) for step in about.get(which, ())] for which in ("undo", "redo"))
+    session.history = History(undo, redo)
     session._frames.encoded.update(
         (
             frame,

@@ -82,7 +82,7 @@ def test_a_live_session_keeps_of_its_corrections_the_prompted_frames_alone(predi
     track = session.tracks["a"]
     assert sorted(track.bank.prompted) == [0, 40, 80, 120]
     assert sorted(track.bank.recent) == list(range(159 - horizon, 160))
-    for before in session._history.values():
+    for before in session.history.values():
         assert all(at >= 159 - horizon for at in before.bank.recent)
     assert session.undo() == "a"
     assert session.step(picture(160)).objects == ("a",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import registry
+from sam2core.checkpoints import files
 from sam2core.ops.regions import connected_components
 from sam2core.predictors.tracks import Passes
 from sam2core.predictors.video import VideoPredictor
@@ -394,6 +396,52 @@ def test_a_new_process_goes_on_bit_for_bit(predictor, frames, tmp_path):
     subprocess.run([sys.executable, "-c", script, *told], check=True)
     rest = torch.load(tmp_path / "rest.pt", weights_only=True)
     assert all(torch.equal(mine, result.logits) for mine, result in zip(rest, whole[9:], strict=True))
+
+
+def test_undo_and_redo_are_saved(predictor, frames, tmp_path):
+    """After every step another session goes on from the file; it undoes and redoes as the one that never stopped."""
+
+    def track(session):
+        return [result.logits for result in session.propagate(0, 3)]
+
+    steps = [
+        lambda session: session.prompt(0, 1, points=[[20, 20]]),
+        track,
+        lambda session: session.prompt(1, 1, points=[[30, 24]]),
+        lambda session: session.prompt(1, "b", box=[4, 4, 30, 30]),
+        lambda session: session.remove(1),
+        *[lambda session: session.undo()] * 3,
+        lambda session: session.redo(),
+        lambda session: session.undo(),
+        track,
+    ]
+    whole, path = predictor.open(frames, keep="all"), tmp_path / "s.safetensors"
+    predictor.open(frames, keep="all").save(path)
+    for step in steps:
+        parts = predictor.load(path, frames)
+        wanted, found = step(whole), step(parts)
+        assert type(wanted) is type(found)
+        if isinstance(wanted, list):
+            assert all(torch.equal(one, two) for one, two in zip(wanted, found, strict=True))
+        elif not hasattr(wanted, "logits"):
+            assert wanted == found
+        assert whole.objects == parts.objects and parts.history.undoable == whole.history.undoable
+        path.unlink()
+        parts.save(path)
+
+
+def test_a_past_takes_little_room(predictor, frames, tmp_path):
+    """Memories that a step back shares with now are written once, as text too."""
+    session = predictor.open(frames, keep="all")
+    session.prompt(0, 1, points=[[20, 20]])
+    for _ in session.propagate():
+        pass
+    session.save(tmp_path / "a.safetensors")
+    for _ in range(8):
+        session.prompt(0, 1, points=[[20, 20]])
+    session.save(tmp_path / "b.safetensors")
+    one, two = (files.read_metadata(tmp_path / f"{name}.safetensors")["sam2core.session"] for name in "ab")
+    assert len(json.loads(two)["undo"]) == 9 and len(two) < 3 * len(one)
 
 
 def test_a_live_session_is_saved_with_the_frames_it_remembers(predictor, frames, tmp_path):

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 import sam2core
 from sam2core.storage import DiskError
+from sam2core_web import older, opening
 from sam2core_web.bodies import Bodies
 from sam2core_web.connections import CutShort
 from sam2core_web.engine import Engine
@@ -105,6 +106,8 @@ def create_app(
     app.state.store = store
     app.state.exports = Exports(limits.exports)
     app.state.sessions = Sessions(limits, save=None if store is None else save)
+    if store is not None:
+        older.take_over(store, lambda of, name: opening.place(app, of, name))
     app.add_middleware(Bodies, limits=limits)
     app.add_middleware(Guard, token=token, local=local)
     app.add_middleware(CutShort)

@@ -19,10 +19,10 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sam2core.media.frames import FrameSource
 from sam2core.ops import rle
+from sam2core.predictors.history import History, Step
 from sam2core.predictors.session import VideoSession
 from sam2core.predictors.session_file import session_of_values, session_values
 from sam2core_web import schemas as s
@@ -39,8 +40,11 @@ from sam2core_web.sessions import Session
 from sam2core_web.work import Answer, ClipWork, Said, Thing, Work
 
 LOG = logging.getLogger(__name__)
+Value = TypeVar("Value")
 FILE, MEDIA = "sessions.sqlite", "media"
-SCHEMA = 1
+SCHEMA = 2
+OLDER = (1,)
+"""Schemas that are brought up to date: what could be undone was not kept in the first."""
 BUSY = 10.0
 """Seconds that a call waits while another server writes to the same file."""
 HALF = 86400.0
@@ -61,6 +65,13 @@ CREATE TABLE tensors (
     data BLOB NOT NULL, PRIMARY KEY (session, number)
 );
 """
+PAST = """
+CREATE TABLE past (
+    session TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE, number INTEGER NOT NULL, answer TEXT NOT NULL,
+    PRIMARY KEY (session, number)
+) WITHOUT ROWID;
+"""
+"""Masks that undo and redo would bring back, by numbers that a session's state names."""
 
 
 class StoreError(Refused):
@@ -104,6 +115,21 @@ class KeptObject(_Kept):
     prompts: dict[int, KeptPrompt]
 
 
+class KeptPast(KeptObject):
+    """An object as undo or redo brings it back."""
+
+    answers: dict[int, int]
+    """Numbers of its masks, by frame."""
+
+
+class KeptStep(_Kept):
+    """What undo or redo does: an object becomes what it was, or is removed, where it was not."""
+
+    object: int
+    thing: KeptPast | None
+    place: int = Field(ge=0)
+
+
 class KeptState(_Kept):
     """A session but for its masks and tensors."""
 
@@ -114,6 +140,8 @@ class KeptState(_Kept):
     legs: list[tuple[int, int | None, Literal["forward", "backward"]]]
     video: dict[str, Any] | None
     """What the library's session remembers, with numbers for its tensors."""
+    undo: list[KeptStep] = []
+    redo: list[KeptStep] = []
 
 
 class KeptAnswer(NamedTuple):
@@ -144,12 +172,14 @@ class Written:
 
     version: int = 0
     next: int = 1
-    """The number of the next tensor."""
+    """The number of the next tensor or past mask."""
     tensors: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     """Tensors by their identity, and their numbers."""
     answers: dict[tuple[int, int], Answer] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of tensors, by number."""
+    past: dict[int, tuple[Answer, int]] = field(default_factory=dict)
+    """Masks of the past by their identity, and their numbers."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +193,7 @@ class Kept:
     state: KeptState
     answers: dict[tuple[int, int], Answer]
     tensors: dict[int, Tensor]
+    past: dict[int, Answer]
     written: Written
 
 
@@ -245,14 +276,17 @@ class Store:
                 raise Refused("there is no such session", 404)
             masks = db.execute("SELECT object, frame, answer FROM answers WHERE session = ?", (id,)).fetchall()
             blobs = db.execute("SELECT number, checksum, data FROM tensors WHERE session = ?", (id,)).fetchall()
+            older = db.execute("SELECT number, answer FROM past WHERE session = ?", (id,)).fetchall()
         version, name, kind, origin, cover, text = row
         with self._checked(id):
             state = KeptState.model_validate_json(text)
             answers = {(number, frame): _answer(told, state.size) for number, frame, told in masks}
             tensors = {number: _tensor(data, checksum, device) for number, checksum, data in blobs}
+            past = {number: _answer(told, state.size) for number, told in older}
         sizes = {number: len(data) for number, _, data in blobs}
-        written = Written(version, 1 + max(sizes, default=0), _identities(tensors), dict(answers), sizes)
-        return Kept(name, kind, origin, cover, state, answers, tensors, written)
+        following = 1 + max((*sizes, *past), default=0)
+        written = Written(version, following, _identities(tensors), dict(answers), sizes, _identities(past))
+        return Kept(name, kind, origin, cover, state, answers, tensors, past, written)
 
     # writing
 
@@ -270,13 +304,20 @@ class Store:
             if known is None:
                 known = (tensor, now.next)
                 now.next += 1
-                copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                fresh[known[1]] = save_tensors({"tensor": copy})
+                fresh[known[1]] = _blob(tensor)
                 now.sizes[known[1]] = len(fresh[known[1]])
             now.tensors[id(tensor)] = known
             return known[1]
 
-        state = _state(session, number)
+        def past(answer: Answer) -> int:
+            known = now.past.get(id(answer)) or before.past.get(id(answer))
+            if known is None:
+                known = (answer, now.next)
+                now.next += 1
+            now.past[id(answer)] = known
+            return known[1]
+
+        state = _state(session, number, past)
         used = {number for _, number in now.tensors.values()}
         gone = [number for number in now.sizes if number not in used]
         for one in gone:
@@ -304,12 +345,25 @@ class Store:
             lost = [(key, *place) for place in before.answers if place not in now.answers]
             db.executemany("DELETE FROM answers WHERE session = ? AND object = ? AND frame = ?", lost)
             changed = [
-                (key, *place, json.dumps([one.segmentation["counts"], *one[1:]]))
-                for place, one in now.answers.items()
-                if before.answers.get(place) is not one
+                (key, *place, _text(one)) for place, one in now.answers.items() if before.answers.get(place) is not one
             ]
             db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", changed)
+            over = [(key, number) for place, (_, number) in before.past.items() if place not in now.past]
+            db.executemany("DELETE FROM past WHERE session = ? AND number = ?", over)
+            added = [(key, number, _text(one)) for place, (one, number) in now.past.items() if place not in before.past]
+            db.executemany("INSERT INTO past VALUES (?, ?, ?)", added)
         session.written = now
+
+    def add(self, columns: dict[str, Any], answers: dict[tuple[int, int], str], tensors: dict[int, Tensor]) -> None:
+        """Take in a session that was kept elsewhere, with its masks by object and frame, and its tensors by number."""
+        id, blobs = columns["id"], {number: _blob(tensor) for number, tensor in tensors.items()}
+        size = sum(map(len, blobs.values())) + _size(self.media(id))
+        with self._writing() as db:
+            _put(db, {**columns, "version": 1, "bytes": size}, 0)
+            rows = [(id, number, zlib.crc32(data), data) for number, data in blobs.items()]
+            db.executemany("INSERT INTO tensors VALUES (?, ?, ?, ?)", rows)
+            masks = [(id, *place, text) for place, text in answers.items()]
+            db.executemany("INSERT INTO answers VALUES (?, ?, ?, ?)", masks)
 
     def remove(self, id: str) -> None:
         """Forget a session, if there is one, and its file."""
@@ -346,15 +400,16 @@ class Store:
     def _begin(self) -> None:
         """Make the tables of a new file. Raises StoreError for a file of another version."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA):
+        if version not in (0, *OLDER, SCHEMA):
             raise StoreError(
                 f"{self.file} has schema {version}; this version reads {SCHEMA}: --save takes another folder"
             )
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
         with self._writing() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody was faster
-                for statement in TABLES.split(";"):
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != SCHEMA:  # nobody was faster
+                for statement in (PAST if version else TABLES + PAST).split(";"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -419,56 +474,96 @@ def restore(work: Work, kept: Kept) -> None:
         )
     frames = range(work.frames)
     for one in state.objects:
-        said = {frame: prompt.said(work.size) for frame, prompt in one.prompts.items()}
         answers = {frame: answer for (number, frame), answer in kept.answers.items() if number == one.number}
-        if not all(frame in frames for frame in (*said, *answers)):
-            raise ValueError(f"object {one.number} has frames beyond the clip's end")
-        work.things[one.number] = Thing(one.name, one.color, said, answers)
+        work.things[one.number] = _thing(work, one, answers)
+    undo, redo = ([_step(work, kept, step) for step in steps] for steps in (state.undo, state.redo))
+    work.history = History(undo, redo)
+    if isinstance(work, ClipWork) and (len(undo), len(redo)) != tuple(map(len, work.session.history.steps)):
+        raise ValueError("what can be undone of objects and of what the model remembers differs")
     for first, stop, _ in state.legs:
         if first not in frames or stop is not None and stop not in range(-1, work.frames + 1):
             raise ValueError("a run is planned beyond the clip's end")
     work.legs = [(first, stop, direction) for first, stop, direction in state.legs]
 
 
-def _state(session: Session, number: Callable[[Tensor], int]) -> dict[str, Any]:
+def _thing(work: Work, one: KeptObject, answers: dict[int, Answer]) -> Thing:
+    said = {frame: prompt.said(work.size) for frame, prompt in one.prompts.items()}
+    if not all(frame in range(work.frames) for frame in (*said, *answers)):
+        raise ValueError(f"object {one.number} has frames beyond the clip's end")
+    return Thing(one.name, one.color, said, answers)
+
+
+def _step(work: Work, kept: Kept, step: KeptStep) -> Step[int, Thing]:
+    if step.thing is None:
+        return step.object, None, step.place
+    lost = [number for number in step.thing.answers.values() if number not in kept.past]
+    if lost:
+        raise ValueError(f"mask {lost[0]} of the past is missing")
+    answers = {frame: kept.past[number] for frame, number in step.thing.answers.items()}
+    return step.object, _thing(work, step.thing, answers), step.place
+
+
+def _told(number: int, thing: Thing) -> dict[str, Any]:
+    """An object as `KeptObject` has it."""
+    return {
+        "number": number,
+        "name": thing.name,
+        "color": thing.color,
+        "prompts": {
+            str(frame): {
+                "points": [list(xy) for xy in said.points],
+                "labels": list(said.labels),
+                "box": said.box,
+                "mask": None if said.mask is None else rle.encode(said.mask)["counts"],
+            }
+            for frame, said in thing.said.items()
+        },
+    }
+
+
+def _state(session: Session, number: Callable[[Tensor], int], past: Callable[[Answer], int]) -> dict[str, Any]:
     work = session.work
+
+    def told(step: Step[int, Thing]) -> dict[str, Any]:
+        key, thing, place = step
+        if thing is None:
+            return {"object": key, "thing": None, "place": place}
+        answers = {str(frame): past(answer) for frame, answer in thing.answers.items()}
+        return {"object": key, "thing": {**_told(key, thing), "answers": answers}, "place": place}
+
+    undo, redo = ([told(step) for step in steps] for steps in work.history.steps)
     return {
         "file": session.file,
         "size": list(work.size),
         "frames": work.frames,
-        "objects": [
-            {
-                "number": key,
-                "name": thing.name,
-                "color": thing.color,
-                "prompts": {
-                    str(frame): {
-                        "points": [list(xy) for xy in said.points],
-                        "labels": list(said.labels),
-                        "box": said.box,
-                        "mask": None if said.mask is None else rle.encode(said.mask)["counts"],
-                    }
-                    for frame, said in thing.said.items()
-                },
-            }
-            for key, thing in work.things.items()
-        ],
+        "objects": [_told(key, thing) for key, thing in work.things.items()],
         "legs": work.legs,
         "video": session_values(work.session, number) if isinstance(work, ClipWork) else None,
+        "undo": undo,
+        "redo": redo,
     }
 
 
-def _identities(tensors: dict[int, Tensor]) -> dict[int, tuple[Tensor, int]]:
-    return {id(tensor): (tensor, number) for number, tensor in tensors.items()}
+def _identities(values: dict[int, Value]) -> dict[int, tuple[Value, int]]:
+    return {id(value): (value, number) for number, value in values.items()}
 
 
 def _answers(work: Work) -> dict[tuple[int, int], Answer]:
     return {(number, frame): one for number, thing in work.things.items() for frame, one in thing.answers.items()}
 
 
+def _text(answer: Answer) -> str:
+    return json.dumps([answer.segmentation["counts"], *answer[1:]])
+
+
 def _answer(text: str, size: tuple[int, int]) -> Answer:
     told = KEPT_ANSWER.validate_json(text)
     return Answer({"size": list(size), "counts": told.counts}, told.area, told.iou, told.score)
+
+
+def _blob(tensor: Tensor) -> bytes:
+    copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return save_tensors({"tensor": copy})
 
 
 def _tensor(data: bytes, checksum: int, device: torch.device) -> Tensor:
@@ -481,7 +576,8 @@ def _tensor(data: bytes, checksum: int, device: torch.device) -> Tensor:
 def _put(db: sqlite3.Connection, columns: dict[str, Any], version: int) -> None:
     """Write a session's row, if it is as this server wrote or read it last. Raises Overtaken."""
     if version == 0:
-        db.execute(f"INSERT INTO sessions VALUES ({', '.join(f':{name}' for name in columns)})", columns)
+        values = ", ".join(f":{name}" for name in columns)
+        db.execute(f"INSERT INTO sessions ({', '.join(columns)}) VALUES ({values})", columns)
         return
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     done = db.execute(

@@ -77,15 +77,16 @@ class Work:
         self.frames = 1
         self.legs: list[Leg] = []
         """What is left of the last run."""
-        self._history: History[int, Thing] = History()
+        self.history: History[int, Thing] = History()
+        """What undo and redo bring back."""
 
     @property
     def undoable(self) -> int:
-        return self._history.undoable
+        return self.history.undoable
 
     @property
     def redoable(self) -> int:
-        return self._history.redoable
+        return self.history.redoable
 
     def frame(self, number: int) -> np.ndarray:
         """A frame as (H, W, 3) uint8, as people see it; from any thread."""
@@ -113,7 +114,7 @@ class Work:
         before = self.things.get(number)
         answers = self._ask(number, frame, said)
         old = before or Thing(name or f"Object {number}", color or _color(number))
-        self._history.remember(self.things, number)
+        self.history.remember(self.things, number)
         self.things[number] = Thing(
             name or old.name, color or old.color, {**old.said, frame: said}, {**old.answers, **answers}
         )
@@ -123,14 +124,14 @@ class Work:
         if not self.undoable:
             return None
         self._took_back()
-        return self._swapped(self._history.undo)
+        return self._swapped(self.history.undo)
 
     def redo(self) -> int | None:
         """Do again what `undo` took back last, until there is another prompt or removal. The object's number."""
         if not self.redoable:
             return None
         self._gave_back()
-        return self._swapped(self._history.redo)
+        return self._swapped(self.history.redo)
 
     def _swapped(self, swap: Callable[[dict[int, Thing]], int | None]) -> int | None:
         """Undo or redo; names and colours are not part of the history."""
@@ -149,7 +150,7 @@ class Work:
         """Remove an object, until `undo`."""
         self._thing(number)
         self._remove(number)
-        self._history.remember(self.things, number)
+        self.history.remember(self.things, number)
         del self.things[number]
 
     def preview(self, frame: int, xy: tuple[float, float]) -> Answer:
@@ -167,7 +168,7 @@ class Work:
     def close(self) -> None:
         self.closed = True
         self.things.clear()
-        self._history.clear()
+        self.history.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from sam2core_web.store import FILE, MEDIA, Store, StoreError
 
 import registry
 from sam2core.ops import rle
+from sam2core.predictors import history
 
 MODEL, SIZE = "sam2core_nano", 256  # as in conftest
 SAMPLES = Path(registry.__file__).parent / "samples"
@@ -67,7 +68,7 @@ def test_a_clip_comes_back_after_a_restart(tmp_path: Path) -> None:
     assert not any(stat.S_IMODE(path.stat().st_mode) & 0o077 for path in files), "they are their user's alone"
     with server(tmp_path) as client:
         after = client.get(f"/api/sessions/{id}").json()
-        assert after == {**before, "undoable": 0, "saved": True} and after["resumable"]
+        assert after == {**before, "saved": True} and after["resumable"] and after["undoable"] == 1
         assert client.get(f"/api/sessions/{id}/frames/3").status_code == 200
         client.post(f"/api/sessions/{id}/prompts", json={"object": 2, "frame": 4, "points": [POINT]})
         ran = client.post(f"/api/sessions/{id}/propagate", json={"resume": True})
@@ -134,10 +135,64 @@ def test_every_change_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
                 (tmp_path / str(number) / file.name).write_bytes(file.read_bytes())
     for number, state in enumerate(states):
         with server(tmp_path / str(number)) as client:
-            assert client.get(path).json() == {**state, "undoable": 0, "redoable": 0}, calls[number]
+            assert client.get(path).json() == state, calls[number]
 
 
-def test_tensors_are_written_once(tmp_path: Path) -> None:
+def test_undo_and_redo_outlive_the_server(tmp_path: Path) -> None:
+    """Each step in a server of its own is what it is in one that never stops: masks, memories, what is tracked on."""
+
+    def steps(path: str) -> list[tuple[str, str, Any]]:
+        return [
+            ("POST", f"{path}/prompts", {"object": 1, "box": BOX, "name": "Chair"}),
+            ("POST", f"{path}/propagate", {"stop": 3}),
+            ("POST", f"{path}/prompts", {"object": 1, "frame": 1, "points": [POINT], "labels": [0]}),
+            ("POST", f"{path}/prompts", {"object": 2, "frame": 1, "points": [POINT]}),
+            ("DELETE", f"{path}/objects/1", None),
+            ("POST", f"{path}/undo", None),
+            ("POST", f"{path}/undo", None),
+            ("POST", f"{path}/undo", None),
+            ("POST", f"{path}/redo", None),
+            ("POST", f"{path}/undo", None),
+            ("POST", f"{path}/propagate", {"start": 3, "stop": 5}),
+        ]
+
+    with server(tmp_path / "one") as client:
+        path = f"/api/sessions/{client.post('/api/sessions', json={'sample': 'chair.mp4'}).json()['id']}"
+        wanted = []
+        for method, address, body in steps(path):
+            assert client.request(method, address, json=body).status_code == 200
+            told = client.get(path).json()
+            wanted.append(({**told, "id": ""}, [known(client, path.rpartition("/")[2], frame) for frame in range(5)]))
+    with server(tmp_path / "many") as client:
+        id = client.post("/api/sessions", json={"sample": "chair.mp4"}).json()["id"]
+    path = f"/api/sessions/{id}"
+    for (method, address, body), (state, masks) in zip(steps(path), wanted, strict=True):
+        with server(tmp_path / "many") as client:
+            assert client.request(method, address, json=body).status_code == 200
+            assert {**client.get(path).json(), "id": ""} == state, (method, address)
+            for frame, shown in enumerate(masks):
+                got = known(client, id, frame)
+                assert set(got) == set(shown) and all(np.array_equal(got[one], shown[one]) for one in shown)
+
+
+def test_a_file_without_what_could_be_undone_is_read(tmp_path: Path) -> None:
+    with server(tmp_path) as client:
+        id = client.post("/api/sessions", json={"sample": "chair.mp4"}).json()["id"]
+        client.post(f"/api/sessions/{id}/prompts", json={"object": 1, "box": BOX})
+        before = client.get(f"/api/sessions/{id}").json()
+    ((text,),) = rows(tmp_path, "SELECT state FROM sessions")
+    state = json.loads(text)
+    for tree in (state, state["video"]):
+        del tree["undo"], tree["redo"]
+    rows(tmp_path, "UPDATE sessions SET state = ?", json.dumps(state))
+    rows(tmp_path, "DROP TABLE past")
+    rows(tmp_path, "PRAGMA user_version = 1")
+    with server(tmp_path) as client:
+        assert client.get(f"/api/sessions/{id}").json() == {**before, "undoable": 0}
+        assert client.post(f"/api/sessions/{id}/prompts", json={"object": 1, "points": [POINT]}).status_code == 200
+
+
+def test_tensors_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a frame adds does not grow with the clip, and what nothing names any more is removed."""
     with server(tmp_path) as client:
         id = client.post("/api/sessions", json={"sample": "chair.mp4"}).json()["id"]
@@ -147,8 +202,13 @@ def test_tensors_are_written_once(tmp_path: Path) -> None:
             client.post(f"/api/sessions/{id}/propagate", json={"start": stop - 2, "stop": stop})
             sizes.append(rows(tmp_path, "SELECT count(*), max(number) FROM tensors")[0])
         assert sizes[2][0] - sizes[1][0] == sizes[1][0] - sizes[0][0] == sizes[2][1] - sizes[1][1]
+        monkeypatch.setattr(history, "UNDO_STEPS", 1)
         client.delete(f"/api/sessions/{id}/objects/1")
-        assert rows(tmp_path, "SELECT count(*) FROM tensors") == [(0,)]
+        assert rows(tmp_path, "SELECT count(*) FROM tensors")[0] == (sizes[2][0],), "undo would bring them back"
+        assert rows(tmp_path, "SELECT count(*) FROM past") == [(6,)]
+        client.post(f"/api/sessions/{id}/prompts", json={"object": 2, "points": [POINT]})
+        assert rows(tmp_path, "SELECT count(*) FROM tensors")[0][0] < sizes[0][0]
+        assert rows(tmp_path, "SELECT count(*) FROM past") == [(0,)]
 
 
 def test_the_list_shows_what_was_done(tmp_path: Path) -> None:
