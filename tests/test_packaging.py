@@ -19,6 +19,7 @@ DATA = (
     "sam2core/nano/recipes/*.yaml",
     "registry/weights/*.safetensors",
     "registry/weights/*.md",
+    "registry/weights/*.json",
     "registry/skeletons/*.txt",
     "registry/samples/*",
     "registry/py.typed",

@@ -31,6 +31,7 @@ VERBS = (
     "show",
     "convert",
     "download",
+    "verify",
     "bench",
     "plugins",
     "doctor",
