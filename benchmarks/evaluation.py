@@ -6,7 +6,7 @@
     python benchmarks/evaluation.py tune DATA           the settings of the baselines, on training photographs
 
 DATA holds ``bsds500_val``, ``coco128_panoptic``, ``ccp_clothing`` and ``pumavos_samples``. Everything can be
-interrupted and goes on where it stopped: measurements are kept in ``benchmarks/results/evaluation_*.json``, of each
+interrupted and resumes: measurements are kept in ``benchmarks/results/evaluation_*.json``, of each
 method apart, and made again only when the method's settings or the model's weights changed.
 
 Protocol: regions of 0.5 to 60 % of the picture, at most ``--objects`` a picture, one annotator drawn; the first click

@@ -10,7 +10,7 @@ start-up matters each measurement is a fresh process; the rest runs in one long-
 in turn (A B C A B C ...), so that a slow minute of the machine hits all alike. Ratios are taken within a round; medians
 over rounds are printed. A measurement is kept with its CPU time: on a busy machine the ratio of CPU times is the
 steadier figure. Results go to ``benchmarks/results/`` as JSON, a table and a plot. Rounds are written as they are
-measured, to ``*.partial.json``: a run that was stopped goes on where it was, if it is called with the same options.
+measured, to ``*.partial.json``: a run that was stopped resumes, if it is called with the same options.
 """
 
 from __future__ import annotations

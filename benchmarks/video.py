@@ -10,7 +10,7 @@ round begun by another), so that a slow minute of the machine hits all alike; ra
 medians over rounds are printed, with the share of the machine's matrix-multiply peak in the contender's type, measured
 in the same round.
 
-Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped goes on where it was, and
+Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped resumes, and
 what is measured with some of the ``--names`` is added to what is there of the others. "ours bfloat16 amx" wants
 plugins/sam2core-amx installed; the others are measured without its kernels.
 """

@@ -35,7 +35,7 @@ recipe. Plugins add verbs of their own, such as `sam2core serve` and `sam2core e
 
 **Being asked to stop.** SIGTERM (`docker stop`, systemd, slurm) is Ctrl-C, in every verb. What is known is saved at
 once; the frame, picture or step at hand is given ten seconds to be finished, and a second request does not wait. What
-can go on later goes on with the same line (`train`, `automask` on pictures) or with `--resume` added, and ends as if
+can be resumed resumes with the same line (`train`, `automask` on pictures) or with `--resume` added, and ends as if
 there had been no stop. A signal that the shell has the program ignore, as `nohup` does, stays ignored.
 
 **What is there already.** What a folder holds of another picture or another run is replaced with `--force` alone; what

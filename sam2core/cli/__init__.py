@@ -94,7 +94,7 @@ class Program(click.Group):
         super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb and turn what users can cause into one message and an exit code."""
+        """Run the verb and turn invalid input into one message and an exit code."""
         ctx.meta["sam2core.allocator"] = keep_freed_memory()
         try:
             with ended_at_once():
@@ -159,7 +159,7 @@ def _with_verbose(command: click.Command) -> click.Command:
 )
 @click.version_option(sam2core.__version__, message="%(version)s")
 def main() -> None:
-    """Segment what you point at, in photographs and videos, with SAM 2.
+    """Segment what you point at, in images and videos, with SAM 2.
 
     \b
     sam2core segment photo.jpg --point 300,130        one click, one object

@@ -53,7 +53,7 @@ OPTIONS = {
 @click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack.  [default: 0]")
 @click.option("--write", type=Kinds(DRAWN_KINDS), default="overlay,ids", show_default=True,
               help="What to write of pictures beside NAME.automask.json; labels as `segment` has them.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="In a video, go on with a run that was stopped.")
+@click.option("--resume", is_flag=True, help="In a video, resume a run that was stopped.")
 @click.option("--force", is_flag=True, help="Do again what is done already, and replace what is of others.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")

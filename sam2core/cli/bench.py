@@ -100,7 +100,7 @@ def command(
 ) -> None:
     """Measure this machine: decode, encode, prompt, track and automatic masks, by first run and later ones.
 
-    A photograph and a clip that come with the program are used. The share of the peak is the arithmetic that is really
+    An image and a video that come with the program are used. The share of the peak is the arithmetic that is really
     done, over the time and the best of this machine's own matrix products, measured in the same run. Side by side with
     other packages: see the folder benchmarks/ of the source.
     """

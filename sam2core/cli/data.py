@@ -22,7 +22,7 @@ option_option = click.option(
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="What the format's reader is told, see docs/data.md; may be repeated.",
+    help="An option of the format's reader, see docs/data.md; may be repeated.",
 )
 
 

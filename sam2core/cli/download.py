@@ -27,8 +27,7 @@ SOURCES = {"any": ("hub", "direct"), "hub": ("hub",), "direct": ("direct",)}
 def command(name: str, source: str, folder: Path | None, revision: str | None, verify: bool) -> None:
     """Download the weights of the model NAME and print their path.
 
-    A download that was interrupted goes on where it stopped. Length and checksum are checked. What is in a cache is
-    not downloaded again.
+    An interrupted download resumes. Length and checksum are checked. What is in a cache is not downloaded again.
     """
     import registry
     from registry import weights

@@ -78,7 +78,7 @@ from sam2core.jobs.segment import KINDS
 @engine_options("Pictures")
 @model_flags
 def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
-    """Cut out what you point at in photographs.
+    """Cut out what you point at in images.
 
     \b
     sam2core segment photo.jpg --point 300,130
@@ -93,14 +93,14 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     applied first, and the masks have that orientation. Points, one box and a mask describe one object
     together; with several boxes there is nothing but boxes, unless each --object says what is its own.
 
-    --prompts FILE says of each picture what is in it; what it may be is told in docs/images.md. A picture of
+    --prompts FILE says of each picture what is in it; docs/images.md has its forms. A picture of
     which it says nothing gets a document without masks.
 
     Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
     area and bbox (x, y, width, height) in pixels, and the mask as COCO RLE; and as --write says:
 
     \b
-    masks     NAME.mask0.png and so on: 255 inside, 0 outside, the photograph's size
+    masks     NAME.mask0.png and so on: 255 inside, 0 outside, the image's size
     overlay   NAME.overlay.png (with --multimask the candidates side by side)
     palette   NAME.palette.png: a pixel is its object's number, 1 for the first
     cutouts   NAME.cutout0.png: the object alone, transparent around it
@@ -111,7 +111,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
 
     They replace what is there of the same picture; what is there of another one with --force alone, and what this
     command did not write never. Of many pictures, those that are done are not done again, so that a run that was
-    stopped, by whatever, goes on with the same command; one that cannot be read stops no other (exit code 1).
+    stopped, by whatever, resumes with the same command; one that cannot be read stops no other (exit code 1).
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """

@@ -62,7 +62,7 @@ class Kinds(click.ParamType):
               help="The overlay's colours.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
               show_default=True, help="Folder to write to.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped: the same command, and this.")
+@click.option("--resume", is_flag=True, help="Resume a run that was stopped: the same command, and this.")
 @click.option("--force", is_flag=True, help="Replace what an earlier run wrote to the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")

@@ -1,4 +1,4 @@
-"""`sam2core train`: a recipe and a folder of data in, weights out; a run that was stopped goes on where it was."""
+"""`sam2core train`: a recipe and a folder of data in, weights out; a run that was stopped resumes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Settings:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
 @click.option("--shard", is_flag=True, help="Under torchrun: share the weights out too (FSDP2), for large models.")
-@click.option("--changed", is_flag=True, help="Go on with a run although the recipe is not what it began with.")
+@click.option("--changed", is_flag=True, help="Resume a run although its recipe has changed.")
 def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Train a model by a recipe; the path of the weights is printed.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Leg(NamedTuple):
-    """Arguments of `VideoSession.propagate`: the first frame, the first that is not visited, and the direction."""
+    """Arguments of `VideoSession.propagate`: the first frame, the end (exclusive), and the direction."""
 
     start: int
     stop: int | None

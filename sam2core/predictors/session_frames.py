@@ -119,7 +119,7 @@ class SessionFrames:
     def route(self, first: int, stop: int | None, direction: str) -> tuple[Route, int | None]:
         """The frames that a pass from `first` visits, and how many they are where that is known.
 
-        `stop` is the first frame that is not visited. Raises ValueError when there is nothing to visit.
+        `stop` is exclusive. Raises ValueError when there is nothing to visit.
         """
         last = self.length
         if direction == "both":

@@ -85,10 +85,8 @@ class EverythingIn(Body):
 class PropagateIn(Body):
     direction: Literal["forward", "backward", "both"] = "forward"
     start: FrameNumber | None = Field(None, description="the first frame; by default the earliest prompted one")
-    stop: FrameNumber | None = Field(None, description="the first frame that is not visited; not with `both`")
-    resume: bool = Field(
-        False, strict=True, description="go on where the last run stopped; the other fields are then ignored"
-    )
+    stop: FrameNumber | None = Field(None, description="where to end, exclusive; not with `both`")
+    resume: bool = Field(False, strict=True, description="resume the last run; the other fields are then ignored")
 
 
 class Mask(BaseModel):

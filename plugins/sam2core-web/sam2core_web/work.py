@@ -20,7 +20,7 @@ from sam2core_web.engine import Engine
 from sam2core_web.media import Refused
 
 Leg = tuple[int, "int | None", str]
-"""First frame, the first that is not visited (None: to the end), direction."""
+"""First frame, end (exclusive; None: to the end), direction."""
 
 
 class Answer(NamedTuple):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @format_option
 @click.option("--video", "videos", multiple=True, metavar="NAME", help="Only this video; may be repeated.")
 @engine_options("Videos")
-@click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--resume", is_flag=True, help="Resume the run that OUT holds.")
 @click.option("--force", is_flag=True, help="Replace the masks of an earlier run.")
 @click.option("--score/--no-score", "scored", default=True, help="Score the masks when they are there.")
 @model_options
@@ -42,7 +42,7 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
 
     ROOT holds clips in any format of docs/data.md: DAVIS, MOSE, YouTube-VOS, LVOS, SA-V and others.
     The masks go to OUT/VIDEO as the data set's own evaluator wants them, what made them to
-    OUT/manifest.json. A run that was stopped goes on with --resume. Without true masks beyond the
+    OUT/manifest.json. --resume resumes a run that was stopped. Without true masks beyond the
     first frame there is nothing to score.
     """
     from sam2core.data.footage import frame_count
