@@ -17,6 +17,7 @@ from registry.spec import ModelSpec
 from sam2core.heads.object_pointer import ObjectPointer
 from sam2core.memory.readout import MemoryReadout
 from sam2core.model import Sam2
+from sam2core.protocols import MakesStrides
 from sam2core.types import Multimask
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,7 +33,7 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     neck = make("neck", spec.neck, channels=backbone.channels, strides=backbone.strides, dim=spec.dim)
     prompt_encoder = make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size)
     mask_decoder = make("mask_decoder", spec.mask_decoder, dim=spec.dim)
-    _check_read(spec, backbone, mask_decoder)
+    _check_read(spec, backbone, neck, mask_decoder)
     return Sam2(
         backbone=backbone,
         neck=neck,
@@ -63,13 +64,15 @@ def _check_levels(spec: ModelSpec, backbone: Any) -> None:
         )
 
 
-def _check_read(spec: ModelSpec, backbone: Any, mask_decoder: Any) -> None:
-    """Raise SpecError for a mask decoder that reads maps which the backbone does not make."""
+def _check_read(spec: ModelSpec, backbone: Any, neck: Any, mask_decoder: Any) -> None:
+    """Raise SpecError for a mask decoder that reads maps which neither the backbone nor the neck makes."""
     wanted = getattr(mask_decoder, "high_res_strides", ())
-    if absent := [stride for stride in wanted if stride not in backbone.strides]:
+    made = neck.made_strides if isinstance(neck, MakesStrides) else backbone.strides
+    if absent := [stride for stride in wanted if stride not in made]:
         raise SpecError(
             f"mask_decoder {spec.mask_decoder['type']!r} reads maps at strides {list(wanted)}, and backbone "
-            f"{spec.backbone['type']!r} has none at {absent[0]}: turn off mask_decoder.high_res_features"
+            f"{spec.backbone['type']!r} has none at {absent[0]}: turn off mask_decoder.high_res_features, or name a "
+            "neck that makes them"
         )
 
 

@@ -56,7 +56,7 @@ class Neck(Protocol):
         """A backbone's maps to maps (B, dim, H / s, W / s) at those of the strides s = 4, 8, 16 that the backbone has.
 
         The last is what prompts and memories work on; the mask decoder's high-resolution features take the finer two,
-        where there are any.
+        where there are any. A neck that makes others says so: `MakesStrides`.
         """
         ...
 
@@ -289,6 +289,14 @@ class HasBlocks(Protocol):
     """
 
     blocks: Sequence[Any]
+
+
+@runtime_checkable
+class MakesStrides(Protocol):
+    """A neck that makes maps at strides which its backbone lacks. Without it, its maps are at those of its backbone."""
+
+    made_strides: Sequence[int]
+    """Stride of each map that the neck makes, finest first; the last is 16."""
 
 
 @runtime_checkable

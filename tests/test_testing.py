@@ -545,6 +545,30 @@ def test_a_target_a_name_and_an_address_are_the_same(monkeypatch: pytest.MonkeyP
     check("layout", FACEBOOK, state=tiny_model(dim=16).state_dict())
 
 
+class Finer(nn.Module):
+    """A neck that makes maps at strides 8 and 16 of one at 16."""
+
+    made_strides = (8, 16)
+
+    def __init__(self, channels: Any, strides: Any, dim: int) -> None:
+        super().__init__()
+        self.lateral = nn.Conv2d(channels[-1], dim, kernel_size=1)
+
+    def forward(self, maps: Any) -> Any:
+        x = self.lateral(maps[-1])
+        return [x.repeat_interleave(2, 2).repeat_interleave(2, 3), x]
+
+
+def test_a_neck_is_held_to_the_strides_that_it_says_it_makes() -> None:
+    check("neck", Finer, given={"channels": (24,), "strides": (16,)})
+
+    class Boasting(Finer):
+        made_strides = (4, 8, 16)
+
+    with pytest.raises(ContractError, match=r"2 maps for strides \[4, 8, 16\]"):
+        check("neck", Boasting, given={"channels": (24,), "strides": (16,)})
+
+
 def test_wrong_calls_are_answered() -> None:
     with pytest.raises(UnknownName, match="did you mean 'memory_policy'"):
         check("memory_polcy", RecentFrames)

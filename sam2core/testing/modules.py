@@ -15,6 +15,7 @@ from registry.assemble import init_empty_weights
 from registry.kinds import KINDS
 from sam2core.heads.select import Stability
 from sam2core.model import finer_features
+from sam2core.protocols import MakesStrides
 from sam2core.testing.isolation import tiny_model
 from sam2core.testing.rules import GIVEN, Examination, Found
 from sam2core.testing.values import cast, changed, has_shape, same, tensors
@@ -241,7 +242,7 @@ def _in_a_model(
 ) -> None:
     """The whole model with this part in its place: every verb runs, and its tensors are saved under the kind's name."""
     widths = {key: given[key] for key in ("dim", "memory_dim") if key in given}
-    strides = part.strides if kind == "backbone" else given.get("strides", STRIDES)
+    strides = part.strides if kind == "backbone" else _made(part, given.get("strides", STRIDES))
     # without maps at 4 and 8 there is nothing that a decoder's high-resolution features could take
     decoder: dict[str, Any] = {} if {4, 8} <= set(strides) else {"mask_decoder": {"high_res_features": False}}
     model = tiny_model(image_size=list(size), **widths, **decoder)
@@ -320,7 +321,7 @@ def _backbone(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Tri
 
 
 def _neck(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Trial:
-    wanted = [stride for stride in STRIDES if stride in given["strides"]]
+    wanted = _made(part, given["strides"])
 
     def shapes(part: Any, maps: Any, batch: int) -> None:
         if not isinstance(maps, list | tuple) or len(maps) != len(wanted):
@@ -331,6 +332,11 @@ def _neck(part: Any, given: Mapping[str, Any], size: tuple[int, int]) -> Trial:
     return Trial(
         (_maps(given["channels"], given["strides"], size),), lambda part, inputs: part(list(inputs[0])), shapes
     )
+
+
+def _made(part: Any, strides: Sequence[int]) -> list[int]:
+    """The strides of the maps behind a neck: those it says that it makes, or those of 4, 8, 16 that it is given."""
+    return list(part.made_strides) if isinstance(part, MakesStrides) else [s for s in STRIDES if s in strides]
 
 
 def _count(maps: Any) -> str:
