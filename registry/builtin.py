@@ -27,6 +27,7 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("predictor", "automask", "sam2core.predictors.automask:MaskGenerator"),
     ("engine", "local", "sam2core.jobs.engines:LocalEngine"),
     ("detector", "boxes", "sam2core.jobs.detectors:BoxesDetector"),
+    ("detector", "torchvision", "sam2core.jobs.torchvision_detector:TorchvisionDetector"),
     *(("writer", name, f"sam2core.jobs.writers:{name}") for name in WRITERS),
     ("layout", "native", "sam2core.checkpoints.layout:NATIVE"),
     ("layout", "facebook", "sam2core.checkpoints.facebook:FACEBOOK"),

@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from sam2core.cli.engine import PredictorMaker, engine_options
+from sam2core.cli.engine import PredictorMaker, engine_options, placed
 from sam2core.cli.options import build_arguments, divided, model_flags, open_model
-from sam2core.cli.pictures import Kinds, bars_of, go_through
+from sam2core.cli.pictures import Kinds, bars_of, go_through, label_writers
 from sam2core.cli.progress import Bars, Say
 from sam2core.cli.track import clip_settings, end, report
 from sam2core.jobs.clip import ClipRun, open_run
 from sam2core.jobs.inputs import CLIPS
 from sam2core.jobs.pictures import Picture
 from sam2core.jobs.prompts import Prompts
+from sam2core.jobs.writers import Labels
 
 DRAWN_KINDS = ("overlay", "ids")
 """What is drawn of a picture."""
@@ -102,7 +103,11 @@ def _pictures(
     from sam2core.jobs import inputs
     from sam2core.jobs.automask import AutomaskWork, check_targets
 
-    pictures = [Picture(path, name) for path, name in inputs.named(inputs.pictures(sources))]
+    output = placed(output, options)
+    paths = [placed(path, options) for path in inputs.pictures(sources)]
+    if clips := [path for path in paths if path.suffix.lower() in CLIPS]:
+        raise click.UsageError(f"{clips[0]} is a clip: everything in a clip is found one clip at a time")
+    pictures = [Picture(path, name) for path, name in inputs.named(paths)]
     check_targets(pictures, output)
     kinds = options["write"].drawn
     drawn = {} if kinds == DRAWN_KINDS else {"kinds": list(kinds)}
@@ -136,7 +141,7 @@ def _follow(
     settings = clip_settings(
         video,
         options,
-        write=list(FOLLOWED),
+        write=[*FOLLOWED, *options["write"].labels],
         everything={"every": options["every"], "max_objects": options["max_objects"], **also},
     )
     earlier = open_run(output, settings, Prompts(), resume=options["resume"], force=options["force"])
@@ -144,13 +149,23 @@ def _follow(
         say(f"{output} is finished already")
         report(earlier, output, options["as_json"])
         return
+    labels = Labels(output, label_writers(options["write"]), [output.name], "clips", force=True)
     name = open_model(options, changes, say)
     with open_source(video) as source:
         tracker = registry.predictor(name, "video", *changes, **build_arguments(options))
         chosen: dict[str, Any] = {**tracker.model.spec.predictors.get("automask", {}), **also}
         generator = MaskGenerator(tracker.model, **chosen)
         bars = Bars(say)
-        run = ClipRun(output, settings, Prompts(), source, tracker, say=say, progress=bars)
+        run = ClipRun(
+            output,
+            settings,
+            Prompts(),
+            source,
+            tracker,
+            say=say,
+            progress=bars,
+            labels=labels if labels.writers else None,
+        )
         run.everything(generator, force=options["force"], resume=options["resume"])
         if run.status == "complete":
             bars.finish()

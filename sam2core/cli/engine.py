@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -78,6 +79,11 @@ class DetectorMaker:
     def document(self) -> dict[str, Any]:
         """The same as plain values."""
         return {"detector": self.name, **self.options}
+
+
+def placed(path: Path, options: Mapping[str, Any]) -> Path:
+    """A path as workers find it: those of other engines may not start in this folder."""
+    return path if options["engine"] == "local" else path.absolute()
 
 
 class PredictorMaker:

@@ -103,24 +103,27 @@ def go_through(
         found = FoundPictures(done.documents, [names[one.path] for one in done.pictures])
         for sentence in labels.write(found):
             say(sentence)
-    report(done, output, options, say)
+    places = [str(output / kind) + os.sep for kind in written.labels]
+    summarise(done, "pictures", "masks", options, say, places)
 
 
-def report(done: Done, output: Path, options: Mapping[str, Any], say: Say) -> None:
-    """Print what became of the pictures."""
+def summarise(done: Done, what: str, of: str, options: Mapping[str, Any], say: Say, labels: Sequence[str] = ()) -> None:
+    """Print what became of pictures or clips; exit code 1 when some could not be done."""
     for one in done.failed:
         click.echo(f"{one.path}: {one.error}", err=True)
     count = len(done.pictures) + len(done.failed)
     if done.failed:
-        click.echo(f"{len(done.failed)} of {count} pictures could not be read", err=True)
+        click.echo(
+            f"{len(done.failed)} of {count} {what} could not be {'read' if what == 'pictures' else 'done'}", err=True
+        )
     if count > 1:
-        say(f"{count} pictures in {done.seconds:.1f} s, {count / max(done.seconds, 1e-6):.2f} pictures/s")
+        say(f"{count} {what} in {done.seconds:.1f} s, {count / max(done.seconds, 1e-6):.2f} {what}/s")
     if options["as_json"]:
-        click.echo(json.dumps(done.summary(), indent=1))
+        click.echo(json.dumps(done.summary(what), indent=1))
     elif done.pictures:
-        click.echo("\n".join(f"{one.document}  {one.masks} masks" for one in done.pictures))
-    for kind in options["write"].labels if not options["as_json"] else ():
-        click.echo(str(output / kind) + os.sep)
+        click.echo("\n".join(f"{one.document}  {one.masks} {of}" for one in done.pictures))
+    for place in labels if not options["as_json"] else ():
+        click.echo(place)
     if done.failed:
         raise click.exceptions.Exit(1)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options
+from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options, placed
 from sam2core.cli.options import Box, Point, build_arguments, divided, model_flags, open_model
 from sam2core.cli.pictures import Kinds, go_through
 from sam2core.cli.progress import Say
@@ -227,13 +227,14 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
     from sam2core.jobs.prompt_files import PromptFile
     from sam2core.jobs.segment import SegmentWork
 
-    say, output = Say(options["quiet"]), options["output"] or Path("out")
+    say, output = Say(options["quiet"]), placed(options["output"] or Path("out"), options)
     if file is None:
-        paths = inputs.pictures(images)
+        paths = [placed(path, options) for path in inputs.pictures(images)]
         pictures = [Picture(path, name, tuple(prompts)) for path, name in inputs.named(paths)]
     else:
         told = PromptFile(file)
-        paths = inputs.pictures([str(path) for path in told.places()] if images == [file] else images)
+        listed = [str(path) for path in told.places()] if images == [file] else images
+        paths = [placed(path, options) for path in inputs.pictures(listed)]
         said = told.of_all(paths, still=True)
         pictures = [Picture(path, name, tuple(said[path].values())) for path, name in inputs.named(paths)]
         if silent := sum(not one.prompts for one in pictures):

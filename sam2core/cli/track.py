@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam2core.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, model_options, open_model, pairs
+from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options, open_engine, placed
+from sam2core.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, divided, model_flags, open_model
+from sam2core.cli.pictures import Kinds, label_writers, summarise
 from sam2core.cli.progress import Bars, Say, listen
 from sam2core.cli.prompts import PROMPTS, InOrder, OnFrame, spoken
 from sam2core.jobs.clip import ClipRun, ClipSettings, open_run
 from sam2core.jobs.folder import KINDS
+from sam2core.jobs.inputs import clips
 from sam2core.jobs.prompts import Prompts
+from sam2core.jobs.writers import Labels
+
+if TYPE_CHECKING:
+    from sam2core.jobs.pictures import Made
 
 PALETTES = ("bright", "davis", "colorblind", "pastel")
 
 
-class Kinds(click.ParamType):
-    """Some of `KINDS`, between commas."""
-
-    name = "KIND,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        words = value if isinstance(value, tuple) else tuple(word.strip() for word in value.split(","))
-        if unknown := [word for word in words if word not in KINDS]:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(KINDS)}", param, ctx)
-        return tuple(kind for kind in KINDS if kind in words)
-
-
 @click.command(cls=InOrder)
-@click.argument("video", required=False)
-@click.option("--object", "objects", multiple=True, metavar="ID",
+@click.argument("words", nargs=-1, metavar="[VIDEO...] [KEY=VALUE]...")
+@click.option("--object", "objects", multiple=True, metavar="ID[:CLASS]",
               help="Prompts after it are for this object, until the next.  [default: 1]")  # fmt: skip
 @click.option("-p", "--point", "points", multiple=True,
               type=OnFrame(Point(), "F:X,Y[,0|1]", "0:210,350 (inside) or 12:80,90,0 (outside)"),
@@ -43,7 +39,8 @@ class Kinds(click.ParamType):
               help="On frame F, a box around the object.")  # fmt: skip
 @click.option("--mask", "masks", multiple=True, type=OnFrame(None, "F:PNG", "0:dog.png"),
               help="On frame F, the object's mask: a picture as large as the video, white inside.")  # fmt: skip
-@click.option("--prompts", "prompts_file", type=click.Path(exists=True, dir_okay=False), help="Prompts as JSON.")
+@click.option("--prompts", "prompts_file", type=click.Path(exists=True), metavar="FILE",
+              help="Prompts as JSON, CSV or JSON lines, also of many clips.")  # fmt: skip
 @click.option("--camera", metavar="N|URL", help="Instead of VIDEO: a camera by number or name, or a stream's address.")
 @click.option("--start", type=click.IntRange(min=0), default=0, help="The first frame to see.  [default: 0]")
 @click.option("--stop", type=click.IntRange(min=1), help="The first frame not to see.  [default: the end]")
@@ -56,8 +53,8 @@ class Kinds(click.ParamType):
 @click.option("--keep", type=click.Choice(["horizon", "all"]), default="horizon", show_default=True,
               help="Remember what can still be recalled, or everything.")  # fmt: skip
 @click.option("--non-overlapping", is_flag=True, help="No pixel belongs to two objects.")
-@click.option("--write", type=Kinds(), default="overlay,palette,rle", show_default=True,
-              help=f"What to write: {', '.join(KINDS)}.")  # fmt: skip
+@click.option("--write", type=Kinds(KINDS), default="overlay,palette,rle", show_default=True,
+              help=f"What to write: {', '.join(KINDS)}, and labels.")  # fmt: skip
 @click.option("--palette", type=click.Choice(PALETTES), default="bright", show_default=True,
               help="The overlay's colours.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
@@ -66,8 +63,14 @@ class Kinds(click.ParamType):
 @click.option("--force", is_flag=True, help="Replace what an earlier run wrote to the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
-@model_options
-def command(video: str | None, **options: Any) -> None:
+@detector_options
+@click.option("--every", type=click.IntRange(min=1), default=30, show_default=True,
+              help="With --detector: look for new objects on every N-th frame.")  # fmt: skip
+@click.option("--max-objects", type=click.IntRange(1, 255), default=64, show_default=True,
+              help="With --detector: follow so many at most.")  # fmt: skip
+@engine_options("Clips")
+@model_flags
+def command(words: tuple[str, ...], **options: Any) -> None:
     """Follow what you point at through a video.
 
     \b
@@ -75,6 +78,11 @@ def command(video: str | None, **options: Any) -> None:
     sam2core track clip.mp4 --object dog --point 0:300,130 --point 0:80,90,0 --object ball --box 12:10,20,60,70
     sam2core track frames/ --mask 0:dog.png --direction both --write palette,masks -o dog/
     sam2core track --camera 0 --box 0:200,100,440,380 --stop 500
+
+    Several clips, or a pattern that matches several, are a run each in a folder of its name: OUT/NAME. The same
+    prompts are for all of them, unless --prompts says of which `file` each is; --resume then begins those that were
+    not begun. --detector NAME finds objects instead, on every N-th frame: one that is followed already (box IoU of
+    0.5 or more) keeps its number, others join.
 
     VIDEO is a file, a folder of pictures, a quoted pattern such as 'frames/*.png', or an address.
     The order of prompts matters: each belongs to the --object before it, or to object 1. F is a
@@ -99,7 +107,10 @@ def command(video: str | None, **options: Any) -> None:
     rle       masks.json: per frame and object the mask as COCO RLE, IoU estimate, object score (> 0: seen)
     cutouts   cutouts/ID/FRAME.png: the object alone, transparent around it
 
-    and run.json, which says how it went and can be given to --prompts. FRAME is the picture's name,
+    and labels for other tools in a folder each, whole when the run is complete: coco, yolo, labelstudio (a picture a
+    frame), cvat, davis, mots, nifti, tiff; classes are those of --object ID:CLASS and of the prompts' `category`.
+
+    And run.json, which says how it went and can be given to --prompts. FRAME is the picture's name,
     or the number of the frame.
 
     Ctrl-C and SIGTERM stop after the frame at hand, or in it after ten seconds (twice: at once), with
@@ -112,47 +123,112 @@ def command(video: str | None, **options: Any) -> None:
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.video.fill_holes=0.
     """
-    context = click.get_current_context()
     camera = options["camera"]
-    if camera is not None and video is not None:  # then there is no VIDEO: the word is the first of the pairs
-        options["overrides"], video = (video, *options["overrides"]), None
-    changes = pairs(options["overrides"])
-    _check_usage(video, options)
+    named, options["overrides"] = divided(words, 1 if camera is None else 0)
+    videos = clips(named)
+    _check_usage(videos, options)
+    if len(videos) > 1:
+        _many(videos, options)
+    else:
+        _one(videos[0] if videos else "", options)
+
+
+def _one(video: str, options: Mapping[str, Any]) -> None:
+    """Follow what was pointed at in one clip or a live source."""
+    camera = options["camera"]
+    changes = options["overrides"]
     prompts = Prompts()
     if options["prompts_file"] is not None:
         from sam2core.jobs.prompt_files import PromptFile
 
-        prompts = PromptFile(options["prompts_file"]).prompts(Path(str(video)))
-    spoken(context.meta["sam2core.order"], {name: options[name] for name in PROMPTS}, prompts)
+        prompts = PromptFile(options["prompts_file"]).prompts(Path(video))
+    spoken(click.get_current_context().meta["sam2core.order"], {name: options[name] for name in PROMPTS}, prompts)
 
     say, folder = Say(options["quiet"]), options["output"]
     address = camera if camera is None or "://" in camera else f"camera:{camera}"
-    source = address or str(video)
-    settings = clip_settings(
-        source,
-        options,
-        **{
-            name: options[name]
-            for name in ("start", "stop", "stride", "direction", "keep", "non_overlapping", "palette")
-        },
-        crop=options["crop"] and list(options["crop"]),
-        write=list(options["write"]),
-    )
+    source = address or video
+    settings = _settings(source, options)
     earlier = open_run(folder, settings, prompts, resume=options["resume"], force=options["force"])
     if earlier is not None and earlier["status"] == "complete":
         say(f"{folder} is finished already")
         report(earlier, folder, options["as_json"])
         return
-    if not prompts:
+    if not prompts and not settings.detector:
         raise click.UsageError("say what to follow: --point F:X,Y, --box F:X0,Y0,X1,Y1, --mask F:PNG or --prompts FILE")
-    run = _run(source, settings, prompts, folder, options, changes, say)
+    if prompts and settings.detector:
+        raise click.UsageError("--detector says what to follow: no --point, --box, --mask or --prompts beside it")
+    run = _run(source, settings, prompts, folder, options, changes, say, earlier)
     end(run, options["as_json"], say)
 
 
-def _check_usage(video: str | None, options: Mapping[str, Any]) -> None:
+def _settings(video: str, options: Mapping[str, Any]) -> ClipSettings:
+    detector: dict[str, Any] = {}
+    if options["detector"]:
+        detector = {
+            **DetectorMaker(options).document(),
+            "every": options["every"],
+            "max_objects": options["max_objects"],
+        }
+    words = ("start", "stop", "stride", "direction", "keep", "non_overlapping", "palette")
+    return clip_settings(
+        video,
+        options,
+        **{name: options[name] for name in words},
+        crop=options["crop"] and list(options["crop"]),
+        write=[*options["write"].drawn, *options["write"].labels],
+        detector=detector,
+    )
+
+
+def _many(videos: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Follow what was pointed at in many clips, a run each; exit code 1 when some could not be done."""
+    from sam2core.jobs.clips import Clip, ClipWork, folders
+    from sam2core.jobs.pictures import run_pictures
+    from sam2core.jobs.prompt_files import PromptFile
+
+    say, output = Say(options["quiet"]), placed(options["output"], options)
+    order = click.get_current_context().meta["sam2core.order"]
+    given = {name: options[name] for name in PROMPTS}
+    paths = [placed(Path(video), options) for video in videos]
+    said = {path: Prompts() for path in paths}
+    if options["prompts_file"] is not None:
+        said = PromptFile(options["prompts_file"]).of_all(paths)
+    for prompts in said.values():
+        spoken(order, given, prompts)
+    if not options["detector"] and not any(said.values()):
+        raise click.UsageError("say what to follow: --point F:X,Y, --box F:X0,Y0,X1,Y1, --prompts FILE or --detector")
+    todo = [path for path in paths if said[path] or options["detector"]]
+    for path in set(paths) - set(todo):
+        say(f"{options['prompts_file']} says nothing of {path}: it is left out")
+    places = dict(zip(paths, folders([str(path) for path in paths], output)))
+    jobs = [Clip(str(path), places[path], _settings(str(path), options), said[path]) for path in todo]
+    also: dict[str, Any] = {"non_overlapping": True} if options["non_overlapping"] else {}
+    work = ClipWork(
+        PredictorMaker(options, "video", **also),
+        partial(label_writers, options["write"]),
+        resume=options["resume"],
+        force=options["force"],
+        detect=DetectorMaker(options) if options["detector"] else None,
+    )
+    engine = open_engine(options)
+    open_model(options, options["overrides"], say)
+
+    def told(made: Made, done: int) -> None:
+        say(f"{done}/{len(jobs)} {made.path}{' failed' if made.error else ''}")
+        for note in made.notes:
+            say(note)
+
+    summarise(run_pictures(engine, work, jobs, None, told), "clips", "objects", options, say)
+
+
+def _check_usage(videos: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raise click.UsageError for options that exclude each other."""
-    if options["camera"] is None and video is None:
+    if options["camera"] is None and not videos:
         raise click.UsageError("say what to follow in: VIDEO, or --camera N")
+    if options["detect"] and not options["detector"]:
+        raise click.UsageError("--detect is for a --detector")
+    if options["detector"] and (options["direction"] != "forward" or options["camera"] is not None):
+        raise click.UsageError("a detector is asked along a file, forward: no --direction or --camera with --detector")
     if options["camera"] is not None and options["resume"]:
         raise click.UsageError("what a camera saw is over: --resume is for files")
     if options["resume"] and options["force"]:
@@ -181,6 +257,7 @@ def _run(
     options: Mapping[str, Any],
     changes: tuple[str, ...],
     say: Say,
+    earlier: Mapping[str, Any] | None,
 ) -> ClipRun:
     """Follow what was pointed at; what cannot be done is said before the model is built."""
     import registry
@@ -191,6 +268,8 @@ def _run(
         folder_name(name)
     if "palette" in settings.write and len(prompts.objects) > 255:
         raise ValueError(f"palette files hold 255 objects, not {len(prompts.objects)}: --write masks or rle instead")
+    labels = Labels(folder, label_writers(options["write"]), [folder.name], "clips", force=True)
+    detector = DetectorMaker(options)() if settings.detector else None
     if "overlay" in settings.write:
         import av  # noqa: F401  what is missing is said before anything slow
     with open_source(video, start=settings.start, stop=settings.stop, stride=settings.stride) as source:
@@ -200,12 +279,26 @@ def _run(
             settings.stretch.check(one, source)
         if source.live and (options["resume"] or settings.direction != "forward"):
             raise ValueError("a live source goes forward only, once: no --direction, no --resume")
+        if source.live and labels.writers:
+            raise ValueError(f"what is live is not kept: --write {next(iter(labels.writers))} is for files")
         name = open_model(options, changes, say)
         also: dict[str, Any] = {"non_overlapping": True} if settings.non_overlapping else {}
         predictor = registry.predictor(name, "video", *changes, **build_arguments(options), **also)
         bars = Bars(say)
-        run = ClipRun(folder, settings, prompts, source, predictor, say=say, progress=bars)
-        if source.live:
+        run = ClipRun(
+            folder,
+            settings,
+            prompts,
+            source,
+            predictor,
+            say=say,
+            progress=bars,
+            labels=labels if labels.writers else None,
+        )
+        if detector is not None:
+            known = (earlier or {}).get("categories", {})
+            run.detected(detector, force=options["force"], resume=options["resume"], categories=known)
+        elif source.live:
             run.live(force=options["force"], listen=listen)
         else:
             run.track(force=options["force"], resume=options["resume"])

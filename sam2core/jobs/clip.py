@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sam2core.jobs.folder import PLACES, clear, compare, earlier_run, try_folder
 from sam2core.jobs.interrupt import InterruptGuard, exit_code
-from sam2core.jobs.output import ClipOutput, Tally
+from sam2core.jobs.output import ClipOutput, Tally, rle_place
 from sam2core.jobs.plan import Plan, Stretch, count
 from sam2core.jobs.prompts import Prompts, UserPrompt
+from sam2core.jobs.writers import forget
 from sam2core.storage import disk_errors, write_text
 
 if TYPE_CHECKING:
+    from sam2core.jobs.writers import Labels
     from sam2core.media.frames import FrameSource
     from sam2core.predictors.automask import MaskGenerator
     from sam2core.predictors.results import FrameResult
     from sam2core.predictors.session import VideoSession
     from sam2core.predictors.video import VideoPredictor
+    from sam2core.protocols import Detector
 
 CHECKPOINT = 60.0
 """Seconds between saved sessions, for runs that are killed."""
@@ -57,6 +60,8 @@ class ClipSettings:
     non_overlapping: bool = False
     palette: str = "bright"
     everything: dict[str, Any] = field(default_factory=dict)
+    detector: dict[str, Any] = field(default_factory=dict)
+    """What finds the objects, its options, `every` and `max_objects`, where nothing was pointed at."""
 
     @property
     def stretch(self) -> Stretch:
@@ -65,8 +70,9 @@ class ClipSettings:
     def document(self) -> dict[str, Any]:
         """The same as plain values; what earlier versions did not write is left out where it says nothing."""
         document = asdict(self)
-        if not self.everything:
-            del document["everything"]
+        for key in ("everything", "detector"):
+            if not document[key]:
+                del document[key]
         return document
 
 
@@ -99,6 +105,7 @@ class ClipRun:
         predictor: tracks.
         say: told a line for people, now and then.
         progress: told how far it is.
+        labels: the labels for other tools that are written in the end.
     """
 
     def __init__(
@@ -111,13 +118,17 @@ class ClipRun:
         *,
         say: Callable[[str], None],
         progress: Progress,
+        labels: Labels | None = None,
     ) -> None:
         self.folder, self.settings, self.prompts = folder, settings, prompts
         self.source, self.predictor, self.say, self.progress = source, predictor, say, progress
         self.status, self.error, self.code = "running", "", 0
         self.late = ""
         """Which prompts of a live source came too late, in words."""
-        most = settings.everything.get("max_objects", 0)
+        self.labels = labels
+        self.categories = dict(prompts.categories)
+        """The class of each object of which one is known."""
+        most = {**settings.everything, **settings.detector}.get("max_objects", 0)
         self.tally = Tally(prompts.objects or [str(number) for number in range(1, most + 1)])
         self.unfinished = folder / "unfinished"
         self.saved = self.unfinished / "session.safetensors"
@@ -152,6 +163,34 @@ class ClipRun:
         done = reached(session)
         options = {key: self.settings.everything[key] for key in ("every", "max_objects")}
         results = track_everything(session, generator, start=done, **options)
+        left = None if self.source.length is None else self.source.length - done
+        self._go(session, results, done, left, force=force, resume=resume)
+
+    def detected(self, detector: Detector, *, force: bool, resume: bool, categories: Mapping[str, str]) -> None:
+        """Follow what a detector finds through the video until it ends, breaks off or somebody stops it.
+
+        categories  of the objects that an earlier run has found
+        """
+        from sam2core.jobs.detectors import Newcomers
+        from sam2core.media.images import as_bytes
+        from sam2core.predictors.everything import reached, track_found
+
+        session = self._session(resume)
+        done = reached(session)
+        if resume and self.saved.exists():
+            known = [str(one) for one in session.tracks]
+            self.categories = {name: categories.get(name, "") for name in known}
+        every, most = self.settings.detector["every"], self.settings.detector["max_objects"]
+        find = Newcomers(
+            detector,
+            self.settings.video,
+            lambda frame: as_bytes(self.source[frame]),
+            self.settings.stretch.number,
+            self.categories,
+            most=most,
+            joined=self._record,
+        )
+        results = track_found(session, find, every=every, start=done, max_objects=most)
         left = None if self.source.length is None else self.source.length - done
         self._go(session, results, done, left, force=force, resume=resume)
 
@@ -197,6 +236,8 @@ class ClipRun:
                             due = time.monotonic() + CHECKPOINT
                         guard.check()
                     output.complete(guard)
+                if self.labels is not None:
+                    self._label(self.labels)
                 with guard.shielded():
                     self.status = "complete"
                     self._tidy()
@@ -212,6 +253,16 @@ class ClipRun:
         finally:
             if self.status != "complete":
                 self._keep(safe)
+
+    def _label(self, labels: Labels) -> None:
+        """Write the labels for other tools, of the codes of all frames."""
+        from sam2core.jobs import found
+        from sam2core.media.render.documents import RleFrames
+
+        frames = RleFrames(rle_place(self.folder, self.settings.write))
+        item = found.clip(self.settings.video, frames, self.tally.objects, self.categories)
+        for sentence in labels.write([item]):
+            self.say(sentence)
 
     def _keep(self, session: VideoSession) -> None:
         """Save the place of a run that is not complete and say how it went; what fails here is told beside the rest."""
@@ -281,6 +332,7 @@ class ClipRun:
         """Make the folder, and say in it what will be done. Nothing was written before."""
         if force:
             clear(self.folder)
+            forget(self.folder)
         with disk_errors(self.folder):
             self.unfinished.mkdir(parents=True, exist_ok=True)
         self._record()
@@ -315,10 +367,11 @@ class ClipRun:
             },
             "objects": self.tally.document(colors, all=bool(self.prompts)),
             "files": {
-                kind: PLACES[kind]
+                kind: PLACES.get(kind, kind)
                 for kind in self.settings.write
-                if self.status == "running" or (self.folder / PLACES[kind]).exists()
+                if self.status == "running" or (self.folder / PLACES.get(kind, kind)).exists()
             },
+            **({"categories": self.categories} if any(self.categories.values()) else {}),
             "prompts": self.prompts.document(),
             "settings": self.settings.document(),
         }

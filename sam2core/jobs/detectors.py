@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from sam2core.jobs.prompts import UserPrompt
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from sam2core.jobs.prompt_files import PromptFile
     from sam2core.protocols import Detector
@@ -60,19 +62,80 @@ def detections(boxes: Any, labels: Any, scores: Any) -> Detections:
     return Detections(corners[order], tuple(names[index] for index in order), sure[order])
 
 
+class Newcomers:
+    """What a detector finds on a frame of a clip and nobody follows yet; for `track_found`.
+
+    detector    finds boxes
+    source      what it is told of the clip
+    picture     gives a frame (H, W, 3) uint8 by its place among those that are looked at
+    number      gives that frame's number in the clip
+    categories  is told the class of each object, by its number as text
+    same        IoU of a box with that of an object's mask, from which on it is that object
+    joined      told when there are new ones
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        source: str,
+        picture: Callable[[int], np.ndarray],
+        number: Callable[[int], int],
+        categories: dict[str, str],
+        *,
+        same: float = 0.5,
+        most: int = 64,
+        joined: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.detector, self.source, self.picture, self.number = detector, source, picture, number
+        self.categories, self.same, self.most, self.joined = categories, same, most, joined
+
+    def __call__(self, frame: int, known: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """The prompts of the new ones; of two detections of one thing the surer counts."""
+        from sam2core.ops.polygons import extent
+
+        pixels = self.picture(frame)
+        found = self.detector.detect(pixels, source=self.source, frame=self.number(frame))
+        taken: list[Sequence[float]] = [extent(mask.numpy()) for mask in known if bool(mask.any())]
+        boxes: list[list[float]] = []
+        for box, label in zip(_inside(found.boxes, pixels.shape[:2]), found.labels):
+            if box is None or any(_iou(box, other) >= self.same for other in taken):
+                continue
+            if len(self.categories) == self.most:
+                break
+            taken.append(box)
+            boxes.append(box)
+            self.categories[str(len(self.categories) + 1)] = label
+        if boxes:
+            self.joined()
+        return [{"box": box} for box in boxes]
+
+
+def _inside(boxes: np.ndarray, size: tuple[int, int]) -> list[list[float] | None]:
+    """Boxes (N, 4) cut to a picture of (H, W); None for those that lie outside of it."""
+    height, width = size
+    cut = [(max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in boxes.tolist()]
+    return [[x0, y0, x1, y1] if x1 > x0 and y1 > y0 else None for x0, y0, x1, y1 in cut]
+
+
+def _iou(first: Sequence[float], second: Sequence[float]) -> float:
+    wide = min(first[2], second[2]) - max(first[0], second[0])
+    high = min(first[3], second[3]) - max(first[1], second[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second)]
+    return wide * high / (sum(areas) - wide * high)
+
+
 def prompts_of(detector: Detector, picture: np.ndarray, source: str) -> tuple[UserPrompt, ...]:
     """What a detector finds in a picture, an object each, within the picture; what lies outside is left out."""
-    import numpy as np
-
     found = detector.detect(picture, source=source, frame=0)
-    height, width = picture.shape[:2]
-    boxes = np.clip(found.boxes, 0, [width, height, width, height])
-    kept = [index for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()) if x1 > x0 and y1 > y0]
+    boxes = _inside(found.boxes, (picture.shape[0], picture.shape[1]))
+    kept = [index for index, box in enumerate(boxes) if box is not None]
     return tuple(
         UserPrompt(
             str(number),
             0,
-            box=[float(side) for side in boxes[index]],
+            box=boxes[index],
             category=found.labels[index],
             score=round(float(found.scores[index]), 4),
         )

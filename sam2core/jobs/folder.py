@@ -78,7 +78,7 @@ WRITTEN = {
 
 def check_free(folder: Path, kinds: Iterable[str]) -> None:
     """Raise TakenError when a folder holds a run, or what these kinds of output would replace."""
-    for name in (*WRITTEN, *(PLACES[kind] for kind in kinds)):
+    for name in (*WRITTEN, *(PLACES[kind] for kind in kinds if kind in PLACES)):
         if (folder / name).exists():
             raise TakenError(f"{folder / name} is there already: {REPLACE}")
 

@@ -109,7 +109,7 @@ class ClipOutput:
         self._drawing: render.VideoWriter | None = None
         # the codes also tell --resume what there is: they are written in any case
         about = {"path": video, "fps": source.fps, "frames": source.length}
-        path = folder / PLACES["rle"] if "rle" in kinds else folder / "unfinished" / "masks.json"
+        path = rle_place(folder, kinds)
         self.rle = render.RleWriter(path, source.size, self.objects, video=about, resume=resume)
         self._open = ExitStack()
         self._open.enter_context(self.rle)
@@ -203,6 +203,11 @@ class ClipOutput:
             box_colors=self.colors[[self.objects.index(one.object) for one in boxed]],
         )
         self._drawing.write(drawn, time=time)
+
+
+def rle_place(folder: Path, kinds: Sequence[str]) -> Path:
+    """Where the codes of a run are: among its results, or until it is over."""
+    return folder / PLACES["rle"] if "rle" in kinds else folder / "unfinished" / "masks.json"
 
 
 def _distinct(source: FrameSource) -> bool:

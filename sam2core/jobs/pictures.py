@@ -54,15 +54,15 @@ class Done:
     def documents(self) -> list[Path]:
         return [Path(one.document) for one in self.pictures]
 
-    def summary(self) -> dict[str, Any]:
-        """The same for programs."""
+    def summary(self, what: str) -> dict[str, Any]:
+        """The same for programs; `what` they are, pictures or clips."""
         count = len(self.pictures) + len(self.failed)
         return {
-            "pictures": [{"path": one.path, "document": one.document, "masks": one.masks} for one in self.pictures],
+            what: [{"path": one.path, "document": one.document, "masks": one.masks} for one in self.pictures],
             "failed": [one.path for one in self.failed],
             "reasons": {one.path: one.error for one in self.failed},
             "seconds": round(self.seconds, 2),
-            "pictures_per_second": round(count / max(self.seconds, 1e-6), 3),
+            f"{what}_per_second": round(count / max(self.seconds, 1e-6), 3),
         }
 
 
@@ -71,22 +71,24 @@ Work = Callable[[Picture], Made]
 
 def run_pictures(
     engine: Engine,
-    prepare: Callable[[int], Work],
-    pictures: Sequence[Picture],
-    guard: InterruptGuard,
+    prepare: Callable[[int], Callable[[Any], Made]],
+    pictures: Sequence[Any],
+    guard: InterruptGuard | None,
     progress: Callable[[Made, int], None],
 ) -> Done:
-    """Do every picture; `progress(made, done)` is told of each. One that cannot be read stops no other.
+    """Do every picture or clip; `progress(made, done)` is told of each. One that cannot be read stops no other.
 
     `prepare` is what an engine takes; what it makes says of a picture that it is done already. So whatever kills a run,
-    the same run again goes on. Raises DiskError when results cannot be written, Interrupted when the guard is asked to.
+    the same run again goes on. Raises DiskError when results cannot be written, and Interrupted when the guard is asked
+    to stop; without a guard, a request ends a clip in its own way.
     """
     began = time.monotonic()
     made: dict[int, Made] = {}
     for index, one in engine.map(prepare, pictures):
         made[index] = one
         progress(one, len(made))
-        guard.check()
+        if guard is not None:
+            guard.check()
     ordered = [made[index] for index in sorted(made)]
     return Done(
         [one for one in ordered if not one.error],
@@ -95,7 +97,7 @@ def run_pictures(
     )
 
 
-def attempt(picture: Picture, do: Callable[[Picture, Made], None]) -> Made:
+def attempt(picture: Any, do: Callable[[Any, Made], None]) -> Made:
     """Do a picture; what is wrong with it becomes a part of the answer, a disk that is full stays an error."""
     made = Made(str(picture.path))
     try:

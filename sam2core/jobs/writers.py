@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2core.jobs.folder import KEEP, REPLACE, TakenError
-from sam2core.storage import FileError, disk_errors, finish, read_json, write_text
+from sam2core.storage import FileError, disk_errors, finish, read_json, relative_name, write_text
 
 if TYPE_CHECKING:
     from sam2core.data.footage import Footage
@@ -60,6 +60,24 @@ nifti = _format("nifti", holds=("clips",))
 tiff = _format("stacks", holds=("clips",))
 
 
+def forget(folder: Path) -> None:
+    """Delete the labels that earlier runs wrote to a folder, and nothing else."""
+    for kind in recorded(folder):
+        shutil.rmtree(folder / relative_name(kind, RECORD), ignore_errors=True)
+    if recorded(folder):
+        (folder / RECORD).unlink()
+
+
+def recorded(folder: Path) -> dict[str, list[str]]:
+    """The kinds of labels that are recorded in a folder, each with the names of what they are of."""
+    try:
+        told = read_json(folder / RECORD)
+    except (FileError, OSError):
+        return {}
+    known = isinstance(told, dict) and told.get("format") == FORMAT and isinstance(told.get("kinds"), dict)
+    return told["kinds"] if known else {}
+
+
 class Labels:
     """The labels that a run is to write to its folder.
 
@@ -79,7 +97,7 @@ class Labels:
         for kind, writer in writers.items():
             if holding not in writer.holds:
                 raise ValueError(f"--write {kind} holds {' and '.join(writer.holds)}, no {holding}")
-        self.before = self._read()
+        self.before = recorded(folder)
         for kind in writers:
             place = folder / kind
             if not place.exists():
@@ -88,14 +106,6 @@ class Labels:
                 raise TakenError(f"{place} is there, and this program did not write it: {KEEP}")
             if not force and (others := set(self.before[kind]) - set(self.names)):
                 raise TakenError(f"{place} holds the labels of {min(others)}, too: {REPLACE}")
-
-    def _read(self) -> dict[str, list[str]]:
-        try:
-            told = read_json(self.folder / RECORD)
-        except (FileError, OSError):
-            return {}
-        known = isinstance(told, dict) and told.get("format") == FORMAT and isinstance(told.get("kinds"), dict)
-        return told["kinds"] if known else {}
 
     def write(self, footage: Sequence[Footage]) -> list[str]:
         """Write every kind; sentences about what each does not hold. A folder gets its name when it is whole."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,15 +39,52 @@ def track_everything(
     generator can be closed at any time; ``start=reached(session)`` goes on, also with a session that was saved. Raises
     ValueError for a live session and for numbers out of range.
     """
+    for name, share in (("same", same), ("covered", covered), ("min_area", min_area)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, not {share}")
+
+    def find(frame: int, known: list[Tensor]) -> list[dict[str, Any]]:
+        smallest = min_area * session.size[0] * session.size[1]
+        found = [mask for mask in generator.generate(session.source[frame]) if mask.area > smallest]  # type: ignore[index]
+        return [{"mask": mask} for mask in newcomers(found, known, same=same, covered=covered)]
+
+    return track_found(session, find, every=every, start=start, stop=stop, max_objects=max_objects, progress=progress)
+
+
+def track_found(
+    session: VideoSession,
+    find: Callable[[int, list[Tensor]], Sequence[Mapping[str, Any]]],
+    *,
+    every: int,
+    start: int = 0,
+    stop: int | None = None,
+    max_objects: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[FrameResult]:
+    """Follow what `find` finds on every `every`-th frame, as `track_everything` does.
+
+    `find(frame, masks)` is given a frame's number and the masks (H, W) bool there of the objects followed so far, on
+    the CPU, and returns the prompts of those that are new, as keywords of `VideoSession.prompt`.
+    """
     if session.source is None:
         raise ValueError("a live session has no frames to look through; open the video itself")
     if every < 1 or max_objects < 1:
         raise ValueError(f"every and max_objects are 1 or more, not {every} and {max_objects}")
     if stop is not None and stop < 0:
         raise ValueError(f"stop is a number of frames, 0 or more, not {stop}")
-    for name, share in (("same", same), ("covered", covered), ("min_area", min_area)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is a share from 0 to 1, not {share}")
+    return _track_found(session, find, every, start, stop, max_objects, progress)
+
+
+def _track_found(
+    session: VideoSession,
+    find: Callable[[int, list[Tensor]], Sequence[Mapping[str, Any]]],
+    every: int,
+    start: int,
+    stop: int | None,
+    max_objects: int,
+    progress: Progress | None,
+) -> Iterator[FrameResult]:
+    assert session.source is not None
     end = session.length if stop is None else stop if session.length is None else min(stop, session.length)
     frame = start
     while (end is None or frame < end) and (session.length is not None or session.source.has(frame)):
@@ -54,11 +92,9 @@ def track_everything(
         if session.tracks:
             result = next(iter(session.propagate(frame, frame + 1)))
         if frame % every == 0 and len(session.tracks) < max_objects:
-            smallest = min_area * session.size[0] * session.size[1]
-            found = [mask for mask in generator.generate(session.source[frame]) if mask.area > smallest]
             known = [] if result is None else [mask.cpu() for mask in result.masks.values()]
-            for mask in newcomers(found, known, same=same, covered=covered)[: max_objects - len(session.tracks)]:
-                result = session.prompt(frame, _next_id(session), mask=mask)
+            for prompt in find(frame, known)[: max_objects - len(session.tracks)]:
+                result = session.prompt(frame, _next_id(session), **prompt)
         if progress is not None:
             progress(frame + 1, end)
         yield session.result(frame) if result is None else result
