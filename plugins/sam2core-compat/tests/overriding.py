@@ -28,6 +28,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 KINDS = ("video", "image", "automatic")
+CALLS: list[str] = []
+"""The overridden methods that were called, one after another."""
 SKIPPED = ("forward", "from_pretrained", "device")
 
 
@@ -55,6 +57,7 @@ def overriding(method: Any) -> Any:
     """A method that does what another does, and changes what comes of it."""
 
     def override(self: Any, *args: Any, **kwargs: Any) -> Any:
+        CALLS.append(method.__name__)
         answer = method(self, *args, **kwargs)
         if answer is None:  # it wrote into what it was given
             for given in (*args, *kwargs.values()):
@@ -209,11 +212,14 @@ def main(folder: str, out: str, listed: str | None = None) -> None:
         cases = program.names()
     else:
         with np.load(listed) as file:
-            cases = [name for name in file.files if not name.startswith("plain")]
+            cases = [name for name in file.files if not name.startswith(("plain", "calls"))]
     saved = {f"plain {kind}": getattr(program, kind)() for kind in KINDS}
     for case in cases:
+        CALLS.clear()
         try:
             saved[case] = program.run(case)
+            if " subclass " in case:
+                saved[f"calls {case}"] = np.array(len(CALLS))
         except Exception as error:  # noqa: BLE001  # a package may refuse in any way
             saved[case] = np.array(f"{type(error).__name__}: {error}"[:300])
     saved |= {f"plain again {kind}": getattr(program, kind)() for kind in KINDS}
