@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -217,9 +218,8 @@ class Sam2(nn.Module):
             align_corners=False,
             antialias=True,
         )
-        nothing = Prompt.nothing(mask.shape[0], mask.device)
-        hinted = Prompt(nothing.points, nothing.labels, mask_input=self.object_pointer.mask_stem(mask))
-        decoded = self.select_masks(self.decode(features, features.embedding, hinted), multimask_output=False)
+        prompt = replace(Prompt.nothing(mask.shape[0], mask.device), mask_input=self.object_pointer.mask_stem(mask))
+        decoded = self.select_masks(self.decode(features, features.embedding, prompt), multimask_output=False)
         object_score = (mask > 0).flatten(1).any(dim=1, keepdim=True).to(mask.dtype) * 20.0 - 10.0
         return MaskCandidates(
             logits=logits.to(mask.dtype),

@@ -7,12 +7,15 @@ Shapes: B batch (images, or objects on one frame)  C model width  Cm memory widt
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value", bound="Batch")
 
 NO_OBJECT = -1024.0
 """The mask logit of an object that is not in the picture."""
@@ -69,8 +72,54 @@ class Multimask:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFeatures:
+class Batch:
+    """A value with a row for each image or object, which is cut and joined by rows."""
+
+    SHARED: ClassVar[tuple[str, ...]] = ()
+    """Its tensors that are the same for all rows."""
+
+    def rows(self: Value, which: slice | Tensor) -> Value:
+        """Some of the rows: a slice gives views, an index (B',) its rows in that order, with repetitions."""
+        own = {name: value for name, value in vars(self).items() if name not in self.SHARED}
+        return replace(self, **{name: _each(value, lambda tensor: tensor[which]) for name, value in own.items()})
+
+    def to(self: Value, device: torch.device | str) -> Value:
+        """The same value on another device."""
+        moved = {name: _each(value, lambda tensor: tensor.to(device)) for name, value in vars(self).items()}
+        return replace(self, **moved)
+
+    @classmethod
+    def join(cls: type[Value], parts: Sequence[Value]) -> Value:
+        """The rows of all parts, one part after another, in the types of the first."""
+        if len(parts) == 1:
+            return parts[0]
+        own = [name for name in vars(parts[0]) if name not in cls.SHARED]
+        return replace(parts[0], **{name: _join([getattr(part, name) for part in parts]) for name in own})
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A field with every tensor in it changed; what is no tensor stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_each(one, change) for one in value)
+    if isinstance(value, Batch):
+        return replace(value, **{name: _each(one, change) for name, one in vars(value).items()})
+    return value
+
+
+def _join(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat([value.to(first.dtype) for value in values])
+    return tuple(_join(each) for each in zip(*values, strict=True)) if isinstance(first, tuple) else first
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures(Batch):
     """An encoded image: computed once, shared by every prompt and every object on it."""
+
+    SHARED = ("position",)
 
     embedding: Tensor  # (B, C, H, W)   what memory conditions and masks are read from
     position: Tensor  # (1, C, H, W)
@@ -79,14 +128,6 @@ class ImageFeatures:
     @property
     def batch(self) -> int:
         return self.embedding.shape[0]
-
-    def rows(self, index: Tensor) -> ImageFeatures:
-        """The features of the images at `index` (B',), in that order, with repetitions."""
-        return replace(
-            self,
-            embedding=self.embedding[index],
-            high_res_features=tuple(level[index] for level in self.high_res_features),
-        )
 
     def expand(self, batch: int) -> ImageFeatures:
         """One image's features as a batch of `batch` objects, without a copy."""
@@ -98,7 +139,7 @@ class ImageFeatures:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class Prompt(Batch):
     """What the user says about each object on a frame, in model pixels. A box is two corner points.
 
     With no points at all (P = 0) the decoder sees no point token; otherwise the prompt encoder
@@ -131,19 +172,43 @@ class Prompt:
             labels=torch.cat([self.labels, labels.to(self.labels)], dim=1),
         )
 
-    def rows(self, start: int, stop: int) -> Prompt:
-        """The prompts of objects `start` to `stop`, as views."""
+    def padded(self, count: int) -> Prompt:
+        """This prompt with ignored points behind its own, so that every row has `count` at least."""
+        missing = count - self.points.shape[1]
+        if missing <= 0:
+            return self
+        ignored = self.labels.new_full((self.batch, missing), int(Label.IGNORED))
+        padded = self.then(self.points.new_zeros(self.batch, missing, 2), ignored)
+        return replace(padded, ragged=True)
+
+    @classmethod
+    def join(cls, parts: Sequence[Prompt]) -> Prompt:
+        """The rows of all parts, one part after another; shorter ones are padded."""
+        if len(parts) == 1:
+            return parts[0]
+        width = max(part.points.shape[1] for part in parts)
+        padded = [part.padded(width) for part in parts]
+        shape = next((part.mask_input.shape[1:] for part in parts if part.mask_input is not None), None)
+        masks = [] if shape is None else [part._mask_inputs(shape) for part in parts]
+        everywhere = all(part.mask_input is not None and part.has_mask_input is None for part in parts)
         return Prompt(
-            points=self.points[start:stop],
-            labels=self.labels[start:stop],
-            mask_input=None if self.mask_input is None else self.mask_input[start:stop],
-            has_mask_input=None if self.has_mask_input is None else self.has_mask_input[start:stop],
-            ragged=self.ragged,
+            points=torch.cat([part.points for part in padded]),
+            labels=torch.cat([part.labels for part in padded]),
+            mask_input=torch.cat([mask for mask, _ in masks]) if masks else None,
+            has_mask_input=torch.cat([given for _, given in masks]) if masks and not everywhere else None,
+            ragged=any(part.ragged for part in padded),
         )
+
+    def _mask_inputs(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A mask input (1, h, w) for every row, zeros where there is none, and which rows (B,) have one."""
+        if self.mask_input is None:
+            return self.points.new_zeros(self.batch, *shape), self.points.new_zeros(self.batch, dtype=torch.bool)
+        given = self.has_mask_input
+        return self.mask_input, self.points.new_ones(self.batch, dtype=torch.bool) if given is None else given
 
 
 @dataclass(frozen=True, eq=False)
-class DecoderOutput:
+class DecoderOutput(Batch):
     """What a mask decoder always returns: all four masks. Token 0 answers alone; tokens 1 to 3 answer ambiguity."""
 
     masks: Tensor  # (B, 4, h, w) logits, not yet gated by object score
@@ -163,7 +228,7 @@ class FilteredMasks:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskCandidates:
+class MaskCandidates(Batch):
     """The masks on offer for this prompt (one or three). A policy's `choose` believes one per object."""
 
     logits: Tensor  # (B, M, h, w)  absent objects already at NO_OBJECT
@@ -184,7 +249,7 @@ class MaskCandidates:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskPrediction:
+class MaskPrediction(Batch):
     """The believed answer, and the candidates it was chosen from."""
 
     logits: Tensor  # (B, 1, h, w)
@@ -192,6 +257,23 @@ class MaskPrediction:
     object_pointer: Tensor  # (B, C)
     object_score: Tensor  # (B, 1)
     candidates: MaskCandidates
+
+    @classmethod
+    def only(cls, logits: Tensor, iou: Tensor, object_pointer: Tensor, object_score: Tensor) -> MaskPrediction:
+        """An answer that is its own only candidate."""
+        candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
+        return cls(logits, iou, object_pointer, object_score, candidates)
+
+    @classmethod
+    def join(cls, parts: Sequence[MaskPrediction]) -> MaskPrediction:
+        """The rows of all parts, one part after another; what they were chosen from is left behind."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls.only(*(_join(values) for values in zip(*(part.values() for part in parts), strict=True)))
+
+    def values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits, IoU, object pointer and object score, as `only` takes them."""
+        return self.logits, self.iou, self.object_pointer, self.object_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +284,11 @@ class TokenBlock:
     position: Tensor  # (B or 1, N, Cm)  added to keys only
     grid: tuple[int, int] | None  # rotate keys on this (h, w) grid; None: never rotate (object pointers, latents)
     key_scale: float = 1.0  # for policies that weigh frames
+
+    def rows(self, which: slice | Tensor) -> TokenBlock:
+        """Some of the rows; a position that all rows share stays."""
+        position = self.position if self.position.shape[0] == 1 else self.position[which]
+        return replace(self, tokens=self.tokens[which], position=position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +302,17 @@ class FrameMemory:
     object_score: Tensor  # (B, 1)
     iou: Tensor  # (B,)
     notes: Mapping[str, float] = field(default_factory=dict)  # a policy's own scores
+
+    def rows(self, which: slice | Tensor) -> FrameMemory:
+        """What some of the objects left behind."""
+        return replace(
+            self,
+            blocks=None if self.blocks is None else tuple(block.rows(which) for block in self.blocks),
+            object_pointer=self.object_pointer[which],
+            logits=self.logits[which],
+            object_score=self.object_score[which],
+            iou=self.iou[which],
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,7 +83,7 @@ def test_several_objects_equal_one_by_one():
     both = Prompt(torch.tensor([[[20.0, 30.0]], [[50.0, 9.0]]]), torch.ones(2, 1, dtype=torch.int32))
     together = model.segment(features, embedding, both, multimask_output=True)
     for row in range(2):
-        alone = model.segment(features, embedding, both.rows(row, row + 1), multimask_output=True)
+        alone = model.segment(features, embedding, both.rows(slice(row, row + 1)), multimask_output=True)
         for name in ("logits", "iou", "object_pointers", "object_score"):
             assert oracle.error(getattr(together, name)[row : row + 1], getattr(alone, name)) < 1e-5
 

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from sam2core.ops.polygons import window_around
+
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
@@ -94,7 +96,7 @@ def contour_score(answer: np.ndarray, truth: np.ndarray, *, tolerance: float = 0
     """
     if answer.shape != truth.shape:
         raise ValueError(f"masks must have one size, got {answer.shape} and {truth.shape}")
-    window = _window(answer | truth)
+    window = window_around(answer | truth)
     if window is None:
         return 1.0
     answer, true = answer[window], truth[window]
@@ -107,15 +109,3 @@ def contour_score(answer: np.ndarray, truth: np.ndarray, *, tolerance: float = 0
     precision = count(answer_contour & dilate(true_contour, radius)) / answered
     recall = count(true_contour & dilate(answer_contour, radius)) / wanted
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-
-
-def _window(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """The part of the picture outside of which there is no contour; None when there is no mask."""
-    rows = np.flatnonzero(mask.any(1))
-    if not rows.size:
-        return None
-    columns = np.flatnonzero(np.bitwise_or.reduce(mask, axis=0))
-    return (
-        slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
-        slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),
-    )

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
+from sam2core.ops.polygons import window_around
+
 _POSITIVE, _NEGATIVE, _WHITE, _DARK = (46, 190, 80), (225, 45, 45), (255, 255, 255), (20, 20, 20)
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 _TILE = 64
@@ -18,7 +20,7 @@ _TILE = 64
 
 def centre(mask: np.ndarray) -> tuple[int, int] | None:
     """The x, y of a pixel inside a mask (H, W), where it is about widest; None for an empty mask."""
-    window = _window(mask, 0)
+    window = window_around(mask, 0)
     if window is None:
         return None
     inside = mask[window]
@@ -30,17 +32,6 @@ def centre(mask: np.ndarray) -> tuple[int, int] | None:
     return int(window[1].start + (column - 1) * step), int(window[0].start + (row - 1) * step)
 
 
-def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice] | None:
-    """The part of the picture that a mask lies in, with a margin; None when it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return None
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
-
-
 def _blend(canvas: np.ndarray, color: np.ndarray | Sequence[int], alpha: np.ndarray) -> None:
     """Lay a colour over a part of the canvas, in place; alpha (h, w) is 0 to 1."""
     values = canvas + alpha[..., None] * (np.asarray(color, dtype=np.float32) - canvas)
@@ -49,7 +40,7 @@ def _blend(canvas: np.ndarray, color: np.ndarray | Sequence[int], alpha: np.ndar
 
 def draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, opacity: float, stroke: float) -> None:
     reach = int(np.ceil(2 * stroke)) + 2
-    window = _window(mask, reach)
+    window = window_around(mask, reach)
     if window is None:
         return
     part, inside = canvas[window], mask[window]

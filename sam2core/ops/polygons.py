@@ -87,6 +87,14 @@ def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def window_around(mask: np.ndarray, margin: int) -> tuple[slice, slice] | None:
+    """The rows and columns that a mask (H, W) lies in, and `margin` more on every side; None when it is empty."""
+    x0, y0, x1, y1 = extent(mask)
+    if not x1:
+        return None
+    return slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin)
+
+
 def trace(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The outer rings and the rings of the holes of a mask (H, W), each (N, 2) of x, y along its pixels' edges.
 

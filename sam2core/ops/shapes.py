@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sam2core.types import Label, Prompt, TokenBlock
+from sam2core.types import Prompt, TokenBlock
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,8 @@ class FixedShapes:
 
     def pad_prompt(self, prompt: Prompt) -> Prompt:
         """The prompt with ignored points up to a multiple of `points`; one without points stays without."""
-        batch, count = prompt.labels.shape
-        missing = -count % self.points
-        if not missing and prompt.ragged:
-            return prompt
-        return replace(
-            prompt,
-            points=torch.cat([prompt.points, prompt.points.new_zeros(batch, missing, 2)], dim=1),
-            labels=torch.cat([prompt.labels, prompt.labels.new_full((batch, missing), int(Label.IGNORED))], dim=1),
-            ragged=True,
-        )
+        count = prompt.labels.shape[1]
+        return replace(prompt.padded(count + -count % self.points), ragged=True)
 
     def pad_maps(self, embedding: Tensor, dense: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """The embedding, and the prompts' map in its full shape, mask input or no mask input."""

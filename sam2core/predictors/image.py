@@ -108,12 +108,9 @@ class ImageResult(ObjectMasks):
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """One image's prompts, checked: `batch` objects with the same number of points each."""
+    """One image's prompts, checked, in model pixels, and how they are to be answered."""
 
-    batch: int
-    points: Tensor  # (batch, P, 2) in model pixels
-    labels: Tensor  # (batch, P)
-    mask_input: Tensor | None  # (batch, 1, h, w)
+    prompt: Prompt
     multimask_output: bool | None
 
 
@@ -257,7 +254,13 @@ class ImagePredictor:
             marks = torch.cat([marks for _, marks in parts.values()], dim=1)
         else:
             xy, marks = torch.zeros(batch, 0, 2), torch.zeros(batch, 0, dtype=torch.int32)
-        return _Request(batch, to_model_points(xy, size, self.model.image_size), marks, mask_input, multimask_output)
+        prompt = Prompt(
+            points=to_model_points(xy, size, self.model.image_size),
+            labels=marks,
+            mask_input=None if mask_input is None else mask_input.cpu(),
+            ragged=bool((marks == Label.IGNORED).any()),
+        )
+        return _Request(prompt, multimask_output)
 
     def _answer(
         self,
@@ -268,18 +271,15 @@ class ImagePredictor:
     ) -> list[ImageResult]:
         """Answer the requests of each image in one decoder call; None, or no object, gets no masks."""
         model = self.model
-        asked = [(index, request) for index, request in enumerate(requests) if request and request.batch]
+        asked = [(index, request) for index, request in enumerate(requests) if request and request.prompt.batch]
         answers: dict[int, ImageResult] = {}
         if asked:
             output = self._decode(features, asked)
             start = 0
             for index, request in asked:
-                rows = slice(start, start + request.batch)
-                start += request.batch
-                part = DecoderOutput(
-                    output.masks[rows], output.iou[rows], output.tokens[rows], output.object_score[rows]
-                )
-                answers[index] = self._result(part, request, sizes[index], pictures[index])
+                rows = slice(start, start + request.prompt.batch)
+                start += request.prompt.batch
+                answers[index] = self._result(output.rows(rows), request, sizes[index], pictures[index])
         for index, wanted in enumerate(requests):
             if index not in answers:
                 shape = 0, 3 if wanted and wanted.multimask_output else 1
@@ -297,37 +297,10 @@ class ImagePredictor:
 
     def _decode(self, features: ImageFeatures, asked: Sequence[tuple[int, _Request]]) -> DecoderOutput:
         """One decoder call for all rows of all images; shorter rows are filled up with ignored points."""
-        device = self.model.device
-        width = max(request.points.shape[1] for _, request in asked)
-        points, labels = [], []
-        for _, request in asked:
-            missing = width - request.points.shape[1]
-            points.append(torch.cat([request.points, request.points.new_zeros(request.batch, missing, 2)], dim=1))
-            filler = request.labels.new_full((request.batch, missing), int(Label.IGNORED))
-            labels.append(torch.cat([request.labels, filler], dim=1))
-        marks = torch.cat(labels)
-        mask_inputs = [request.mask_input for _, request in asked]
-        mask_input = has_mask_input = None
-        if any(one is not None for one in mask_inputs):
-            size = self.model.prompt_encoder.mask_input_size
-            filled = [
-                torch.zeros(request.batch, 1, *size) if request.mask_input is None else request.mask_input.cpu()
-                for _, request in asked
-            ]
-            mask_input = torch.cat(filled).to(device)
-            if any(one is None for one in mask_inputs):
-                flags = [request.mask_input is not None for _, request in asked for _ in range(request.batch)]
-                has_mask_input = torch.tensor(flags, device=device)
-        prompt = Prompt(
-            points=torch.cat(points).to(device),
-            labels=marks.to(device),
-            mask_input=mask_input,
-            has_mask_input=has_mask_input,
-            ragged=bool((marks == Label.IGNORED).any()),
-        )
         if features.batch > 1:
-            rows = [index for index, request in asked for _ in range(request.batch)]
-            features = features.rows(torch.tensor(rows, device=device))
+            rows = [index for index, request in asked for _ in range(request.prompt.batch)]
+            features = features.rows(torch.tensor(rows, device=self.model.device))
+        prompt = Prompt.join([request.prompt for _, request in asked]).to(self.model.device)
         return self.model.decode(features, features.embedding, prompt)
 
     def _result(self, output: DecoderOutput, request: _Request, size: tuple[int, int], picture: Picture) -> ImageResult:
@@ -339,7 +312,7 @@ class ImagePredictor:
         mask_ops.refuse_nan(iou, logits)
         clicks = None
         if self.keep_clicked:
-            clicks = clicks_on(logits, request.points, request.labels, image_size=self.model.image_size)
+            clicks = clicks_on(logits, request.prompt.points, request.prompt.labels, image_size=self.model.image_size)
         clean = self.postprocess(logits.float(), clicks)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
@@ -353,7 +326,7 @@ class ImagePredictor:
 
     def _by_rule(self, output: DecoderOutput, request: _Request) -> tuple[Tensor, Tensor]:
         """One mask per object by the model's own rule: the best of three for a lone click, else the single mask."""
-        counts = (request.labels != Label.IGNORED).sum(dim=1).tolist()
+        counts = (request.prompt.labels != Label.IGNORED).sum(dim=1).tolist()
         ambiguous = torch.tensor([self.model.multimask.applies(count, tracking=False) for count in counts])
         ambiguous = ambiguous.to(output.iou.device)
         logits, iou, _ = candidates(output, multimask_output=False, stability=self.model.mask_decoder.stability)
@@ -444,11 +417,7 @@ class ImageBatchHandle:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
-        one = ImageFeatures(
-            embedding=self.features.embedding[index : index + 1],
-            position=self.features.position,
-            high_res_features=tuple(level[index : index + 1] for level in self.features.high_res_features),
-        )
+        one = self.features.rows(slice(index, index + 1))
         return ImageHandle(self.predictor, one, self.sizes[index], self.pictures[index])
 
     @takes_our_words

@@ -23,7 +23,7 @@ from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
 from sam2core.predictors.session_file import read
 from sam2core.predictors.tracks import ObjectTrack
-from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
+from sam2core.types import FrameMemory, ImageFeatures, MaskPrediction, Prompt, Recall
 
 FILLED = 0.1
 """The logit that a filled hole gets (upstream: ``fill_holes_in_mask_scores``)."""
@@ -184,7 +184,8 @@ class VideoPredictor:
         memories = []
         for start in range(0, len(answers), self.objects_per_call):
             part = answers[start : start + self.objects_per_call]
-            together = self.model.memorize(features, _join(part), frame=frame, hard=self.hard_prompt_masks)
+            joined = MaskPrediction.join(part)
+            together = self.model.memorize(features, joined, frame=frame, hard=self.hard_prompt_masks)
             memories += self._split(together, [answer.logits for answer in part])
         return memories
 
@@ -225,16 +226,17 @@ class VideoPredictor:
         candidates = model.segment(
             features, embedding, model.tracking_prompt(recalls, self.policy), multimask_output=multimask_output
         )
+        own = [slice(row, row + 1) for row in range(len(group))]
         index = torch.cat(
-            [self.policy.choose(_row(candidates, row), track.policy_state) for row, (track, _) in enumerate(group)]
+            [self.policy.choose(candidates.rows(row), track.policy_state) for row, (track, _) in zip(own, group)]
         )
         answer = candidates.take(index)
         memory = model.memorize(features, answer, frame=frame, hard=False)
         filled = self._filled(answer)
-        rows = [filled.logits[row : row + 1] for row in range(len(group))]
-        for row, ((track, _), one) in enumerate(zip(group, self._split(memory, rows), strict=True)):
+        memories = self._split(memory, [filled.logits[row] for row in own])
+        for row, (track, _), one in zip(own, group, memories, strict=True):
             track.shown = replace(one, blocks=None)
-            keep = self.policy.keep(_answer_row(answer, row), one, track.bank, track.policy_state)
+            keep = self.policy.keep(answer.rows(row), one, track.bank, track.policy_state)
             if keep is not None:
                 track.bank.put(one, keep)
 
@@ -243,56 +245,26 @@ class VideoPredictor:
 
     def _split(self, memory: FrameMemory, logits: Sequence[Tensor]) -> list[FrameMemory]:
         """One memory per object, each with storage of its own, tokens in the storage type."""
-        assert memory.blocks is not None
         rows = []
         for row, mask in enumerate(logits):
-            one = slice(row, row + 1)
+            one = memory.rows(slice(row, row + 1))
+            assert one.blocks is not None
             blocks = tuple(
                 replace(
                     block,
-                    tokens=block.tokens[one].to(self.memory_dtype, copy=True),
-                    position=block.position if block.position.shape[0] == 1 else block.position[one].clone(),
+                    tokens=block.tokens.to(self.memory_dtype, copy=True),
+                    position=block.position if block.position is shared.position else block.position.clone(),
                 )
-                for block in memory.blocks
+                for block, shared in zip(one.blocks, memory.blocks or (), strict=True)
             )
             rows.append(
-                FrameMemory(
-                    frame=memory.frame,
+                replace(
+                    one,
                     blocks=blocks,
-                    object_pointer=memory.object_pointer[one].clone(),
+                    object_pointer=one.object_pointer.clone(),
                     logits=mask.clone(),
-                    object_score=memory.object_score[one].clone(),
-                    iou=memory.iou[one].clone(),
+                    object_score=one.object_score.clone(),
+                    iou=one.iou.clone(),
                 )
             )
         return rows
-
-
-def _join(answers: Sequence[MaskPrediction]) -> MaskPrediction:
-    if len(answers) == 1:
-        return answers[0]
-    return MaskPrediction(
-        logits=torch.cat([answer.logits for answer in answers]),
-        iou=torch.cat([answer.iou for answer in answers]),
-        object_pointer=torch.cat([answer.object_pointer for answer in answers]),
-        object_score=torch.cat([answer.object_score for answer in answers]),
-        candidates=answers[0].candidates,
-    )
-
-
-def _row(candidates: MaskCandidates, row: int) -> MaskCandidates:
-    one = slice(row, row + 1)
-    return MaskCandidates(
-        candidates.logits[one], candidates.iou[one], candidates.object_pointers[one], candidates.object_score[one]
-    )
-
-
-def _answer_row(answer: MaskPrediction, row: int) -> MaskPrediction:
-    one = slice(row, row + 1)
-    return MaskPrediction(
-        answer.logits[one],
-        answer.iou[one],
-        answer.object_pointer[one],
-        answer.object_score[one],
-        _row(answer.candidates, row),
-    )

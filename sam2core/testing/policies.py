@@ -138,7 +138,7 @@ def _batches(examination: Examination, policy: Any) -> None:
     wants = "in training one bank and one state serve a batch: rows are chosen for each, a frame is kept for all"
     with examination.rule("batches", wants):
         state = policy.start()
-        candidates = _joined([_candidates(1, 3), _candidates(2, 3)])
+        candidates = MaskCandidates.join([_candidates(1, 3), _candidates(2, 3)])
         index = policy.choose(candidates, state)
         if tuple(index.shape) != (2,):
             raise Found(f"choose gives {tuple(index.shape)} for two rows")
@@ -200,11 +200,6 @@ def _candidates(
         object_pointers=torch.randn(1, count, dim, generator=random).to(dtype),
         object_score=torch.tensor([[-4.0 if absent else 5.0]], dtype=dtype),
     )
-
-
-def _joined(rows: list[MaskCandidates]) -> MaskCandidates:
-    names = ("logits", "iou", "object_pointers", "object_score")
-    return MaskCandidates(**{name: torch.cat([getattr(row, name) for row in rows]) for name in names})
 
 
 def _memory(frame: int, answer: MaskPrediction) -> FrameMemory:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam2core.ops.masks import boxes
 from sam2core.training.draws import Draws
 from sam2core.types import Label, Prompt
 
@@ -142,11 +143,8 @@ def _pick(weight: Tensor, chance: Tensor) -> Tensor:
 def sample_box(masks: Tensor, draws: Draws, *, jitter: float = 0.1, limit: float = 20.0) -> Tensor:
     """Corner points (M, 2, 2) of each mask's box, every number moved by up to min(jitter * side, limit) pixels."""
     count, height, width = masks.shape
-    across, down = masks.any(1), masks.any(2)
-    left, right = across.float().argmax(1), width - 1 - across.flip(1).float().argmax(1)
-    top, bottom = down.float().argmax(1), height - 1 - down.flip(1).float().argmax(1)
-    box = torch.stack([left, top, right, bottom], dim=1).float()
-    sides = torch.stack([right - left, bottom - top], dim=1).float().repeat(1, 2)
+    box = boxes(masks).float()
+    sides = (box[:, 2:] - box[:, :2]).repeat(1, 2)
     chance = draws.uniform(11, count=4).to(masks.device)
     move = (chance * 2 - 1) * (sides * jitter).clamp(max=limit)
     box = torch.minimum((box + move).clamp(min=0), box.new_tensor([width - 1, height - 1] * 2))

@@ -33,7 +33,6 @@ from sam2core.types import (
     ImageFeatures,
     Keep,
     Label,
-    MaskCandidates,
     MaskPrediction,
     Prompt,
 )
@@ -175,9 +174,7 @@ class Rollout(nn.Module):
         with _graph(False):
             parts.append(self.encode(clips.flatten(0, 1)[~first]))
         order = torch.argsort(torch.cat([numbers[first], numbers[~first]]))
-        high_res_features = tuple(torch.cat(pair) for pair in zip(*(part.high_res_features for part in parts)))
-        embedding = torch.cat([part.embedding for part in parts])
-        return replace(parts[0], embedding=embedding, high_res_features=high_res_features).rows(order)
+        return ImageFeatures.join(parts).rows(order)
 
     def _dense(
         self,
@@ -266,20 +263,15 @@ class Rollout(nn.Module):
                 from_target=plan.from_target,
             )
             if number == 0:
-                prompt = _rows(prompt, rows)
+                prompt = prompt.rows(rows)
             prompt = prompt.then(points, labels)
-            hinted = Prompt(
-                prompt.points,
-                prompt.labels,
-                mask_input=mask_input if self.memory.mask_input_gradient else mask_input.detach(),
-                ragged=prompt.ragged,
-            )
+            seen_before = mask_input if self.memory.mask_input_gradient else mask_input.detach()
             passed = not plan.between and number + 1 < clicks
             with _graph(not passed):
                 better = self._ask(
                     features.rows(rows),
                     embedding[rows],
-                    hinted,
+                    replace(prompt, mask_input=seen_before),
                     None if passed else lesson,
                     rows,
                     tracking=recall is not None,
@@ -312,7 +304,7 @@ class Rollout(nn.Module):
         answer = self._ask(
             features.rows(asked),
             embedding[asked],
-            _rows(prompt, asked),
+            prompt.rows(asked),
             lesson,
             asked,
             tracking=tracking,
@@ -357,8 +349,8 @@ class Rollout(nn.Module):
             return best
         if not multimask_output.any():
             return single
-        mixed = [torch.where(_like(multimask_output, a), a, b) for a, b in zip(_values(best), _values(single))]
-        return _answer(*mixed)
+        mixed = [torch.where(_like(multimask_output, a), a, b) for a, b in zip(best.values(), single.values())]
+        return MaskPrediction.only(*mixed)
 
     def _decode(self, features: ImageFeatures, embedding: Tensor, prompt: Prompt) -> DecoderOutput:
         # the decoder is most of a step; half precision halves it and more, while small-channelled trunks gain nothing
@@ -421,10 +413,7 @@ class Lesson:
             index = torch.nonzero(multimask_output == flag)[:, 0]
             if not len(index):
                 continue
-            part = DecoderOutput(
-                output.masks[index], output.iou[index], output.tokens[index], output.object_score[index]
-            )
-            offer = model.select_masks(part, multimask_output=flag)
+            offer = model.select_masks(output.rows(index), multimask_output=flag)
             logits = resize(offer.logits, size)
             void = None if self.ignored is None else self.ignored[rows[index]]
             truth = self.target[rows[index]]
@@ -440,37 +429,22 @@ class Lesson:
         return {name: value / self.steps.clamp(min=1) for name, value in self.sums.items()}
 
 
-def _rows(prompt: Prompt, rows: Tensor) -> Prompt:
-    return Prompt(prompt.points[rows], prompt.labels[rows], ragged=prompt.ragged)
-
-
-def _values(answer: MaskPrediction) -> tuple[Tensor, ...]:
-    return answer.logits, answer.iou, answer.object_pointer, answer.object_score
-
-
 def _like(flags: Tensor, value: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (value.ndim - 1))
-
-
-def _answer(logits: Tensor, iou: Tensor, object_pointer: Tensor, object_score: Tensor) -> MaskPrediction:
-    """An answer put together from several: it is its own only candidate."""
-    candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
-    return MaskPrediction(logits, iou, object_pointer, object_score, candidates)
 
 
 def join_answers(parts: list[tuple[Tensor, MaskPrediction]]) -> MaskPrediction:
     """One answer for all rows from answers for some rows each: (rows, answer) pairs that cover every row once."""
     order = torch.argsort(torch.cat([rows for rows, _ in parts]))
-    values = zip(*(_values(answer) for _, answer in parts))
-    return _answer(*(torch.cat([value.to(each[0].dtype) for value in each])[order] for each in values))
+    return MaskPrediction.join([answer for _, answer in parts]).rows(order)
 
 
 def merge_answers(answer: MaskPrediction, better: MaskPrediction, rows: Tensor) -> MaskPrediction:
     """An answer with some rows replaced."""
     if len(rows) == len(answer.iou):
         return better
-    pairs = zip(_values(answer), _values(better))
-    return _answer(*(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs))
+    pairs = zip(answer.values(), better.values())
+    return MaskPrediction.only(*(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sam2.utils.misc import concat_points, fill_holes_in_mask_scores, load_video
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.predictors.video import VideoPredictor
-from sam2core.types import MASK_INPUT_LIMIT, MaskCandidates, MaskPrediction
+from sam2core.types import MASK_INPUT_LIMIT, MaskPrediction
 
 _GROUPS = ("cond_frame_outputs", "non_cond_frame_outputs")
 
@@ -578,8 +578,7 @@ def _prediction(out, device):
     object_pointer, object_score = out["obj_ptr"], out["object_score_logits"]
     iou = getattr(out, "iou", None)
     iou = logits.new_zeros(logits.shape[0]) if iou is None else iou
-    candidates = MaskCandidates(logits, iou[:, None], object_pointer[:, None], object_score)
-    return MaskPrediction(logits, iou, object_pointer, object_score, candidates)
+    return MaskPrediction.only(logits, iou, object_pointer, object_score)
 
 
 written(globals(), ("fill_holes_in_mask_scores", *METHODS))

@@ -25,7 +25,6 @@ from sam2core.types import (
     DecoderOutput,
     FrameMemory,
     ImageFeatures,
-    Label,
     MaskPrediction,
     Multimask,
     Prompt,
@@ -194,15 +193,10 @@ class GraphVerbs(Sam2):
         """As `Sam2.decode`, but `tokens` are the object pointers already, which `_Pointer` only gates."""
         if features.batch > 1:  # the graph's prompts share one image
             parts = [
-                self.decode(features.rows(torch.tensor([row])), embedding[row : row + 1], prompt.rows(row, row + 1))
-                for row in range(prompt.batch)
+                self.decode(features.rows(row), embedding[row], prompt.rows(row))
+                for row in (slice(start, start + 1) for start in range(prompt.batch))
             ]
-            return DecoderOutput(
-                masks=torch.cat([part.masks for part in parts]),
-                iou=torch.cat([part.iou for part in parts]),
-                tokens=torch.cat([part.tokens for part in parts]),
-                object_score=torch.cat([part.object_score for part in parts]),
-            )
+            return DecoderOutput.join(parts)
         batch = prompt.batch
         points, labels = self._points(prompt)
         size = self.prompt_encoder.mask_input_size
@@ -224,14 +218,12 @@ class GraphVerbs(Sam2):
 
     def _points(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Points and labels with ignored ones up to what the graph takes."""
-        batch, count = prompt.labels.shape
+        count = prompt.labels.shape[1]
         fits = self.about["points"]
         if fits is not None and count > fits:
             raise ValueError(f"a prompt of {count} points; the graphs were exported for {fits}: export with --points")
-        missing = max(1 - count, 0) if fits is None else fits - count
-        points = torch.cat([prompt.points.float(), torch.zeros(batch, missing, 2)], dim=1)
-        filler = torch.full((batch, missing), int(Label.IGNORED), dtype=torch.long)
-        return points, torch.cat([prompt.labels.long(), filler], dim=1)
+        padded = prompt.padded(1 if fits is None else fits)
+        return padded.points.float(), padded.labels.long()
 
     def memorize(self, features: ImageFeatures, answer: MaskPrediction, *, frame: int, hard: bool) -> FrameMemory:
         """As `Sam2.memorize`."""

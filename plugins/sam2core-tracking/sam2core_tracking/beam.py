@@ -221,13 +221,7 @@ class BeamPredictor(VideoPredictor):
                 features, embedding, model.tracking_prompt(pasts, self.policy), multimask_output=multimask_output
             )
             for row, place in enumerate(places):
-                one = slice(row, row + 1)
-                offers[place] = MaskCandidates(
-                    candidates.logits[one],
-                    candidates.iou[one],
-                    candidates.object_pointers[one],
-                    candidates.object_score[one],
-                )
+                offers[place] = candidates.rows(slice(row, row + 1))
         return [offers[place] for place in range(len(recalls))]
 
     def _branch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,6 @@ from sam2core.predictors.automask import MaskGenerator
 from sam2core.predictors.image import ImageHandle, ImagePredictor
 from sam2core.predictors.session import VideoSession
 from sam2core.predictors.video import VideoPredictor
-from sam2core.types import ImageFeatures
 
 Answer = TypeVar("Answer")
 
@@ -51,11 +51,8 @@ class Engine:
     def handle(self, session: VideoSession, frame: int) -> ImageHandle:
         """A handle on one frame of a clip, over the features that the session has of it anyway."""
         features = session.features(frame)
-        conditioned = self.model.condition(features, None)
-        kept = ImageFeatures(
-            embedding=conditioned, position=features.position, high_res_features=features.high_res_features
-        )
-        return ImageHandle(self.image, kept, session.size)
+        conditioned = replace(features, embedding=self.model.condition(features, None))
+        return ImageHandle(self.image, conditioned, session.size)
 
     def close(self) -> None:
         """End the thread after what it is doing."""

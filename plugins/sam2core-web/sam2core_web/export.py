@@ -14,6 +14,7 @@ from PIL import Image
 
 from sam2core.media.render import CutoutWriter, PaletteWriter, VideoWriter
 from sam2core.ops import rle
+from sam2core.ops.polygons import extent
 from sam2core_web import effects
 from sam2core_web.media import Refused
 from sam2core_web.work import Thing, Work
@@ -72,8 +73,7 @@ def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) 
             answer = thing.answers.get(frame)
             if answer is None or not answer.area:
                 continue
-            rows, columns = (np.flatnonzero(rle.decode(answer.segmentation).any(axis=axis)) for axis in (1, 0))
-            box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+            x0, y0, x1, y1 = extent(rle.decode(answer.segmentation))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -82,7 +82,7 @@ def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) 
                     "track_id": number,
                     "segmentation": answer.segmentation,
                     "area": answer.area,
-                    "bbox": [int(value) for value in box],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
                     "score": answer.iou,
                 }

@@ -35,26 +35,18 @@ class ModelInCalls:
             return whole(features, embedding, prompt)
         outputs = []
         for start in range(0, prompt.batch, rows):
-            stop = min(start + rows, prompt.batch)
-            part, part_embedding = features, embedding
-            if embedding.shape[0] > 1:
-                part_embedding = embedding[start:stop]
-            if features.batch > 1:
-                part = features.rows(torch.arange(start, stop, device=embedding.device))
-            outputs.append(whole(part, part_embedding, prompt.rows(start, stop)))
-        return DecoderOutput(
-            masks=torch.cat([output.masks for output in outputs]),
-            iou=torch.cat([output.iou for output in outputs]),
-            tokens=torch.cat([output.tokens for output in outputs]),
-            object_score=torch.cat([output.object_score for output in outputs]),
-        )
+            some = slice(start, start + rows)
+            part = features if features.batch == 1 else features.rows(some)
+            part_embedding = embedding if embedding.shape[0] == 1 else embedding[some]
+            outputs.append(whole(part, part_embedding, prompt.rows(some)))
+        return DecoderOutput.join(outputs)
 
     def decode_filtered(
         self: Any, features: ImageFeatures, embedding: Tensor, prompt: Prompt, keep: Callable[[Tensor], Tensor]
     ) -> FilteredMasks:
         if not (predicts_on_cpu(embedding) and isinstance(self.mask_decoder, DrawsFiltered) and self.fixed is None):
             return super().decode_filtered(features, embedding, prompt, keep)  # type: ignore[misc]
-        _, dense, _ = self.prompt_encoder(prompt.rows(0, 2))
+        _, dense, _ = self.prompt_encoder(prompt.rows(slice(2)))
         if len(dense) > 1:  # a map for each prompt
             return super().decode_filtered(features, embedding, prompt, keep)  # type: ignore[misc]
         embedding = embedding.to(self.head_dtype)
