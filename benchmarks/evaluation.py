@@ -138,7 +138,7 @@ def follow(
         wanted = MANY if many else options.clicks
         if key in held and len(held[key]["iou"]) >= wanted:
             continue
-        answers = answers or segmenter.look(sample.image)
+        answers = answers or segmenter.encode(sample.image)
         found = session_of(answers, truth, wanted)
         box = clicks.box_of(truth)
         if isinstance(segmenter, baselines.GrabCut):
@@ -184,7 +184,7 @@ def measure_model(options: argparse.Namespace) -> None:
                     store.method(of_model, f"{baseline!r} {settings}").setdefault(name, {}).setdefault(sample.name, {})
                 )
                 missing = [truth for truth in sample.masks if object_key(truth) not in held]
-                answers = baseline.look(sample.image) if missing else None
+                answers = baseline.encode(sample.image) if missing else None
                 for truth in missing:
                     words = [Click(x, y, bool(on)) for x, y, on in said[object_key(truth)]["clicks"]]
                     found = clicks.replay(answers, truth, words, COUNTS)
@@ -300,7 +300,7 @@ def clip_baselines(store: Store, options: argparse.Namespace) -> None:
                 first = {number: mask[y0:y1, x0:x1] for number, mask in video.read(0).items()}
                 for number, mask in first.items():
                     if prompt == "click":
-                        first[number], _ = walker.look(frames[0])([clicks.first_click(mask)], None)
+                        first[number], _ = walker.encode(frames[0])([clicks.first_click(mask)], None)
                     if prompt == "box":
                         first[number] = cut.box(frames[0], clicks.box_of(mask))
                 files = MaskFiles(folder / video.name, None)

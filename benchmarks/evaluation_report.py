@@ -255,7 +255,7 @@ def _sheet(options: argparse.Namespace, found: Any, shown: Sequence[tuple[float,
                 if place not in wanted:
                     continue
                 said = [clicks.Click(x, y, bool(on)) for x, y, on in found[name][sample.name][place[2]]["clicks"][:3]]
-                answers, state, answer = tool.look(sample.image), None, truth
+                answers, state, answer = tool.encode(sample.image), None, truth
                 for number in range(1, len(said) + 1):
                     answer, state = answers(said[:number], state)
                 points, labels = [[click.x, click.y] for click in said], [int(click.positive) for click in said]

@@ -71,13 +71,13 @@ def check(folder: Path, format_name: str, options: tuple[str, ...], output: Path
     Exit code 1 when something cannot be read.
     """
     from sam2core.cli.options import check_folder
-    from sam2core.data.checking import check as look
+    from sam2core.data.checking import check as check_footage
 
     if output is not None:
         check_folder(output)
     data = opened(folder, format_name, options)
     with click.progressbar(length=len(data.footage), label="reading", file=sys.stderr) as bar:
-        found = look(data.footage, lambda done: bar.update(1))
+        found = check_footage(data.footage, lambda done: bar.update(1))
     for line in found.lines():
         click.echo(line)
     for problem in found.problems:

@@ -73,7 +73,7 @@ def check(footage: Iterable[Footage], progress: Callable[[int], None] | None = N
     for done, item in enumerate(footage, 1):
         found.notes += item.notes
         try:
-            look(item, found)
+            examine(item, found)
         except DataError as error:
             found.problems.append(str(error))
         if progress is not None:
@@ -81,7 +81,7 @@ def check(footage: Iterable[Footage], progress: Callable[[int], None] | None = N
     return found
 
 
-def look(item: Footage, found: Findings) -> None:
+def examine(item: Footage, found: Findings) -> None:
     """Add what one video or picture holds. Raises DataError."""
     length = item.length
     areas: dict[int, float] = {}

@@ -52,7 +52,7 @@ class ConstantDisc:
 
     radius: float = 0.1  # as a share of the image's shorter side; of 0.05 to 0.4
 
-    def look(self, image: np.ndarray) -> Answers:
+    def encode(self, image: np.ndarray) -> Answers:
         size = image.shape[:2]
 
         def answer(clicks: Sequence[Click], state: Any) -> tuple[np.ndarray, Any]:
@@ -70,7 +70,7 @@ class FloodFill:
 
     tolerance: float = 16.0  # of 4, 8, 12, 16, 24, 32
 
-    def look(self, image: np.ndarray) -> Answers:
+    def encode(self, image: np.ndarray) -> Answers:
         lab = to_lab(image)
 
         def filled(click: Click) -> np.ndarray:
@@ -100,7 +100,7 @@ class GrabCut:
     side: int = 640  # the longer side it computes on; at 320 it loses small objects whole
     iterations: int = 5
 
-    def look(self, image: np.ndarray) -> Answers:
+    def encode(self, image: np.ndarray) -> Answers:
         import cv2
 
         scaled = Scaled(image, self.side)
@@ -150,7 +150,7 @@ class RandomWalker:
     beta: float = 130.0  # of 90, 130, 300 and 1000, on every third photograph
     side: int = 320  # the longer side it computes on; probabilities are scaled up
 
-    def look(self, image: np.ndarray) -> Answers:
+    def encode(self, image: np.ndarray) -> Answers:
         from skimage.segmentation import random_walker
 
         scaled = Scaled(image, self.side)

@@ -48,9 +48,9 @@ first), it returns a mask (H, W) bool and that whatever."""
 
 
 class Segmenter(Protocol):
-    """Anything that answers clicks: `look` takes an image (H, W, 3) uint8 and returns what answers clicks on it."""
+    """Anything that answers clicks: `encode` takes an image (H, W, 3) uint8 and returns what answers clicks on it."""
 
-    def look(self, image: np.ndarray) -> Answers: ...
+    def encode(self, image: np.ndarray) -> Answers: ...
 
 
 def deepest(region: np.ndarray) -> tuple[int, int, float]:
@@ -127,7 +127,7 @@ def replay(answer_clicks: Answers, truth: np.ndarray, clicks: Sequence[Click], c
 
 def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[list[float]]:
     """IoU after each of `clicks` clicks, for every object of a sample: scores[object][click]."""
-    answer_clicks = segmenter.look(sample.image)
+    answer_clicks = segmenter.encode(sample.image)
     return [
         list(click_through(answer_clicks, truth, clicks=clicks, ignored=sample.ignored).scores)
         for truth in sample.masks
@@ -144,7 +144,7 @@ class PredictorSegmenter:
     def __init__(self, predictor: Any):
         self.predictor = predictor
 
-    def look(self, image: np.ndarray) -> EncodedImage:
+    def encode(self, image: np.ndarray) -> EncodedImage:
         return EncodedImage(self.predictor.encode(image))
 
 

@@ -33,12 +33,12 @@ class Localised:
 
     def __call__(self, model: nn.Module) -> None:
         if _has_sams_heads(model):
-            localise(model, content=self.content)
+            init_localised(model, content=self.content)
 
     def again(self, model: nn.Module, embedding: Tensor) -> None:
-        """See `look`."""
+        """See `init_localised_for`."""
         if _has_sams_heads(model):
-            look(model, embedding)
+            init_localised_for(model, embedding)
 
 
 def _has_sams_heads(model: nn.Module) -> bool:
@@ -46,7 +46,7 @@ def _has_sams_heads(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def localise(model: nn.Module, *, content: float = 3.0) -> None:
+def init_localised(model: nn.Module, *, content: float = 3.0) -> None:
     """Initialise a Sam2's neck, prompt encoder and mask decoder in place so that attention starts at the clicked cell.
 
     content: norm of the image embedding, which has to stay below that of the position code for the match to show.
@@ -85,7 +85,7 @@ def localise(model: nn.Module, *, content: float = 3.0) -> None:
 
 
 @torch.no_grad()
-def look(model: nn.Module, embedding: Tensor, *, match: float = 14.0, fetched: float = 3.0) -> None:
+def init_localised_for(model: nn.Module, embedding: Tensor, *, match: float = 14.0, fetched: float = 3.0) -> None:
     """Let the tokens' attention to the image start at the clicked cell again, for the features of a trained trunk.
 
     embedding: (B, C, H, W) of some pictures. Content varies in few directions only; queries and keys are given the

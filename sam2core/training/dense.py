@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam2core.training.draws import Draws
 from sam2core.training.losses import LossWeights, hard_iou, judged, mask_loss, soft_target
 from sam2core.training.prompting import sample_click
+from sam2core.training.seeded_random import SeededRandom
 from sam2core.types import ImageFeatures
 
 DENSE = 30  # tag of draws
@@ -24,7 +24,7 @@ def affinity(
     embedding: Tensor,
     masks: Tensor,
     weights: LossWeights,
-    draws: Draws,
+    draws: SeededRandom,
     ignored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of three comparisons for masks (B, N, H, W), and the IoU of the first, both means over objects.

@@ -37,7 +37,7 @@ from sam2core.training.adapters import add_adapters, merge_adapters
 from sam2core.training.augment import Mixture
 from sam2core.training.clips import ClipBatch, collate
 from sam2core.training.losses import NAMES
-from sam2core.training.optim import Average, Together, blocks_of, freeze, learning_rate, optimiser
+from sam2core.training.optim import Average, OptimiserGroup, blocks_of, freeze, learning_rate, optimiser
 from sam2core.training.processes import Processes
 from sam2core.training.recipe import Recipe, RecipeError, Stage
 from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
@@ -366,7 +366,7 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> int:
         """Put a checkpoint's values where they belong, as whole tensors or as shards; the step."""
-        if isinstance(self.update, Together) is not ("members" in state["optimiser"]):
+        if isinstance(self.update, OptimiserGroup) is not ("members" in state["optimiser"]):
             raise RecipeError("recipe: optim.name cannot be changed within a run; begin another with its weights")
         held = state["model"]
         self.model.load_state_dict(

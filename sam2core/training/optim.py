@@ -155,7 +155,7 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
     return optim.floor + (optim.lr - optim.floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-class Together:
+class OptimiserGroup:
     """Several optimisers, each of its own part of a model, used as one."""
 
     def __init__(self, *members: torch.optim.Optimizer):
@@ -183,7 +183,7 @@ class Together:
             member.load_state_dict(held)
 
 
-def optimiser(model: nn.Module, optim: Optim) -> torch.optim.Optimizer | Together:
+def optimiser(model: nn.Module, optim: Optim) -> torch.optim.Optimizer | OptimiserGroup:
     """What takes the steps over what is trained of the model.
 
     Raises ValueError for "muon" with a torch that has none.
@@ -201,7 +201,7 @@ def optimiser(model: nn.Module, optim: Optim) -> torch.optim.Optimizer | Togethe
         members.append(torch.optim.AdamW(plain, lr=optim.lr, betas=(optim.betas[0], optim.betas[1])))
     if matrices:
         members.append(torch.optim.Muon(matrices, lr=optim.lr, adjust_lr_fn="match_rms_adamw"))
-    return members[0] if len(members) == 1 else Together(*members)
+    return members[0] if len(members) == 1 else OptimiserGroup(*members)
 
 
 def _parted(groups: list[dict], chosen: set[int]) -> tuple[list[dict], list[dict]]:
@@ -216,7 +216,12 @@ def _parted(groups: list[dict], chosen: set[int]) -> tuple[list[dict], list[dict
 
 
 class Average:
-    """An exponential moving average of a model's weights, corrected for its young age; with decay 0 the weights."""
+    """An exponential moving average of a model's weights, corrected for its young age; with decay 0 the weights.
+
+    torch's ``AveragedModel`` is another average: its decay is the same from the first step on, and it copies the
+    model's weights after that step, where this one moves by 10/11 of the way; and a copy of the whole module is no
+    place for weights that are sharded.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay

@@ -19,7 +19,7 @@ from sam2core.training.losses import NAMES
 from sam2core.training.rollout import Rollout
 
 
-class Reaching(nn.Module):
+class DistributedRollout(nn.Module):
     """A rollout whose total loss depends on every trained parameter, on most by nothing but a zero.
 
     Which parameters a step needs differs from process to process, since prompts differ, but gradients can be exchanged
@@ -78,7 +78,9 @@ class Processes:
         self.module: nn.Module = rollout
         if self.world > 1:
             self.module = (
-                _sharded(rollout) if shard else DistributedDataParallel(Reaching(rollout), broadcast_buffers=False)
+                _sharded(rollout)
+                if shard
+                else DistributedDataParallel(DistributedRollout(rollout), broadcast_buffers=False)
             )
         elif shard:
             raise ValueError("shards need several processes: torchrun --nproc-per-node N")
@@ -95,7 +97,7 @@ class Processes:
         """
         if self.world == 1:
             return list(counts)
-        reaching = next(module for module in self.module.modules() if isinstance(module, Reaching))
+        reaching = next(module for module in self.module.modules() if isinstance(module, DistributedRollout))
         device = next(iter(parameters.values())).device
         reached = (float(reaching.reached[name]) for name in parameters)
         told = [*(named.get(name, 0.0) for name in NAMES), *counts, *reached]
@@ -128,4 +130,4 @@ def _sharded(rollout: Rollout) -> nn.Module:
     mesh = init_device_mesh(kind, (distributed.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(Reaching(rollout), mesh=mesh)
+    return fully_shard(DistributedRollout(rollout), mesh=mesh)

@@ -1,6 +1,6 @@
 """Simulated users: which prompts objects get, first clicks, boxes, and correction clicks drawn from what went wrong.
 
-Everything works on a batch of masks (M, H, W) at model size and takes its chances from `Draws`, row by row.
+Everything works on a batch of masks (M, H, W) at model size and takes its chances from `SeededRandom`, row by row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam2core.ops.masks import boxes
-from sam2core.training.draws import Draws
+from sam2core.training.seeded_random import SeededRandom
 from sam2core.types import Label, Prompt
 
 CELL = 4  # clicks are drawn coarse to fine: a cell of 4 x 4 pixels first, then a pixel in it
@@ -59,14 +59,14 @@ class PromptPlan:
         if self.taught == 1 or self.taught < 0:
             raise ValueError(f"taught is 0 (all frames) or at least 2, the first and the last, not {self.taught}")
 
-    def lessons(self, frames: int, draws: Draws) -> list[int]:
+    def lessons(self, frames: int, draws: SeededRandom) -> list[int]:
         """Which of `frames` frames are taught: the first, the last, and others at random; for the whole step."""
         if not self.taught or self.taught >= frames:
             return list(range(frames))
         between = draws.shared(TAUGHT).permutation(frames - 2)[: self.taught - 2] + 1
         return sorted({0, frames - 1, *between.tolist()})
 
-    def schedule(self, frames: int, entry: int, draws: Draws, *, before: bool = True) -> Schedule:
+    def schedule(self, frames: int, entry: int, draws: SeededRandom, *, before: bool = True) -> Schedule:
         """The order of `frames` frames for objects that are first seen on frame `entry`.
 
         before: frames ahead of `entry` are answered as well, by a model that already knows the later prompt.
@@ -86,12 +86,12 @@ class PromptPlan:
         clicks = 1 + int(share * self.corrections) if self.vary else self.corrections
         return Schedule(prompted, rest, dict.fromkeys(corrected, clicks))
 
-    def masked(self, draws: Draws, *, frames: int) -> Tensor:
+    def masked(self, draws: SeededRandom, *, frames: int) -> Tensor:
         """Which rows (M,) are prompted with their mask."""
         share = self.mask if frames > 1 else 0.0
         return draws.uniform(KIND)[:, 0] < share
 
-    def first(self, masks: Tensor, draws: Draws) -> Prompt:
+    def first(self, masks: Tensor, draws: SeededRandom) -> Prompt:
         """The first points of each object; rows with a click get an ignored point besides when others have boxes.
 
         An object that is not there gets a negative click anywhere.
@@ -109,7 +109,7 @@ class PromptPlan:
         return Prompt(points, torch.where(boxed[:, None], corners, labels), ragged=True)
 
 
-def sample_click(regions: Tensor, draws: Draws, *, centre: float = 0.0) -> Tensor:
+def sample_click(regions: Tensor, draws: SeededRandom, *, centre: float = 0.0) -> Tensor:
     """One pixel of each region, (M, 1, 2) x, y in pixels; every pixel is equally likely, or inner ones more so.
 
     regions: (M, H, W) bool, H and W multiples of 4, none empty (an empty one gives an arbitrary pixel).
@@ -140,7 +140,7 @@ def _pick(weight: Tensor, chance: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def sample_box(masks: Tensor, draws: Draws, *, jitter: float = 0.1, limit: float = 20.0) -> Tensor:
+def sample_box(masks: Tensor, draws: SeededRandom, *, jitter: float = 0.1, limit: float = 20.0) -> Tensor:
     """Corner points (M, 2, 2) of each mask's box, every number moved by up to min(jitter * side, limit) pixels."""
     count, height, width = masks.shape
     box = boxes(masks).float()
@@ -152,7 +152,7 @@ def sample_box(masks: Tensor, draws: Draws, *, jitter: float = 0.1, limit: float
 
 
 def sample_correction(
-    answer: Tensor, target: Tensor, draws: Draws, *, centre: float = 0.5, from_target: float = 0.0
+    answer: Tensor, target: Tensor, draws: SeededRandom, *, centre: float = 0.5, from_target: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The next click (M, 1, 2) and its label (M, 1): a pixel that is wrong, positive where the object was missed.
 

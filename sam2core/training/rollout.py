@@ -23,10 +23,10 @@ from sam2core.ops.masks import resize
 from sam2core.ops.pixels import normalise
 from sam2core.training.clips import ClipBatch
 from sam2core.training.dense import affinity
-from sam2core.training.draws import Draws
 from sam2core.training.losses import LossWeights, soft_target, step_losses, upstream_losses
 from sam2core.training.optim import blocks_of
 from sam2core.training.prompting import CORRECTION, PromptPlan, sample_correction
+from sam2core.training.seeded_random import SeededRandom
 from sam2core.types import (
     MASK_INPUT_LIMIT,
     DecoderOutput,
@@ -60,7 +60,7 @@ class Group:
     owner: Tensor  # (M,) the clip of each row
     masks: Tensor  # (M, T, H, W) bool
     entry: int
-    draws: Draws
+    draws: SeededRandom
     taught: tuple[int, ...]  # frames that are taught; the others have no gradient
     void: Tensor | None = None  # (B, T, H, W) bool: pixels of the clips that are not counted
 
@@ -138,12 +138,12 @@ class Rollout(nn.Module):
     ) -> dict[str, Tensor]:
         clips, frames, count = batch.masks.shape[:3]
         counted = batch.counted.flatten()
-        taught = tuple(range(frames) if plan is None else plan.lessons(frames, Draws(key, [0])))
+        taught = tuple(range(frames) if plan is None else plan.lessons(frames, SeededRandom(key, [0])))
         features = self._encode(batch.frames, taught)
         named: dict[str, Tensor] = {"total": features.embedding.new_zeros((), dtype=torch.float32)}
         if dense > 0:
             first = features.rows(torch.arange(clips, device=features.embedding.device) * frames)
-            draws = Draws(key, batch.numbers.flatten())
+            draws = SeededRandom(key, batch.numbers.flatten())
             named |= self._dense(first, batch.masks[:, 0], weights, draws, int(counted.sum()), batch.ignored)
             named["total"] = dense * named["dense"]
         if plan is None:
@@ -154,7 +154,7 @@ class Rollout(nn.Module):
         for at in sorted(set(entry[counted].tolist())):
             rows = torch.nonzero((entry == at) & counted)[:, 0]
             there = rows.to(masks.device)
-            own = Draws(key, batch.numbers.flatten()[rows])
+            own = SeededRandom(key, batch.numbers.flatten()[rows])
             group = Group(features, there // count, masks[there], at, own, taught, batch.ignored)
             for name, value in self.track(group, plan, weights).items():
                 named[name] = named.get(name, 0) + value.sum()
@@ -181,7 +181,7 @@ class Rollout(nn.Module):
         features: ImageFeatures,
         masks: Tensor,
         weights: LossWeights,
-        draws: Draws,
+        draws: SeededRandom,
         counted: int,
         ignored: Tensor | None,
     ) -> dict[str, Tensor]:
@@ -240,10 +240,10 @@ class Rollout(nn.Module):
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
         ignored = group.ignored(frame)
-        lesson = Lesson(target, weights, ignored) if frame in group.taught else None
+        losses = FrameLosses(target, weights, ignored) if frame in group.taught else None
         prompt = plan.first(target, draws) if recall is None else self.model.tracking_prompt([recall])
         given = masked if recall is None else torch.zeros_like(masked)
-        answer = self._first(features, embedding, prompt, target, given, lesson, recall is not None, clicks or answered)
+        answer = self._first(features, embedding, prompt, target, given, losses, recall is not None, clicks or answered)
         open_rows = ~given if plan.correct_masks else ~masked
         rows = torch.nonzero(open_rows)[:, 0]
         if recall is not None:
@@ -272,14 +272,14 @@ class Rollout(nn.Module):
                     features.rows(rows),
                     embedding[rows],
                     replace(prompt, mask_input=seen_before),
-                    None if passed else lesson,
+                    None if passed else losses,
                     rows,
                     tracking=recall is not None,
                     answered=answered or number + 1 < clicks,
                 )
             if better is not None:
                 answer = merge_answers(answer, better, rows)
-        return answer, {} if lesson is None else lesson.means()
+        return answer, {} if losses is None else losses.means()
 
     def _first(
         self,
@@ -288,42 +288,42 @@ class Rollout(nn.Module):
         prompt: Prompt,
         target: Tensor,
         given: Tensor,
-        lesson: Lesson | None,
+        losses: FrameLosses | None,
         tracking: bool,
         answered: int | bool,
     ) -> MaskPrediction | None:
-        """The answer to the first prompt: rows whose mask is `given` adopt it, the others are decoded and taught."""
+        """The answer to the first prompt: rows that are `given` their mask are answered by it, others are decoded."""
         every = torch.arange(len(target), device=target.device)
         if not given.any():
-            return self._ask(features, embedding, prompt, lesson, every, tracking=tracking, answered=bool(answered))
-        adopted, asked = every[given], every[~given]
-        candidates = self.model.mask_as_output(features.rows(adopted), target[adopted, None].float())
-        known = candidates.take(torch.zeros_like(adopted))
+            return self._ask(features, embedding, prompt, losses, every, tracking=tracking, answered=bool(answered))
+        shown, asked = every[given], every[~given]
+        candidates = self.model.mask_as_output(features.rows(shown), target[shown, None].float())
+        known = candidates.take(torch.zeros_like(shown))
         if not len(asked):
             return known
         answer = self._ask(
             features.rows(asked),
             embedding[asked],
             prompt.rows(asked),
-            lesson,
+            losses,
             asked,
             tracking=tracking,
             answered=bool(answered),
         )
-        return None if answer is None else join_answers([(adopted, known), (asked, answer)])
+        return None if answer is None else join_answers([(shown, known), (asked, answer)])
 
     def _ask(
         self,
         features: ImageFeatures,
         embedding: Tensor,
         prompt: Prompt,
-        lesson: Lesson | None,
+        losses: FrameLosses | None,
         rows: Tensor,
         *,
         tracking: bool,
         answered: bool,
     ) -> MaskPrediction | None:
-        """Decode one step, teach it if there is a lesson, and say what a user would see of it."""
+        """Decode one step, add its losses where they are asked for, and say what a user would see of it."""
         if self.record is not None:
             told = {
                 "points": prompt.points.tolist(),
@@ -339,8 +339,8 @@ class Rollout(nn.Module):
         offers = (
             {flag: self.model.select_masks(output, multimask_output=flag) for flag in (True, False)} if answered else {}
         )
-        if lesson is not None:
-            lesson.learn(self.model, output, multimask_output, points, rows)
+        if losses is not None:
+            losses.add(self.model, output, multimask_output, points, rows)
         if not answered:
             return None
         best = offers[True].take(self.policy.choose(offers[True], None))
@@ -374,7 +374,7 @@ def _graph(wanted: bool) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-class Lesson:
+class FrameLosses:
     """The losses of all steps of one frame, row by row; rows may differ in their number of steps."""
 
     def __init__(self, target: Tensor, weights: LossWeights, ignored: Tensor | None = None):
@@ -386,10 +386,10 @@ class Lesson:
         self.steps = torch.zeros(len(target), device=target.device)
         self.sums: dict[str, Tensor] = {}
 
-    def learn(
+    def add(
         self, model: nn.Module, output: DecoderOutput, multimask_output: Tensor, points: Tensor, rows: Tensor
     ) -> None:
-        """Add one step's losses on some rows. several: which rows are answered by the best of masks 1 to 3."""
+        """Add one step's losses on some rows. multimask_output (M,): which are answered by the best of masks 1 to 3."""
         if self.soft is None:
             named = self._upstream(model, output, multimask_output, rows)
         else:

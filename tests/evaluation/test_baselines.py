@@ -27,7 +27,7 @@ def picture():
 def test_grabcut(picture):
     pytest.importorskip("cv2")
     image, truth = picture
-    answers = GrabCut().look(image)
+    answers = GrabCut().encode(image)
     mask, _ = answers([Click(47, 40)], None)
     assert iou(mask, truth) > 0.95
     again, _ = answers([Click(47, 40)], None)
@@ -41,7 +41,7 @@ def test_grabcut(picture):
 def test_random_walker(picture):
     pytest.importorskip("skimage")
     image, truth = picture
-    answers = RandomWalker().look(image)
+    answers = RandomWalker().encode(image)
     assert iou(answers([Click(47, 40)], None)[0], truth) > 0.75
     assert not answers([Click(47, 40), Click(47, 40, positive=False)], None)[0].any()
     half = answers([Click(47, 40), Click(60, 40, positive=False)], None)[0]

@@ -49,7 +49,7 @@ def test_every_method_is_followed_by_clicks_on_its_own_errors():
     seen: list[list[Click]] = []
 
     class Slow:
-        def look(self, image):
+        def encode(self, image):
             def answer(clicks, state):
                 seen.append(list(clicks))
                 return (square(10, 10, 6), "first") if state is None else (truth, "second")
@@ -63,7 +63,7 @@ def test_every_method_is_followed_by_clicks_on_its_own_errors():
 
 
 def test_the_constant_disc_ignores_the_picture():
-    answer = ConstantDisc(0.25).look(np.zeros((40, 60, 3), np.uint8))
+    answer = ConstantDisc(0.25).encode(np.zeros((40, 60, 3), np.uint8))
     mask, _ = answer([Click(30, 20)], None)
     assert mask.sum() == (np.hypot(*np.mgrid[-20:20, -30:30]) <= 10).sum()
     mask, _ = answer([Click(30, 20), Click(30, 20, positive=False)], None)
@@ -74,9 +74,9 @@ def test_flood_fill_stops_at_colour_and_takes_what_is_connected():
     image = np.full((40, 40, 3), 200, np.uint8)
     image[square(5, 5, 12)] = (200, 30, 30)
     image[square(25, 25, 10)] = (200, 30, 30)
-    mask, _ = FloodFill(10).look(image)([Click(11, 11)], None)
+    mask, _ = FloodFill(10).encode(image)([Click(11, 11)], None)
     assert iou(mask, square(5, 5, 12)) > 0.65 and not mask[30, 30]  # smoothing takes a pixel off the edge
-    mask, _ = FloodFill(10).look(image)([Click(2, 2)], None)
+    mask, _ = FloodFill(10).encode(image)([Click(2, 2)], None)
     assert mask[0, 39] and not mask[11, 11]
 
 

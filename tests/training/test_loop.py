@@ -13,7 +13,7 @@ import torch
 
 import registry
 from sam2core.data.pictures import DataError
-from sam2core.nano.initialisation import Localised, localise, look
+from sam2core.nano.initialisation import Localised, init_localised, init_localised_for
 from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
 from sam2core.training.clips import collate
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_ends_the_ru
 def test_gradients_reach_every_part_an_image_needs():
     torch.manual_seed(0)
     model = registry.build("test_tiny", weights=False).train()
-    localise(model)
+    init_localised(model)
     mixture = Mixture([pictures()], [1.0], augment=PLAIN)
     batch = collate([mixture.sample(0, index, size=128, objects=2) for index in range(4)])
     plan = PromptPlan(box=0.5, corrections=2, vary=False)
@@ -222,7 +222,7 @@ def test_attention_starts_at_the_click():
     """The first attention of a mask token to the image, before any training and after the trunk has changed."""
     torch.manual_seed(0)
     model = registry.build("sam2core_nano", weights=False, image_size=256).eval()
-    localise(model)
+    init_localised(model)
 
     def share_at_click() -> float:
         seen: list[torch.Tensor] = []
@@ -252,7 +252,7 @@ def test_attention_starts_at_the_click():
         pictures = (
             torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8).repeat_interleave(16, 2).repeat_interleave(16, 3)
         )
-        look(model, model.condition(Rollout(model).encode(pictures), None))
+        init_localised_for(model, model.condition(Rollout(model).encode(pictures), None))
     assert share_at_click() > max(0.1, 2 * drowned)
 
 

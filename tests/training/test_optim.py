@@ -9,8 +9,8 @@ import registry
 from sam2core.training.optim import (
     Average,
     Optim,
+    OptimiserGroup,
     Rule,
-    Together,
     freeze,
     learning_rate,
     optimiser,
@@ -83,7 +83,7 @@ def test_muon_moves_the_matrices_of_layers_and_adamw_all_else():
     model = registry.build("test_tiny", weights=False)
     optim = Optim(name="muon", warmup=0, rules=(Rule("memory_", lr=2.0),))
     update = optimiser(model, optim)
-    assert isinstance(update, Together)
+    assert isinstance(update, OptimiserGroup)
     plain, matrices = update.members
     assert isinstance(plain, torch.optim.AdamW) and isinstance(matrices, torch.optim.Muon)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sam2core.training.draws import Draws
 from sam2core.training.prompting import PromptPlan, sample_box, sample_click, sample_correction
+from sam2core.training.seeded_random import SeededRandom
 from sam2core.types import Label
 
 
@@ -16,9 +16,9 @@ class Endless:
     def __init__(self, rows: int):
         self.rows, self.count = range(rows), 0
 
-    def __call__(self) -> Draws:
+    def __call__(self) -> SeededRandom:
         self.count += 1
-        return Draws((7, self.count), self.rows)
+        return SeededRandom((7, self.count), self.rows)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_absent_objects_get_a_negative_click_and_no_box(chance):
 
 def test_the_schedule_follows_the_plan():
     def schedules(plan: PromptPlan, frames: int = 6, entry: int = 0, before: bool = True):
-        return [plan.schedule(frames, entry, Draws((0, n), [0]), before=before) for n in range(60)]
+        return [plan.schedule(frames, entry, SeededRandom((0, n), [0]), before=before) for n in range(60)]
 
     for one in schedules(PromptPlan(), entry=2):
         assert one.prompted == (2,) and one.rest == (0, 1, 3, 4, 5) and one.corrections == {}
@@ -113,14 +113,18 @@ def test_the_schedule_follows_the_plan():
     assert {clicks for one in many for clicks in one.corrections.values()} == {1, 2}
     fixed = schedules(PromptPlan(corrections=7, vary=False), frames=1)
     assert all(one.corrections == {0: 7} for one in fixed)
-    masked = PromptPlan(mask=0.5).masked(Draws((0, 0), range(400)), frames=4)
+    masked = PromptPlan(mask=0.5).masked(SeededRandom((0, 0), range(400)), frames=4)
     assert 150 < masked.sum() < 250
-    assert not PromptPlan(mask=1.0).masked(Draws((0, 0), range(9)), frames=1).any()
+    assert not PromptPlan(mask=1.0).masked(SeededRandom((0, 0), range(9)), frames=1).any()
 
 
 def test_draws_belong_to_their_row_and_their_purpose_alone():
-    whole, part = Draws((3, 4), range(10)), Draws((3, 4), [7, 2])
+    whole, part = SeededRandom((3, 4), range(10)), SeededRandom((3, 4), [7, 2])
     assert torch.equal(whole.uniform(5, count=3)[[7, 2]], part.uniform(5, count=3))
     assert torch.equal(whole.of(torch.tensor([7, 2])).at(5).uniform(1), part.uniform(5, 1))
-    assert not torch.equal(whole.uniform(5), whole.uniform(6)) and Draws((3,), []).uniform(1, count=2).shape == (0, 2)
+    assert not torch.equal(whole.uniform(5), whole.uniform(6))
+    assert SeededRandom((3,), []).uniform(1, count=2).shape == (
+        0,
+        2,
+    )
     assert whole.shared(1).random() == part.shared(1).random()

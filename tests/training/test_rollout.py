@@ -10,14 +10,14 @@ import torch
 
 import registry
 from sam2core.memory.policy import RecentFrames
-from sam2core.nano.initialisation import localise
+from sam2core.nano.initialisation import init_localised
 from sam2core.nano.memory_policy import CarriedMask
 from sam2core.training.clips import Clip, collate
-from sam2core.training.draws import Draws
 from sam2core.training.losses import LossWeights
 from sam2core.training.optim import Optim, optimiser
 from sam2core.training.prompting import PromptPlan
 from sam2core.training.rollout import Group, Rollout, TrainMemory, checkpointed_trunk, resize_model
+from sam2core.training.seeded_random import SeededRandom
 from sam2core.types import MaskPrediction
 from tests.training.scene import wandering
 
@@ -73,7 +73,7 @@ def test_the_trunk_learns_through_the_memory_of_the_first_frame():
 
     rollout._frame = frame
     rollout.track(
-        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, Draws((0, 0), [0, 1]), (0, 1)),
+        Group(features, torch.zeros(2, dtype=torch.long), masks, 0, SeededRandom((0, 0), [0, 1]), (0, 1)),
         PromptPlan(),
         LossWeights(),
     )
@@ -181,7 +181,7 @@ def test_frames_that_are_not_taught_are_passed_as_they_are(monkeypatch):
     for taught in (0, 3):
         plan = PromptPlan(mask=0.0, box=0.5, corrected=2, corrections=2, taught=taught)
         found[taught] = losses(model, batch, plan)["total"]
-    chosen = plan.lessons(5, Draws((0, 3), [0]))
+    chosen = plan.lessons(5, SeededRandom((0, 3), [0]))
     assert len(chosen) == 3 and {0, 4} < set(chosen)
     assert len({entry for entry, *_ in seen[3]}) == 2
     for (_, frame, mine, mean, graph), (_, _, known, wanted, _) in zip(seen[3], seen[0], strict=True):
@@ -196,9 +196,9 @@ def test_frames_that_are_not_taught_are_passed_as_they_are(monkeypatch):
 
 def test_lessons_are_the_same_for_a_whole_step_and_reach_every_frame():
     plan = PromptPlan(taught=3)
-    drawn = [plan.lessons(6, Draws((0, step), [row])) for step in range(40) for row in (0, 5)]
+    drawn = [plan.lessons(6, SeededRandom((0, step), [row])) for step in range(40) for row in (0, 5)]
     assert drawn[::2] == drawn[1::2] and {frame for lesson in drawn for frame in lesson} == set(range(6))
-    assert plan.lessons(3, Draws((0, 0), [0])) == PromptPlan().lessons(3, Draws((0, 0), [0])) == [0, 1, 2]
+    assert plan.lessons(3, SeededRandom((0, 0), [0])) == PromptPlan().lessons(3, SeededRandom((0, 0), [0])) == [0, 1, 2]
     with pytest.raises(ValueError, match="taught is 0"):
         PromptPlan(taught=1)
 
@@ -264,7 +264,7 @@ def large(size: int = 128) -> Clip:
 def overfit(steps: int) -> float:
     """The mean J of the tracked frames after so many steps on one clip."""
     model = registry.build("test_tiny", weights=False, memory_encoder={"layer_scale": 0.1}).train()
-    localise(model)
+    init_localised(model)
     batch, rollout = collate([large()]), Rollout(model, precision="full")
     update = optimiser(model, Optim(weight_decay=0.0))
     for step in range(steps):

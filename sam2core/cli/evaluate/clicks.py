@@ -92,7 +92,7 @@ def clicks(
         results[label] = []
         with click.progressbar(samples, label=label, file=sys.stderr) as bar:
             for sample in bar:
-                answers = segmenter.look(sample.image)
+                answers = segmenter.encode(sample.image)
                 results[label].append(
                     [click_through(answers, truth, clicks=clicks, ignored=sample.ignored) for truth in sample.masks]
                 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Draws:
+class SeededRandom:
     """Uniform numbers in [0, 1) for the rows of a batch, by (key, tag, row).
 
     key: what the whole batch shares, such as (seed, step). rows: the numbers of this batch's rows among all rows of the
@@ -24,13 +24,13 @@ class Draws:
         self.key = tuple(int(part) for part in key)
         self.rows = np.asarray(rows, dtype=np.int64)
 
-    def at(self, *tag: int) -> Draws:
+    def at(self, *tag: int) -> SeededRandom:
         """The same rows with these tags in front of all later ones."""
-        return Draws((*self.key, *tag), self.rows)
+        return SeededRandom((*self.key, *tag), self.rows)
 
-    def of(self, index: Tensor) -> Draws:
+    def of(self, index: Tensor) -> SeededRandom:
         """Some of the rows (indices or a mask of them)."""
-        return Draws(self.key, self.rows[index.cpu().numpy()])
+        return SeededRandom(self.key, self.rows[index.cpu().numpy()])
 
     def uniform(self, *tag: int, count: int = 1) -> Tensor:
         """(rows, count) numbers, each row its own."""
