@@ -400,7 +400,7 @@ WRONG_POLICIES: dict[str, tuple[Any, str, str]] = {
     "shared state": (SharedState, "start", "one list that all objects share"),
     "no index": (Floating, "choose", "no tensor of integers"),
     "one row for all": (OneForAll, "batches", "(1,) for two rows"),
-    "a word for a shelf": (Word, "tracking", "keep gives 'recent'"),
+    "a word for where to keep": (Word, "tracking", "keep gives 'recent'"),
     "recalls nothing": (Nothing, "tracking", "nothing is recalled"),
     "changes the bank": (Meddling, "tracking", "recall changed the bank"),
     "too many slots": (ManySlots, "tracking", "the readout has slots 0 to 6"),

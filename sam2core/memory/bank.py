@@ -18,17 +18,16 @@ class MemoryBank:
         self.recent: dict[int, FrameMemory] = {}
 
     def put(self, memory: FrameMemory, keep: Keep) -> None:
-        """Keep a memory on a shelf; it replaces what either shelf held for that frame.
+        """Keep a memory among the prompted or the recent frames; it replaces what was known of its frame.
 
-        A frame that is on the shelf already keeps its place: the order of prompted frames decides between equally near
-        ones.
+        A frame that is there already keeps its place: the order of prompted frames decides between equally near ones.
         """
         here, there = (self.prompted, self.recent) if keep is Keep.PROMPTED else (self.recent, self.prompted)
         there.pop(memory.frame, None)
         here[memory.frame] = memory
 
     def get(self, frame: int) -> FrameMemory | None:
-        """The memory of a frame, from either shelf."""
+        """The memory of a frame, prompted or recent; None when there is none."""
         return self.prompted.get(frame) or self.recent.get(frame)
 
     def drop(self, frame: int) -> None:
@@ -37,16 +36,15 @@ class MemoryBank:
         self.recent.pop(frame, None)
 
     def demote(self, frame: int) -> None:
-        """Move a frame from the prompted frames to the recent frames, if it is a prompted frame."""
+        """Count a prompted frame among the recent ones from now on."""
         if frame in self.prompted:
             self.recent[frame] = self.prompted.pop(frame)
 
     def trim(self, frame: int, horizon: int, *, onwards: bool = False) -> None:
-        """Forget the recent frames further than `horizon` frames from `frame` and from every prompted frame, where a
-        pass may start.
+        """Forget recent frames that are more than `horizon` frames away from `frame` and from every prompted frame.
 
-        With `onwards`, no pass starts anywhere but goes on from `frame`, as in a live session: prompted frames keep no
-        recent frames.
+        A pass may start at any prompted frame, and reads what is near it. With `onwards` it can only go on from
+        `frame`, as in a live session, and nothing is kept around prompted frames.
         """
         near = (frame,) if onwards else (frame, *self.prompted)
         for at in [at for at in self.recent if all(abs(at - one) > horizon for one in near)]:

@@ -20,9 +20,9 @@ class MemoryPolicy:
     """
 
     horizon: int
-    """How far back, in frames, `recall` may ever look on the recent frames; the session trims beyond it."""
+    """How many frames back `recall` ever looks for recent frames; the session forgets those beyond."""
     clearing: int
-    """How far around a prompt, in frames, recent frames are forgotten when a session is asked to."""
+    """How many frames around a prompt are forgotten when a session is asked to clear its recent frames."""
 
     def start(self) -> Any:
         """The state of a new object."""
@@ -48,9 +48,9 @@ class MemoryPolicy:
 class RecentFrames(MemoryPolicy):
     """SAM 2's own policy: every prompted frame and the last few frames, and the object pointers of a longer past.
 
-    Options: `frames` slots for recent frames, taken every `stride` frames; `object_pointers` how many frames' object
-    pointers are in reach; `prompted` at most so many prompted frames, nearest first (None: all; otherwise at least 2);
-    `future_object_pointers` lets object pointers of prompted frames that lie ahead be read, as in training. Source:
+    Options: `frames` is the number of recent frames, taken every `stride` frames; object pointers are read from the
+    last `object_pointers` frames; `prompted` limits the prompted frames, nearest first (None: all; otherwise at least
+    2); `future_object_pointers` reads object pointers of prompted frames that lie ahead, too, as in training. Source:
     upstream ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``.
     """
 
@@ -87,7 +87,7 @@ class RecentFrames(MemoryPolicy):
         forward = -1 if backwards else 1
 
         def recent_at(at: int) -> FrameMemory | None:
-            # a prompted frame that was not selected still serves as recent frames
+            # a prompted frame that was not selected still serves as a recent one
             return bank.recent.get(at) or (bank.prompted.get(at) if at not in selected else None)
 
         slots = [(self.frames, memory) for memory in selected.values()]

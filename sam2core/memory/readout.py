@@ -84,8 +84,7 @@ class MemoryReadout(nn.Module):
 
 
 def layout(recall: Recall) -> tuple[object, ...]:
-    """What two recalls must share to be read in one batch: the blocks in their order, and the number of object
-    object pointers."""
+    """What two recalls must share to be read in one batch: their blocks, in order, and how many object pointers."""
     blocks = tuple(
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
     )

@@ -265,7 +265,7 @@ def _in_a_model(
         has_shape("the masks", offered.logits, (1, 3, size[0] // 4, size[1] // 4))
         bank, policy = _bank(), model.memory_policy
         answer = offered.take(policy.choose(offered, policy.start()))
-        bank.put(model.memorize(features, answer, frame=0, hard=True), _anchor())
+        bank.put(model.memorize(features, answer, frame=0, hard=True), _prompted())
         recall = policy.recall(bank, 1, backwards=False, length=None, state=policy.start())
         tracked = model.segment(features, model.condition(features, recall), Prompt.nothing(1), multimask_output=False)
         has_shape("a tracked mask", tracked.logits, (1, 1, size[0] // 4, size[1] // 4))
@@ -280,7 +280,7 @@ def _bank() -> Any:
     return MemoryBank()
 
 
-def _anchor() -> Any:
+def _prompted() -> Any:
     from sam2core.types import Keep
 
     return Keep.PROMPTED

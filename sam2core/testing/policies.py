@@ -145,7 +145,7 @@ def _batches(examination: Examination, policy: Any) -> None:
         answer = candidates.take(index)
         bank = MemoryBank()
         bank.put(_memory(0, answer), Keep.PROMPTED)
-        _shelf(policy.keep(answer, _memory(1, answer), bank, state))
+        _known_keep(policy.keep(answer, _memory(1, answer), bank, state))
         policy.recall(bank, 1, backwards=False, length=8, state=state)
 
 
@@ -209,9 +209,9 @@ def _memory(frame: int, answer: MaskPrediction) -> FrameMemory:
     return FrameMemory(frame, (block,), answer.object_pointer, answer.logits, answer.object_score, answer.iou)
 
 
-def _shelf(keep: Any) -> None:
+def _known_keep(keep: Any) -> None:
     if keep is not None and not isinstance(keep, Keep):
-        raise Found(f"keep gives {keep!r}, not a Shelf or None")
+        raise Found(f"keep gives {keep!r}, not a Keep or None")
 
 
 class _Track:
@@ -241,7 +241,7 @@ class _Track:
         answer = candidates.take(index)
         memory = _memory(frame, answer)
         keep = self.policy.keep(answer, memory, self.bank, self.state)
-        _shelf(keep)
+        _known_keep(keep)
         if keep is not None:
             self.bank.put(memory, keep)
         if trim:

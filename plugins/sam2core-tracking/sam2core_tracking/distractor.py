@@ -16,13 +16,13 @@ from sam2core_tracking.kalman import NOTHING, overlap
 
 
 class DistractorAware(RecentFrames):
-    """Recalls few recent frames, every `stride`-th, and up to `prompted` prompted frames, to which it adds revealing
-    frames.
+    """Recalls a few recent frames and at most `prompted` prompted ones, and adds to these what reveals a distractor.
 
-    A tracked frame reveals a distractor when its mask is trusted and the decoder's other masks point elsewhere: its
-    predicted IoU exceeds `iou`, its area lies within `steady` of the median of the last `areas` areas, the last
-    addition is more than `pause` frames ago, and the largest piece of another mask outside the believed one, together
-    with it, fills a box whose IoU with the believed box is at most `apart`. Frames without the object are forgotten.
+    Of the recent frames every `stride`-th is read. A tracked frame reveals a distractor when its mask is trusted and
+    the decoder's other masks point elsewhere: its predicted IoU exceeds `iou`, its area lies within `steady` of the median
+    of the last `areas` areas, the last addition is more than `pause` frames ago, and the largest piece of another mask
+    outside the believed one, together with it, fills a box whose IoU with the believed box is at most `apart`. Frames
+    without the object are forgotten.
     Prompted frames are the first one, the latest before the previous frame, then the nearest, never the previous frame
     itself; together with recent frames they take `slots`. Added prompted frames that are no longer among the nearest
     are dropped, so memory stays constant.
@@ -60,12 +60,14 @@ class DistractorAware(RecentFrames):
         self.slots = slots
 
     def start(self) -> dict[str, Any]:
-        """The object's areas as [frame, pixels], and the frames that were added as prompted frames."""
+        """The object's areas as [frame, pixels], and the frames that were added to the prompted ones."""
         return {"areas": [], "added": []}
 
     def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: dict[str, Any]) -> Keep | None:
-        """Nothing of a frame without the object, a prompted frame where a distractor was told apart, else the recent
-        frames."""
+        """Among the prompted frames where a distractor was told apart, else among the recent ones.
+
+        Frames without the object are forgotten.
+        """
         there = (answer.logits[:, 0] > 0) & (answer.object_score[..., None] > 0)
         pixels = int(there.sum(dim=(1, 2)).min())
         if not pixels:

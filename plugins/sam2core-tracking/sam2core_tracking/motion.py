@@ -104,7 +104,7 @@ class MotionAware(RecentFrames):
         return best
 
     def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Keep | None:
-        """On the recent frames; what is out of every reach is dropped."""
+        """Among the recent frames; those that can no longer be recalled are dropped."""
         for row in state:  # frames whose box missed the predicted one
             row["missed"] = [at for at in row["missed"] if at in bank.recent and at != memory.frame]
             if row["fit"] is not None and row["fit"] <= 0:
@@ -119,8 +119,7 @@ class MotionAware(RecentFrames):
         return Keep.RECENT
 
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
-        """Prompted frames, the last confident frames and the one before this; object pointers of the frames in
-        reach."""
+        """The prompted frames, the last confident ones and the one before this, with object pointers as usual."""
         plain = super().recall(bank, frame, backwards=backwards, length=length, state=state)
         prompted = tuple(slot for slot in plain.slots if slot[0] == self.frames)
         before = frame + 1 if backwards else frame - 1
@@ -133,8 +132,7 @@ class MotionAware(RecentFrames):
         return Recall(slots=(*prompted, *slots), object_pointers=plain.object_pointers, horizon=plain.horizon)
 
     def _confident(self, bank: MemoryBank, order: list[int], state: Any) -> list[int]:
-        """The first `frames` confident frames of the recent frames in this order; their scores come from the device at
-        once."""
+        """The first `frames` of the recent frames, in this order, that are confident; scores are fetched at once."""
         missed = {at for row in state for at in row["missed"]}
         order = [at for at in order if at >= FIRST and at not in missed and bank.recent[at].blocks is not None]
         if not order:
