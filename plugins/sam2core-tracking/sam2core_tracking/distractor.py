@@ -19,10 +19,10 @@ class DistractorAware(RecentFrames):
     """Recalls a few recent frames and at most `prompted` prompted ones, and adds to these what reveals a distractor.
 
     Of the recent frames every `stride`-th is read. A tracked frame reveals a distractor when its mask is trusted and
-    the decoder's other masks point elsewhere: its predicted IoU exceeds `iou`, its area lies within `steady` of the median
-    of the last `areas` areas, the last addition is more than `pause` frames ago, and the largest piece of another mask
-    outside the believed one, together with it, fills a box whose IoU with the believed box is at most `apart`. Frames
-    without the object are forgotten.
+    the decoder's other masks point elsewhere: its predicted IoU exceeds `iou`, its area lies within `steady` of the
+    median of the last `areas` areas, the last addition is more than `pause` frames ago, and the largest piece of
+    another mask outside the believed one, together with it, fills a box whose IoU with the believed box is at most
+    `apart`. Frames without the object are forgotten.
     Prompted frames are the first one, the latest before the previous frame, then the nearest, never the previous frame
     itself; together with recent frames they take `slots`. Added prompted frames that are no longer among the nearest
     are dropped, so memory stays constant.
