@@ -29,7 +29,7 @@ from sam2core.checkpoints.facebook import FACEBOOK
 from sam2core.model import Sam2
 from sam2core.ops import masks as mask_ops
 from sam2core.ops.position import sine_grid
-from sam2core.types import NO_OBJECT, ImageFeatures, MaskCandidates, MaskPrediction, Prompt
+from sam2core.types import NO_OBJECT, ImageFeatures, MaskPrediction, Prompt
 
 NO_OBJ_SCORE = NO_OBJECT
 
@@ -472,8 +472,7 @@ class SAM2Base(nn.Module):
         rows = masks.shape[0]
         unknown = object_score.new_zeros(rows)
         nothing = object_score.new_zeros(rows, self.hidden_dim)
-        candidates = MaskCandidates(masks, unknown[:, None], nothing[:, None], object_score)
-        answer = MaskPrediction(masks, unknown, nothing, object_score, candidates)
+        answer = MaskPrediction.only(masks, unknown, nothing, object_score)
         hard = bool(self.binarize_mask_from_pts_for_mem_enc and is_mask_from_pts)
         return maps_of(core.memorize(self._features(feats, feats, feat_sizes), answer, frame=0, hard=hard))
 
