@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sam2core.data.checking import Findings, look
+from sam2core.data.checking import Findings, examine
 from sam2core.data.formats import looks_like
 from sam2core.data.label_folder import of_pairs, pairs
 from sam2core.data.pictures import DataError
