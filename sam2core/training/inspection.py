@@ -47,7 +47,7 @@ def _looks(reader: str, root: Path, options: dict[str, Any], found: Findings) ->
     if reader in FOOTAGE:
         footage = FOOTAGE[reader](root, **options)
         found.notes += [note for item in footage for note in item.notes]
-        yield from (partial(look, item) for item in footage)
+        yield from (partial(examine, item) for item in footage)
     elif reader in JOBS:
         yield from (partial(_picture, job) for job in JOBS[reader](root, **options))
     else:
