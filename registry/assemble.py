@@ -14,13 +14,12 @@ from torch.overrides import TorchFunctionMode
 from registry.components import Components, call
 from registry.errors import SpecError
 from registry.spec import ModelSpec
+from sam2core.annotations import dtype_name
 from sam2core.heads.object_pointer import ObjectPointer
 from sam2core.memory.readout import MemoryReadout
 from sam2core.model import Sam2
 from sam2core.protocols import MakesStrides
 from sam2core.types import Multimask
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def assemble(spec: ModelSpec, components: Components) -> Sam2:
@@ -144,7 +143,6 @@ def device_of(device: str | torch.device | None) -> torch.device:
 
 def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype:
     """A floating type by name: None is float32. Raises ValueError."""
-    for name, known in DTYPES.items():
-        if dtype in (name, known) or (dtype is None and known is torch.float32):
-            return known
-    raise ValueError(f"no dtype is called {dtype!r} here; the choices are {', '.join(DTYPES)}")
+    if dtype is None:
+        return torch.float32
+    return getattr(torch, dtype_name(str(dtype).removeprefix("torch.")))

@@ -20,6 +20,19 @@ _MAPPINGS = ("Mapping", "dict", "Dict")
 _PLAIN = (int, float, str, bool, type(None), list, tuple, dict)
 
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""The floating types that models run in: short names, and torch's."""
+
+
+def dtype_name(word: str) -> str:
+    """Torch's name of a floating type, of either name. Raises ValueError."""
+    name = DTYPES.get(word, word)
+    if name not in DTYPES.values():
+        known = f"{', '.join(DTYPES.values())} ({', '.join(DTYPES)})"
+        raise ValueError(f"no dtype is called {word!r} here; the choices are {known}")
+    return name
+
+
 def spelled(annotation: Any) -> str:
     """An annotation as in the source, whether or not the module evaluates its annotations."""
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam2core.cli.options import DTYPES
+from sam2core.annotations import dtype_name
+from sam2core.cli.options import Dtype
 from sam2core.jobs.folder import TakenError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ TRANSFORMERS_MEMORY_DIM = 64  # a constant of its memory attention, up to 5.23 a
 @click.option(
     "-m", "--model", metavar="NAME", help="The model it is for.  [default: what the file says or its shapes fit]"
 )
-@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Cast to this.  [default: as in the file]")
+@click.option("--dtype", type=Dtype(), help="Cast to this.  [default: as in the file]")
 @click.option("--license", "licence", metavar="SPDX", help="Licence to record, such as Apache-2.0.")
 @click.option("--verify", is_flag=True, help="Read the result again and compare every tensor.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
@@ -153,7 +154,7 @@ def _cast(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """The tensors with those of floating point in one of DTYPES."""
     import torch
 
-    to = getattr(torch, DTYPES[dtype])
+    to = getattr(torch, dtype_name(dtype))
     return {name: tensor.to(to) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

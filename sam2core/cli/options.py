@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from sam2core.annotations import DTYPES, dtype_name
+
 DEFAULT_MODEL = "sam2core_nano"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -84,6 +85,16 @@ class Size(click.ParamType):
         return int(height) if width is None else (int(height), int(width))
 
 
+class Dtype(click.Choice):
+    """A floating type, by its short name or torch's."""
+
+    def __init__(self) -> None:
+        super().__init__([*DTYPES, *DTYPES.values()])
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return f"[{'|'.join(DTYPES)}]"
+
+
 class Model(click.ParamType):
     """The name of a model, or a file that says which it is for; a shell completes the names."""
 
@@ -123,7 +134,7 @@ def model_flags(function: Function) -> Function:
             ),
             click.option("--weights", metavar="FILE|none", help="Other weights; none: random ones."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps"),
-            click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True),
+            click.option("--dtype", type=Dtype(), default="fp32", show_default=True),
             click.option("--image-size", type=Size(), help="Pixels the model sees; smaller is faster and coarser."),
             click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
         ]
@@ -195,7 +206,7 @@ def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(options["threads"])
-    arguments = {"device": options["device"], "dtype": DTYPES[options["dtype"]]}
+    arguments = {"device": options["device"], "dtype": dtype_name(options["dtype"])}
     if (
         options["weights"] == "none"
     ):  # the same random ones in every run and worker, so that one that was stopped goes on

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from registry.plugins import current
+from sam2core.annotations import dtype_name
 from sam2core.cli.options import check_folder, format_option
 from sam2core.cli.train_data import check_sources, initialisation, open_sources, read_recipe, with_format
 from sam2core.jobs.interrupt import InterruptGuard
@@ -287,7 +288,7 @@ def write_weights(target: Path, model: nn.Module, recipe: Recipe, **more: str) -
     import registry
     from sam2core.checkpoints import files
 
-    dtype = getattr(torch, recipe.dtype)
+    dtype = getattr(torch, dtype_name(recipe.dtype))
     state = {
         name: value.cpu().to(dtype) if value.is_floating_point() else value.cpu()
         for name, value in model.state_dict().items()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam2core.annotations import dtype_name
 from sam2core.compile import compile_model
 from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
@@ -27,7 +28,6 @@ from sam2core.types import FrameMemory, ImageFeatures, MaskPrediction, Prompt, R
 
 FILLED = 0.1
 """The logit that a filled hole gets (upstream: ``fill_holes_in_mask_scores``)."""
-MEMORY_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 CPU_OBJECTS = 4
 
 
@@ -63,8 +63,6 @@ class VideoPredictor:
         policy: MemoryPolicy | None = None,
         compile: bool | Sequence[str] = False,
     ) -> None:
-        if memory_dtype not in MEMORY_DTYPES:
-            raise ValueError(f"memory_dtype is one of {', '.join(MEMORY_DTYPES)}, not {memory_dtype!r}")
         if objects_per_call is not None and objects_per_call < 1:
             raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
         self.postprocess = Postprocess(fill_holes=fill_holes, margin=FILLED)
@@ -74,7 +72,7 @@ class VideoPredictor:
         self.non_overlapping = non_overlapping
         self.keep_corrections = keep_corrections
         self.forget_around_prompts = forget_around_prompts
-        self.memory_dtype = MEMORY_DTYPES[memory_dtype]
+        self.memory_dtype = getattr(torch, dtype_name(memory_dtype))
         self.mask_threshold = mask_threshold
         self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
         self._objects_per_call = objects_per_call

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from sam2core.annotations import fits
+from sam2core.annotations import DTYPES, fits
 from sam2core.training.adapters import Lora
 from sam2core.training.augment import Augment
 from sam2core.training.filming import Filming
@@ -19,7 +19,6 @@ from sam2core.training.rollout import TrainMemory
 
 RENAMED = {"palette_videos": "davis", "coco_instances": "coco"}
 """What older recipes call some readers."""
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class RecipeError(ValueError):
@@ -88,8 +87,8 @@ class Recipe:
     checkpoint_trunk: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.dtype not in (*DTYPES, *DTYPES.values()):
+            raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES.values())}, not {self.dtype!r}")
         if not self.stages or not self.sources:
             raise RecipeError("recipe: there must be at least one source and one stage")
         for stage in self.stages:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sam2core.media import files
 from sam2core.media.files import TURNS, PictureFile, turned
-from sam2core.media.images import as_bytes, image_count, image_size, read_image, read_pixels, read_rgb
+from sam2core.media.images import as_bytes, at_hand, image_count, image_size, read_image, read_pixels, read_rgb
 
 HEIGHT, WIDTH = 6, 9
 
@@ -177,3 +181,46 @@ def test_damaged_files_are_read_or_refused_by_name(kind: str, tmp_path: Path) ->
                 assert path.name in str(error)
                 refused += read is read_image
     assert refused > 5
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the address at which its files are."""
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picture_at_an_address_is_read(served, monkeypatch):
+    folder, address = served
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    (folder / "page.html").write_text("<html>")
+    (folder / "text.png").write_text("no picture")
+    assert (read_pixels(f"{address}/a.png") == pixels).all()
+    assert (at_hand(f"{address}/a.png") == pixels).all() and at_hand(pixels) is pixels
+    for name, words in (
+        ("page.html", "page of HTML, no picture"),
+        ("text.png", "text.png"),
+        ("nothing.png", "nothing.png' could not be read"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_image(f"{address}/{name}")
+    monkeypatch.setattr(files, "LARGEST_DOWNLOAD", 20)
+    with pytest.raises(ValueError, match="more than 20"):
+        read_image(f"{address}/a.png")
+
+
+@pytest.mark.parametrize("source", ["ftp://somewhere/a.png", "file:///a.png", Path("https://somewhere/a.png")])
+def test_other_addresses_are_refused_in_words(source):
+    with pytest.raises(ValueError, match="those that begin with http:// and https:// are read, given as a text"):
+        read_image(source)

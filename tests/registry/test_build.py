@@ -154,7 +154,8 @@ def test_a_model_from_a_file_can_be_trained(saved: tuple[Path, Sam2]) -> None:
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_types_by_name_and_by_value(name: str) -> None:
-    for dtype in (name, getattr(torch, name)):
+    short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[name]
+    for dtype in (name, short, getattr(torch, name)):
         model = registry.build("test_tiny", weights=False, dtype=dtype)
         assert model.dtype is getattr(torch, name) and model.head_dtype is torch.float32
         products = [m for m in model.backbone.blocks.modules() if isinstance(m, torch.nn.Linear)]
