@@ -27,6 +27,9 @@ def small(script: str) -> str:
         name = call.args[0]
         if call.func.attr in ("build", "predictor") and isinstance(name, ast.Constant) and _MODEL.match(name.value):
             name.value = "test_tiny"
+            if "automask" in (ast.literal_eval(one) for one in call.args[1:] if isinstance(one, ast.Constant)):
+                if not any(keyword.arg == "points_per_side" for keyword in call.keywords):
+                    call.keywords.append(ast.keyword("points_per_side", ast.Constant(4)))
             if not any(keyword.arg == "weights" for keyword in call.keywords):
                 call.keywords.append(ast.keyword("weights", ast.Constant(False)))
     return ast.unparse(tree)

@@ -46,6 +46,8 @@ def named(paths: list[Path]) -> Any:
 @named([page for page in PAGES if blocks(page.read_text(encoding="utf-8"), *OURS)])
 def test_the_code_of_a_page_runs_in_order(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("av")
+    if path.stem == "from-supervision":
+        pytest.importorskip("supervision")
     monkeypatch.chdir(tmp_path)
     for name in SAMPLES:
         shutil.copy(ROOT / "registry" / "samples" / name, name)
@@ -116,7 +118,7 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r": ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     there = {path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md")}
     assert there <= set(listed), there - set(listed)
-    assert {f"notebooks/{path.stem}.md" for path in NOTEBOOKS} <= set(listed) and len(NOTEBOOKS) == 5
+    assert {f"notebooks/{path.stem}.md" for path in NOTEBOOKS} <= set(listed) and len(NOTEBOOKS) == 6
 
 
 THEIRS = [(page, package) for page in PAGES for package in ("sam2", "transformers") if page.stem == f"from-{package}"]
@@ -153,6 +155,43 @@ def test_the_others_code_names_what_they_have(page: Path, package: str) -> None:
                 f"{ast.unparse(call.func)} takes no {keyword.arg}"
             )
         checked += 1
+    assert checked >= 6
+
+
+GUIDES = [page for page in PAGES if page.stem in ("from-supervision", "from-transformers", "from-ultralytics")]
+
+
+def pairs_of_code(page: Path) -> list[tuple[str, str]]:
+    """A snippet of theirs, and the same done with ours."""
+    text, package = page.read_text(encoding="utf-8"), page.stem.removeprefix("from-")
+    theirs, ours = (blocks(text, f'python title="{name}"') for name in (package, "sam2core"))
+    return list(zip(theirs, ours, strict=True))
+
+
+@named(GUIDES)
+def test_ours_is_no_longer_than_theirs(path: Path) -> None:
+    for theirs, ours in pairs_of_code(path):
+        lines = [len([line for line in code.splitlines() if line.strip()]) for code in (ours, theirs)]
+        assert lines[0] <= lines[1], ours
+
+
+def test_a_dozen_snippets_are_rewritten() -> None:
+    assert sum(len(pairs_of_code(page)) for page in GUIDES) >= 12
+
+
+def test_supervision_has_what_its_code_names() -> None:
+    supervision = pytest.importorskip("supervision")
+    text = (DOCS / "from-supervision.md").read_text(encoding="utf-8")
+    tree = ast.parse("\n".join(blocks(text, 'python title="supervision"')))
+    checked = 0
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        if name.startswith("sv."):
+            function: Any = supervision
+            for part in name.split(".")[1:]:
+                function = getattr(function, part)
+            assert all(takes(function, keyword.arg) for keyword in call.keywords), name
+            checked += 1
     assert checked >= 6
 
 

@@ -25,7 +25,7 @@ def test_examples_run(script, monkeypatch, capsys):
     assert "test_tiny" in small(script)
     exec(compile(small(script), "README.md", "exec"), names)
     if "parts" in names:
-        assert names["cup"].masks.shape == (1, 1, 400, 600) and names["parts"].iou.shape == (1, 3)
+        assert names["coffee"].masks.shape == (1, 1, 400, 600) and names["parts"].iou.shape == (1, 3)
     elif "session" in names:
         assert names["chair"].shape == (360, 540) and len(names["again"]) == 4
         assert names["session"].position == 11 and names["session"].objects == ("chair",)

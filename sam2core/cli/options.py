@@ -91,9 +91,6 @@ class Dtype(click.Choice):
     def __init__(self) -> None:
         super().__init__([*DTYPES, *DTYPES.values()])
 
-    def get_metavar(self, *_: Any, **__: Any) -> str:
-        return f"[{'|'.join(DTYPES)}]"
-
 
 class Model(click.ParamType):
     """The name of a model, or a file that says which it is for; a shell completes the names."""

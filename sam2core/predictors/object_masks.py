@@ -269,12 +269,19 @@ class ObjectMasks(ABC):
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows of a result; nothing where its picture is not known any more."""
+        return self._shown("PNG")
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The same in a fifth of the bytes, for notebooks that keep it."""
+        return self._shown("JPEG")
+
+    def _shown(self, kind: str) -> bytes | None:
         try:
             drawn = self.plot()
         except (ValueError, OSError):
             return None
         file = io.BytesIO()
-        Image.fromarray(drawn).save(file, format="PNG")
+        Image.fromarray(drawn).save(file, format=kind)
         return file.getvalue()
 
     def __repr__(self) -> str:
