@@ -217,6 +217,7 @@ class Untouched:
         if self.registered is not None:
             if found := self._touched():
                 raise ValueError(self._refusal(found))
+            self._settle(self.registered)
             return self.registered
         if self.model.training:
             return None
@@ -231,7 +232,7 @@ class Untouched:
             return None
         for ours, key, theirs, their_key in self.shared:
             ours[key] = theirs[their_key]
-        self._settle()
+        self._settle(self.made)
         return self.made
 
     @contextmanager
@@ -302,7 +303,7 @@ class Untouched:
         except Unsupported as error:
             self.made, self.why = None, str(error)
 
-    def _settle(self) -> None:
+    def _settle(self, core: Any) -> None:
         """Arrange the core for the device that the weights are on."""
         from sam2core.compile import compile_model
         from sam2core.prepare import prepare
@@ -311,11 +312,11 @@ class Untouched:
         if device == self.device:
             return
         self.device = device
-        prepare(self.made, device)
+        prepare(core, device)
         parts = self.model.__dict__.get("_compiled", ())
         if parts and device.type != "cpu":
             names = {"image_encoder": ("backbone", "neck")}
-            compile_model(self.made, [name for part in parts for name in names.get(part, (part,))])
+            compile_model(core, [name for part in parts for name in names.get(part, (part,))])
 
     def _tell(self, found: str) -> None:
         if not self.told:

@@ -1,10 +1,11 @@
 """Overrides everything of a `sam2` package, one thing after another, and saves the masks that come of it.
 
-    python overriding.py FOLDER OUT.npz [LIST.npz]
+    python overriding.py list FOLDER OUT.npz NAMES
+    python overriding.py "as listed" FOLDER OUT.npz NAMES
 
 Everything is: each method of the four public classes, in a subclass and on an instance; each of their attributes; and
-a forward hook on each submodule. Names are those of LIST, an earlier OUT, or those that the package itself has. FOLDER
-holds `tiny.yaml` and the folder `frames`. The program knows nothing of who provides the package.
+a forward hook on each submodule. The first way writes the names of all that the package has, the second reads them.
+FOLDER holds `tiny.yaml` and the folder `frames`. The program knows nothing of who provides the package.
 """
 
 from __future__ import annotations
@@ -204,15 +205,14 @@ class Program:
                 setattr(thing, name, kept)
 
 
-def main(folder: str, out: str, listed: str | None = None) -> None:
+def main(how: str, folder: str, out: str, listed: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     program = Program(Path(folder))
-    if listed is None:
-        cases = program.names()
-    else:
-        with np.load(listed) as file:
-            cases = [name for name in file.files if not name.startswith(("plain", "calls"))]
+    if how == "list":
+        Path(f"{listed}.part").write_text("\n".join(program.names()))
+        Path(f"{listed}.part").rename(listed)
+    cases = Path(listed).read_text().splitlines()
     saved = {f"plain {kind}": getattr(program, kind)() for kind in KINDS}
     for case in cases:
         CALLS.clear()

@@ -6,6 +6,8 @@ own. Without it these tests are skipped.
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,10 @@ from both import META, OURS, run
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(META is None, reason="Meta's package is the reference: pip install sam2==1.1.0")
+
+
+TOGETHER = ("_get_image_feature", "_prepare_backbone_features")
+"""What sam2core calls, too; overriding it changes masks, and leaves the objects of a frame together."""
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +40,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(folder):
     """What both packages answered to every override, by its name."""
-    theirs, ours = folder / "theirs.npz", folder / "ours.npz"
-    run(META, HERE / "overriding.py", folder, theirs)
-    run(OURS, HERE / "overriding.py", folder, ours, theirs)
+    theirs, ours, names = folder / "theirs.npz", folder / "ours.npz", folder / "names"
+    with ThreadPoolExecutor(2) as both:  # the second begins when the first has said what there is
+        tasks = [both.submit(run, META, HERE / "overriding.py", "list", folder, theirs, names)]
+        while not names.exists() and not tasks[0].done():
+            time.sleep(0.1)
+        if names.exists():
+            tasks.append(both.submit(run, OURS, HERE / "overriding.py", "as listed", folder, ours, names))
+        for task in tasks:
+            task.result()
     with np.load(theirs) as first, np.load(ours) as second:
         return {name: (first[name], second[name]) for name in first.files}
 
@@ -59,8 +71,8 @@ def test_every_override_changes_the_masks_as_it_changes_metas(answers):
             continue
         if ours.dtype.kind == "U":
             wrong.append(f"{name}: {ours}")
-        elif name.startswith("calls"):  # as often as Meta's calls it
-            if theirs != ours:
+        elif name.startswith("calls"):  # as often as Meta's calls it, or once for all objects of a frame
+            if theirs != ours and not name.endswith(TOGETHER):
                 wrong.append(f"{name}: {ours} instead of {theirs}")
         elif (found := apart(theirs, ours)) > 1e-3:
             wrong.append(f"{name}: {found:.1e}")

@@ -174,13 +174,15 @@ class SAM2Base(nn.Module):
         self.obj_ptr_tpos_proj = nn.Linear(dim, self.mem_dim) if self.proj_tpos_enc_in_obj_ptrs else nn.Identity()
 
     def compile_parts(self, *names: str) -> None:
-        """Compile parts at their first use, on a GPU; a CPU's time goes where compiling is no help."""
-        self.__dict__["_compiled"] = (*self.__dict__.get("_compiled", ()), *names)
-        warnings.warn(
-            f"{', '.join(names)}: compiled at the first use on a GPU, so that the first frames take long (minutes, "
-            "once); on a CPU nothing is compiled",
-            stacklevel=3,
-        )
+        """Compile parts at their first use on a GPU; on a CPU that takes longer than it saves, and is left."""
+        before = self.__dict__.get("_compiled", ())
+        self.__dict__["_compiled"] = (*before, *names)
+        if not before:
+            warnings.warn(
+                "parts are compiled at their first use on a GPU, so that the first frames take long (minutes, once); "
+                "on a CPU nothing is compiled",
+                stacklevel=3,
+            )
 
     @property
     def core(self) -> Sam2 | None:

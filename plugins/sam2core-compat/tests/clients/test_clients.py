@@ -1,4 +1,4 @@
-"""Three programs of other people, from PyPI, run on this package where Meta's is absent.
+"""Programs of other people, from PyPI, run on this package where Meta's is absent.
 
 They share an environment of their own, in which everything heavy comes from the one that runs the tests, by links,
 except any `sam2`. Installing needs an index, running gets no network. `SAM2CORE_CLIENTS=1 pytest` this folder.
@@ -28,12 +28,16 @@ CLIENTS = {
     "simple_sam2": ["simple-sam2==1.0.1"],
     "segment_geospatial": ["segment-geospatial==1.4.2", "segment_anything", "smoothify"],
     "pixano_inference_sam": ["pixano-inference-sam==0.2.1", "pixano-inference==0.7.1", "pixano-inference-torch==0.2.0"],
+    "samexporter": ["samexporter==0.5.0"],
 }
 """What is installed without what it asks for, Meta's package among that."""
+if sys.version_info < (3, 11):
+    del CLIENTS["samexporter"]
 NEEDS = [
     *("opencv-python-headless", "scikit-image", "scipy", "joblib", "tqdm", "matplotlib", "pycocotools"),
     *("geopandas", "rasterio", "gdown", "patool", "pyproj", "shapely", "xyzservices"),
     *("httpx", "pydantic", "pydantic-settings", "prometheus-client"),
+    *("onnx", "hydra-core"),
 ]
 """What they need, installed with what it asks for; most of it is in the environment that runs the tests."""
 
@@ -83,7 +87,7 @@ def copied(source: Path, parts: tuple[str, ...], folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory) -> Path:
-    """The interpreter of an environment with sam2core, this package, the three programs, and no network."""
+    """The interpreter of an environment with sam2core, this package, the programs, and no network."""
     place = tmp_path_factory.mktemp("clients")
     run(sys.executable, "-m", "venv", "--without-pip", place / "venv")
     python = place / "venv" / "bin" / "python"
