@@ -18,6 +18,7 @@ import click
 import sam2core
 from registry.errors import DuplicateName, nearest
 from sam2core.cli.allocator import keep_freed_memory
+from sam2core.cli.wording import in_options
 from sam2core.jobs.interrupt import ended_at_once, exit_code
 
 VERBS = (
@@ -113,7 +114,7 @@ class Program(click.Group):
             raise
         except (ValueError, OSError) as error:
             _trace(ctx)
-            raise Failure(str(error) or type(error).__name__) from error
+            raise Failure(in_options(str(error)) or type(error).__name__) from error
 
     def _join_plugins(self) -> None:
         if not self._joined:

@@ -145,7 +145,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], str]:
     if found.without:
         raise WeightsError(
             f"{source.name} holds an image model ({found.name}): without memory parts it makes no whole model.\n"
-            f"  registry.build(name, weights={str(source)!r}) loads it for images"
+            f"  sam2core segment IMAGE --model NAME --weights {source} loads it for images"
         )
     return state, found.name
 

@@ -96,7 +96,7 @@ def contour_score(answer: np.ndarray, truth: np.ndarray, *, tolerance: float = 0
     """
     if answer.shape != truth.shape:
         raise ValueError(f"masks must have one size, got {answer.shape} and {truth.shape}")
-    window = window_around(answer | truth)
+    window = window_around(answer | truth, 1)
     if window is None:
         return 1.0
     answer, true = answer[window], truth[window]
