@@ -129,7 +129,15 @@ def test_the_commands_of_the_guides_one_after_the_other(run, place):  # noqa: F8
 
 QUICK = {
     "clicks": ["--last", "4", "--objects", "1", "--image-size", "64"],
-    "train": ["stages.0.steps=1", "stages.0.size=64", "stages.0.batch=1", "sources.0.options.holdout=4", "side=64"],
+    "train": [
+        "--workers",
+        "0",
+        "stages.0.steps=1",
+        "stages.0.size=64",
+        "stages.0.batch=1",
+        "sources.0.options.holdout=4",
+        "side=64",
+    ],
     "check": ["side=64"],
 }
 """The verbs of the page on fine-tuning -> what makes them quick; what comes last counts."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -656,3 +657,27 @@ def test_a_run_json_of_something_else_is_told(track, clip, tmp_path, text):
         told = track(clip, "--point", "0:12,12", "-o", out, *options)
         assert told.code == 1 and "run.json is not one of this program's" in told.err, told.err
     assert (out / "run.json").read_text() == text
+
+
+def test_an_overlay_keeps_the_times_of_a_clip_whose_rate_varies(track, tmp_path):
+    av = pytest.importorskip("av", reason="films are an extra")
+    times = [0, 40, 80, 400, 440, 1200, 1210, 2000]  # milliseconds
+
+    def shown(path: Path) -> list[float]:
+        with av.open(str(path)) as container:
+            return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+    with av.open(str(tmp_path / "vfr.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert shown(tmp_path / "vfr.mp4") == pytest.approx([time / 1000 for time in times], abs=1e-3)
+    ended = track(tmp_path / "vfr.mp4", "-p", "0:14,16", "-o", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    (overlay,) = (tmp_path / "out").rglob("overlay.mp4")
+    assert shown(overlay) == pytest.approx([time / 1000 for time in times], abs=1e-3)
