@@ -179,3 +179,63 @@ def test_a_video(run, tmp_path):
 def test_what_is_not_there(run, tmp_path):
     assert "no such file" in run("automask", tmp_path / "a.png").err
     assert "holds no picture" in run("automask", tmp_path, *WORDS).err
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiles_of_a_tiled_tiff_are_those_of_its_pixels(run, tmp_path, compression):
+    tifffile = pytest.importorskip("tifffile", reason="an extra")
+    weights = files.write(tmp_path / "w.safetensors", registry.build("test_tiny", weights=False).state_dict())
+    words = [weights if word == "none" else word for word in WORDS]
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, tile=(32, 48), photometric="rgb", compression=compression)
+    np.save(tmp_path / "scan.npy", pixels)
+    told = []
+    for name in ("scan.tif", "scan.npy"):
+        ended = run("automask", tmp_path / name, "-o", tmp_path / name.replace(".", "-"), "--tile", "64", *words)
+        assert ended.code == 0, ended.err
+        (document,) = (tmp_path / name.replace(".", "-")).glob("*.automask.json")
+        told.append(masks_in(json.loads(document.read_text())))
+    assert told[0] == told[1] and told[0]
+
+
+@pytest.mark.parametrize("verb", ["automask", "segment"])
+def test_a_frame_of_a_file_of_many_pictures_is_the_picture_by_itself(run, tmp_path, verb):
+    """`--frame N` of a stack and an animation; without it the count is said."""
+    pages = [np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8) for seed in range(3)]
+    first, *rest = (Image.fromarray(page) for page in pages)
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=rest)
+    first.save(tmp_path / "moving.png", save_all=True, append_images=rest, duration=40)
+    Image.fromarray(pages[2]).save(tmp_path / "page.png")
+    weights = files.write(tmp_path / "w.safetensors", registry.build("test_tiny", weights=False).state_dict())
+    words = [weights if word == "none" else word for word in WORDS]
+    if verb == "segment":
+        words = [*words[:4], "--image-size", "64", "-p", "20,20", "--json"]
+
+    def ask(name, *more):
+        out = () if verb == "segment" else ("-o", tmp_path / f"{name}-{len(more)}")
+        return run(verb, tmp_path / name, *out, *more, *words)
+
+    def found(name, *more):
+        ended = ask(name, *more)
+        assert ended.code == 0, ended.err
+        if verb == "automask":
+            (document,) = (tmp_path / f"{name}-{len(more)}").glob("*.automask.json")
+            ended.out = document.read_text()
+        return masks_in(json.loads(ended.out)), ended.err
+
+    alone, _ = found("page.png")
+    for name in ("stack.tif", "moving.png"):
+        assert found(name, "--frame", "2")[0] == alone
+        shown, said = found(name)
+        assert shown != alone and f"{name}' holds 3 pictures, and the first is taken; --frame N" in said
+        refused = ask(name, "--frame", "3")
+        assert refused.code and f"{name}' could not be read: there is no picture 3 in it" in refused.err
+
+
+def masks_in(document):
+    """Every run length in a document, in order."""
+    if isinstance(document, dict):
+        if "counts" in document:
+            return [document["counts"]]
+        document = list(document.values())
+    return [one for part in document for one in masks_in(part)] if isinstance(document, list) else []
