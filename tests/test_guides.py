@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -64,8 +65,9 @@ def small(words: list[str]) -> list[str]:
     if "--workers" in words:
         words[words.index("--workers") + 1] = "1"
     # the smallest model has codes for fewer slots
-    pairs = [word.replace("memory_policy.frames=3", "memory_policy.frames=2") for word in words if "=" in word]
-    words = [word for word in words if "=" not in word]
+    told = [before != "--detect" and "=" in word for before, word in zip(["", *words], words)]
+    pairs = [word.replace("frames=3", "frames=2") for word, pair in zip(words, told) if pair]
+    words = [word for word, pair in zip(words, told) if not pair]
     more = SMALL[verb] if "--points" not in words else SMALL[verb][:2]
     return [*words, *more, "-m", "test_tiny", "--weights", "none", *pairs]
 
@@ -86,6 +88,11 @@ def place(tmp_path, monkeypatch) -> Path:
         for frame in colors:
             film.write(frame)
     (tmp_path / "boxes.json").write_text('{"0.png": [[10, 10, 60, 50]], "1.png": [[5, 5, 40, 40]]}')
+    said = [
+        {"file": "frames", "box": [80, 60, 300, 200]},
+        {"file": "chair.mp4", "box": [80, 60, 300, 200], "object": "it"},
+    ]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, said)))
     ids = np.zeros((360, 540), np.uint8)
     ids[60:200, 80:300] = 1
     save(tmp_path / "scan.tif", colors[0])

@@ -83,3 +83,25 @@ def test_the_union_is_the_run_on_one_machine(data, tmp_path):
         done[engine] = {name: record["sha256"] for name, record in manifest["done"].items()}
         done[engine]["scores"] = json.loads((out / "scores.json").read_text())
     assert done["ray"] == done["local"] and set(done["ray"]) == {"a", "b", "c", "scores"}
+
+
+def test_pictures_on_ray_are_those_without(tmp_path, monkeypatch):
+    """Relative paths, as they are typed: workers elsewhere find them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    words = ["segment", "photos", "-b", "4,4,40,30", "-m", "test_tiny", "--weights", "none", "--image-size", "64"]
+    words += ["--threads", "1", "-q", "--write", "masks,coco", "-o"]
+    for out, more in (("here", []), ("there", ["--engine", "ray", "--workers", "2"])):
+        ended = CliRunner().invoke(main, [*words, out, *more])
+        assert ended.exit_code == 0, ended.output
+    for file in (tmp_path / "here").rglob("*"):
+        twin = tmp_path / "there" / file.relative_to(tmp_path / "here")
+        if file.suffix == ".json" and file.parent.name == "here" and file.name != "labels.json":
+            first, second = json.loads(file.read_text()), json.loads(twin.read_text())
+            assert Path(second["image"].pop("path")).is_absolute() and first["image"].pop("path")
+            assert first == second
+        elif file.is_file():
+            assert file.read_bytes() == twin.read_bytes()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sam2core.data.coco import Document
 from sam2core.media.render import CutoutWriter, PaletteWriter, VideoWriter
 from sam2core.ops import rle
-from sam2core.ops.polygons import extent
 from sam2core_web import effects
 from sam2core_web.media import Refused
 from sam2core_web.work import Thing, Work
@@ -44,7 +44,7 @@ def write(
     stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(name).stem)[:60] or "masks"
     if kind == "coco":
         path = folder / f"{stem}.coco.json"
-        path.write_text(json.dumps(coco(work, things, frames, stem)))
+        path.write_text(json.dumps(coco(work, things, frames, Path(name).name)))
         return path
     if kind == "overlay":
         return _overlay(work, things, stem, folder, effect)
@@ -63,38 +63,23 @@ def write(
     return path
 
 
-def coco(work: Work, things: Mapping[int, Thing], frames: list[int], stem: str) -> dict[str, Any]:
-    """The masks as COCO instances: an image per frame, a category per object, boxes as x, y, width, height."""
-    height, width = work.size
-    annotations: list[dict[str, Any]] = []
+def coco(work: Work, things: Mapping[int, Thing], frames: list[int], name: str) -> dict[str, Any]:
+    """The masks as COCO instances: a category per name, so that two things called car are of one class.
+
+    A picture has its own file's name; a frame of a clip says its number and the clip, for it is no file.
+    """
+    document = Document(thing.name for thing in things.values())
     for frame in frames:
         _check_open(work)
+        still = work.kind == "image"
+        more = {} if still else {"frame": frame, "video": name}
+        picture = document.add_picture(name if still else f"{Path(name).stem}/{frame:05d}.png", work.size, **more)
         for number, thing in things.items():
             answer = thing.answers.get(frame)
-            if answer is None or not answer.area:
-                continue
-            x0, y0, x1, y1 = extent(rle.decode(answer.segmentation))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": frame + 1,
-                    "category_id": number,
-                    "track_id": number,
-                    "segmentation": answer.segmentation,
-                    "area": answer.area,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "iscrowd": 0,
-                    "score": answer.iou,
-                }
-            )
-    return {
-        "images": [
-            {"id": frame + 1, "file_name": f"{stem}/{frame:05d}.png", "frame": frame, "width": width, "height": height}
-            for frame in frames
-        ],
-        "categories": [{"id": number, "name": thing.name} for number, thing in things.items()],
-        "annotations": annotations,
-    }
+            if answer is not None and answer.area:
+                told = {"segmentation": answer.segmentation, "track_id": number, "score": answer.iou}
+                document.add_mask(picture, rle.decode(answer.segmentation), thing.name, **told)
+    return document.json()
 
 
 def _check_open(work: Work) -> None:

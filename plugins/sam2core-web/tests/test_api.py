@@ -143,6 +143,9 @@ def test_exports(client: TestClient, sample: str, kind: str) -> None:
         assert np.array_equal(rle.decode(only["segmentation"]), mask) and only["area"] == mask.sum()
         x, y, width, height = only["bbox"]
         assert mask[y : y + height, x : x + width].sum() == mask.sum() and document["categories"][0]["name"] == "it"
+        assert document["images"][0]["file_name"] == ("cat.jpg" if sample == "cat.jpg" else "chair/00000.png")
+        prompted(client, id, object=2, points=[[100, 100]], name="it")
+        assert [one["name"] for one in client.get(address).json()["categories"]] == ["it"]
     elif kind == "overlay":
         assert answer.content[:4] == b"\x89PNG" if sample == "cat.jpg" else answer.content[4:8] == b"ftyp"
     else:
