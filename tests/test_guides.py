@@ -22,6 +22,8 @@ ELSEWHERE = {
     "download": "there is no network",
     "--camera": "there is none",
     "huggingface": "the smallest model has other widths than transformers allows",
+    "--record": "the official weights are not here",
+    "--against": "the official weights are not here",
     "--also": "slower methods, of an extra",
     "doctor": "it takes a quarter of a minute, and has tests of its own",
 }
