@@ -39,14 +39,14 @@ def timm_trunk(*, name: str = "resnet50", pretrained: bool | str = False, drop_p
         if "drop_path_rate" not in taken:
             raise no_drop_path("timm", name)
         options["drop_path_rate"] = drop_path
+    body = timm.create_model(name, features_only=True, out_indices=indices, **options)
     if pretrained and not on_meta():
         source = _source(whole.pretrained_cfg) if pretrained is True else None
-        state = _fitting(name, whole, efficientnet_names(read(pretrained, source, name), whole.state_dict()))
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
-    body = timm.create_model(name, features_only=True, out_indices=indices, **options)
+        state = efficientnet_names(read(pretrained, source, name), whole.state_dict())
+        _fill(name, body, _fitting(name, whole, state))
     mean, std = whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]
-    last = getattr(body, "output_fmt", "NCHW") == "NHWC"
-    trunk = Trunk(body, channels, mean=mean, std=std, patch=patch, last=last)
+    channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
+    trunk = Trunk(body, channels, mean=mean, std=std, patch=patch, channels_last=channels_last)
     if on_meta():  # models are made like this first, whatever comes then
         _check_sizes(name, trunk)
     return trunk
@@ -88,7 +88,7 @@ def _source(config: dict[str, Any]) -> Source | None:
 def _fitting(name: str, whole: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors as timm names them, all of them there; a classifier's last layer may be absent.
 
-    timm's own loading of features is content with any part of a file. Raises ValueError for what does not fit.
+    Raises ValueError for what does not fit.
     """
     last = whole.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{each}." for each in ((last,) if isinstance(last, str) else last))
@@ -101,3 +101,15 @@ def _fitting(name: str, whole: nn.Module, state: dict[str, Tensor]) -> dict[str,
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except (RuntimeError, KeyError) as error:  # what torch, and timm's renaming of older files, raise
         raise ValueError(f"these weights are not those of timm's {name!r}: {error}") from error
+
+
+def _fill(name: str, body: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a classifier's tensors into its features, which call them alike but for "stages_0" and "model." in front.
+
+    timm can do it, too, but is content with any part of a file.
+    """
+    known = {key.replace("_", "."): key for key in state}
+    wanted = {key: key.removeprefix("model.").replace("_", ".") for key in body.state_dict()}
+    if absent := [key for key, plain in wanted.items() if plain not in known]:
+        raise ValueError(f"timm's {name!r} cannot begin pretrained: nothing in its weights is called {absent[0]!r}")
+    body.load_state_dict({key: state[known[plain]] for key, plain in wanted.items()})

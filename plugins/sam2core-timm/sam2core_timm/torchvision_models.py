@@ -29,8 +29,8 @@ def torchvision_trunk(*, name: str = "resnet50", pretrained: bool | str = False,
     weights = models.get_model_weights(name).DEFAULT
     with torch.device("meta"):
         whole = models.get_model(name)
-        last = isinstance(whole, models.SwinTransformer)
-        indices, channels = _levels(Stages(_steps(name, whole)), last=last)
+        channels_last = isinstance(whole, models.SwinTransformer)
+        indices, channels = _levels(Stages(_steps(name, whole)), channels_last=channels_last)
     if drop_path and not isinstance(whole, DROPPING):
         raise no_drop_path("torchvision", name)
     whole = models.get_model(name, **({"stochastic_depth_prob": drop_path} if isinstance(whole, DROPPING) else {}))
@@ -40,7 +40,7 @@ def torchvision_trunk(*, name: str = "resnet50", pretrained: bool | str = False,
         _fill(name, whole, trunk, read(pretrained, source, name))
     learned = weights.transforms() if pretrained is True else None
     mean, std = (learned.mean, learned.std) if learned else (MEAN, STD)
-    return Trunk(trunk, channels, mean=mean, std=std, last=last)
+    return Trunk(trunk, channels, mean=mean, std=std, channels_last=channels_last)
 
 
 FEATURES = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.SwinTransformer)
@@ -80,12 +80,12 @@ def _steps(name: str, model: nn.Module) -> list[nn.Module]:
     )
 
 
-def _levels(stages: Stages, *, last: bool) -> tuple[tuple[int, ...], dict[int, int]]:
+def _levels(stages: Stages, *, channels_last: bool) -> tuple[tuple[int, ...], dict[int, int]]:
     """The last step at each stride, and the channels there by stride; the stages are on the meta device.
 
-    last    whether maps are (B, h, w, C)
+    channels_last    whether maps are (B, h, w, C)
     """
-    side, (row, channel) = 64, (1, 3) if last else (2, 1)
+    side, (row, channel) = 64, (1, 3) if channels_last else (2, 1)
     maps = stages.eval()(torch.empty(1, 3, side, side, device="meta"))
     found = {side // x.shape[row]: index for index, x in enumerate(maps) if side // x.shape[row] in STRIDES}
     return tuple(found.values()), {stride: maps[index].shape[channel] for stride, index in found.items()}

@@ -18,12 +18,12 @@ STRIDES = (4, 8, 16, 32)
 class Trunk(nn.Module):
     """Stages of a classifier as a backbone: one map a stride, batch norms frozen, pixels normalised as it learned them.
 
-    body        an image (B, 3, H, W) to a list of maps, finest first
-    channels    of the maps, by their strides
-    mean, std   what the classifier's pixels were normalised with, of RGB values in [0, 1]
-    patch       side of a ViT's patches; where it is not 16, the ViT sees the picture at ``patch / 16`` of its size, so
-                that there is a patch for every 16 pixels
-    last        whether the body's maps are (B, H, W, C), as Swin's are
+    body             an image (B, 3, H, W) to a list of maps, finest first
+    channels         of the maps, by their strides
+    mean, std        what the classifier's pixels were normalised with, of RGB values in [0, 1]
+    patch            side of a ViT's patches; where it is not 16, the ViT sees the picture at ``patch / 16`` of its
+                     size, so that there is a patch for every 16 pixels
+    channels_last    whether the body's maps are (B, H, W, C), as Swin's are
 
     Batch norms use the statistics they were trained with, in training too: a batch of a few large pictures has none
     worth having. Their factors and offsets are trained.
@@ -37,7 +37,7 @@ class Trunk(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         patch: int = 16,
-        last: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
@@ -45,7 +45,7 @@ class Trunk(nn.Module):
         self.channels = tuple(channels[stride] for stride in self.strides)
         self.mean, self.std = tuple(mean), tuple(std)
         self.patch = patch
-        self.last = last
+        self.channels_last = channels_last
         _keep_buffers(body)
         self.train(self.training)
 
@@ -63,7 +63,7 @@ class Trunk(nn.Module):
         if self.patch != 16:
             size = [side // 16 * self.patch for side in image.shape[-2:]]
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=self.patch < 16)
-        return [each.permute(0, 3, 1, 2) if self.last else each for each in self.body(x)]
+        return [each.permute(0, 3, 1, 2) if self.channels_last else each for each in self.body(x)]
 
     @property
     def blocks(self) -> list[nn.Module]:
