@@ -134,7 +134,8 @@ def main(folder: Path, out: str) -> None:
     GlobalHydra.instance().clear()
     _, plain = tracked(folder)
     predictor, motion = tracked(folder, f"++model._target_={__name__}.MotionPredictor")
-    np.savez(out, plain=plain.numpy(), motion=motion.numpy(), chosen=np.array(predictor.chosen))
+    names = np.array([name for name, _ in predictor.named_parameters()])
+    np.savez(out, plain=plain.numpy(), motion=motion.numpy(), chosen=np.array(predictor.chosen), names=names)
 
 
 if __name__ == "__main__":

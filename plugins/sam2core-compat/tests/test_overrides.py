@@ -110,3 +110,4 @@ def test_a_choice_by_motion_is_a_subclass(folder):
     assert apart(found["theirs"]["plain"], found["theirs"]["motion"]) > 0.1
     assert found["ours"]["chosen"].tolist() == found["theirs"]["chosen"].tolist()
     assert len(set(found["ours"]["chosen"].tolist())) > 1
+    assert found["ours"]["names"].tolist() == found["theirs"]["names"].tolist()  # an optimizer's state fits by index
