@@ -61,7 +61,7 @@ from sam2core.jobs.segment import KINDS
     "--multimask",
     "multimask_output",
     is_flag=True,
-    help="Three masks per object instead of one, best first: part, whole, more.",
+    help="Three masks per object instead of one, the highest estimate first.",
 )
 @click.option(
     "-o",

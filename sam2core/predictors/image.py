@@ -40,8 +40,8 @@ PROMPT_KEYS = ("points", "labels", "box", "mask_input", "multimask_output")
 class ImageResult(ObjectMasks):
     """The masks of B objects, M candidates each (M is 1, or 3 when several were asked for).
 
-    Candidates stand in the order of the model's mask tokens, which is Meta's order and no ranking: `iou` ranks them,
-    and `best` takes the first of that. What is said of an object as a whole is said of its best candidate.
+    Candidates stand in the order of the model's mask tokens, as Meta's code has them, which is no ranking: `ranked` has
+    the highest `iou` first, and `best` that one alone. What is said of an object is said of its best candidate.
     """
 
     cleaned: Tensor  # (B, M, h, w) low-resolution logits after the predictor's options; `masks` are made of them
@@ -66,6 +66,13 @@ class ImageResult(ObjectMasks):
         row = torch.arange(self.iou.shape[0], device=self.iou.device)
         index = self.iou.argmax(dim=1)
         return self._with(lambda tensor: tensor[row, index].unsqueeze(1))
+
+    @property
+    def ranked(self) -> ImageResult:
+        """The same result, of each object the candidate with the highest `iou` first, as the command line has them."""
+        rank = self.iou.argsort(dim=1, descending=True, stable=True)
+        row = torch.arange(self.iou.shape[0], device=self.iou.device).unsqueeze(1)
+        return self._with(lambda tensor: tensor[row, rank])
 
     @property
     def objects(self) -> tuple[int, ...]:

@@ -195,6 +195,14 @@ def test_masks_of_an_image_are_made_when_asked_for(model):
     assert not result[1].masks.any() and not result.numpy()[1].any()
 
 
+def test_candidates_by_rank(model):
+    result = registry.predictor(model)(PICTURE, points=POINTS, multimask_output=True)
+    ranked = result.ranked
+    assert ranked.iou.tolist() == [sorted(row, reverse=True) for row in result.iou.tolist()]
+    assert torch.equal(ranked.masks[:, 0], result.best.masks[:, 0]) and (ranked.numpy() == result.numpy()).all()
+    assert torch.equal(ranked.logits[:, 0], result.best.logits[:, 0])
+
+
 def test_a_result_holds_no_frame(model):
     live = registry.predictor(model, "video").open()
     first = live.step(PICTURE, {1: {"points": POINTS[0]}})
