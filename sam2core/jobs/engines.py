@@ -114,7 +114,7 @@ class _Worker:
         self.item = index
         try:
             self.pipe.send(items[index])
-        except BrokenPipeError:
+        except ConnectionError:
             return  # it died in the meantime: reading from it says so
 
     def take(self) -> tuple[bool, Any]:
@@ -174,7 +174,7 @@ def _work(pipe: Connection, prepare: Prepare, number: int) -> None:
     while True:
         try:
             item = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the other end is gone, with or without having read everything
             return
         try:
             work = work or prepare(number)
@@ -183,5 +183,5 @@ def _work(pipe: Connection, prepare: Prepare, number: int) -> None:
             answer = (False, (error, traceback.format_exc()))
         try:
             pipe.send(answer)
-        except BrokenPipeError:
+        except ConnectionError:
             return
