@@ -25,22 +25,17 @@ SLOW = 1500
 HALF = b"GET /api/about HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: "
 
 SERVER = """
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-
+from sam2core_web.app import create_app
 from sam2core_web.command import listen, run
-from sam2core_web.guard import Guard
+from sam2core_web.engine import Engine
 from sam2core_web.limits import Limits
 
-about = Route("/api/about", lambda request: PlainTextResponse("ok"))
-app = Starlette(routes=[about], middleware=[Middleware(Guard, token="T", local=False)])
+app = create_app(Engine("sam2core_nano", image_size=64), token="T", local=False)
 with listen("0.0.0.0", 0) as listener:
     print(listener.getsockname()[1], flush=True)
     run(app, listener, Limits())
 """
-"""What `sam2core serve --host 0.0.0.0 --token T` does, without a model."""
+"""What `sam2core serve --host 0.0.0.0 --token T` does, with pictures seen small."""
 
 
 @pytest.fixture

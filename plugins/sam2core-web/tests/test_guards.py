@@ -261,6 +261,17 @@ def test_nothing_outside_the_media_folder(serve: Callable[..., TestClient], tmp_
     assert Image.open(io.BytesIO(seen.content)).size == (40, 30)
 
 
+def test_the_media_folder_is_listed_in_the_order_of_numbers_without_what_is_hidden(
+    serve: Callable[..., TestClient], tmp_path: Path
+) -> None:
+    hidden = (".hidden.png", "._2.png", "__MACOSX/3.png", ".b/4.png", "Thumbs.db")
+    for name in ("10.png", "2.png", "b/1.jpg", "1.txt", *hidden):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [one["name"] for one in serve(media=tmp_path).get("/api/media").json()]
+    assert names == ["2.png", "10.png", "b/1.jpg"]
+
+
 def test_errors_do_not_say_where_files_lie(serve: Callable[..., TestClient], tmp_path: Path) -> None:
     """As when a frame is damaged, or its file has gone: the message names the file, not its folder."""
     (tmp_path / "clip.mp4").write_bytes(MOVIE)
