@@ -47,6 +47,15 @@ def test_holds_nothing_that_a_file_could_not_fill(name: str) -> None:
     assert {key for key, _ in (*model.named_parameters(), *model.named_buffers())} == saved
 
 
+@pytest.mark.parametrize("name", registry.models())
+def test_its_training_can_start_fresh(name: str) -> None:
+    with init_empty_weights():
+        model = assemble(registry.spec(name), current().components)
+        before = list(model.state_dict())
+        current().components.make("initialisation", {"type": "fresh"})(model)
+    assert list(model.state_dict()) == before
+
+
 @pytest.mark.parametrize("name", EIGHT)
 def test_official_weights_are_pinned(name: str) -> None:
     weights = registry.spec(name).weights
