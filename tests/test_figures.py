@@ -15,7 +15,8 @@ FOLDERS = ("benchmarks/results", "benchmarks", "registry/weights", "plugins/*/be
 TRACED = re.compile(r"<!-- figures ([\d. ]+) from (.+?) -->")
 NUMBER = re.compile(r"(?<![\w.,-])\d+(?:\.\d+)?(?![\w]|\.\d|,\d)")
 CLAIM = re.compile(
-    r"\d times as|\d ms\b|\b(?:takes?|took) (?:about |less than |under )?[\d.]+ (?!of)|\bIoU\b[^.]*\d\.\d|J&F of \d",
+    r"\d times as|\d ms\b|\b(?:takes?|took) (?:about |less than |under )?[\d.]+ (?!of)"
+    r"|\bm(?:ean |ask )?IoU\b[^.]*\d\.\d|J&F of \d",
     re.DOTALL,
 )
 NO_CLAIM = re.compile(r"```.*?```|<!-- made from .*?<!-- end -->|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
