@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sam2core.data.footage import Footage
-from sam2core.data.pictures import DataError
 from sam2core.data.writing import Written, stem_of, write_document
+from sam2core.media.rasters import coordinates
 
 PIXELS = ".npy"
 """What has no place on earth."""
@@ -53,20 +52,9 @@ def _feature(rings: list[Any], about: dict[str, Any]) -> dict[str, Any]:
 
 def _placed(item: Footage, frame: int) -> tuple[Any, str | None]:
     """The map from a frame's pixels to coordinates, and the name of their system; None where there is none."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
     from rasterio.transform import Affine
 
     media = item.media[item.labelled[frame]] if isinstance(item.media, tuple) else None
     if media is None or media.suffix == PIXELS:
         return Affine.identity(), None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(media) as raster:
-                if raster.crs is None:
-                    return Affine.identity(), None
-                code = raster.crs.to_epsg()
-                return raster.transform, f"urn:ogc:def:crs:EPSG::{code}" if code else raster.crs.to_string()
-    except RasterioIOError as error:
-        raise DataError(f"cannot read the coordinates of {media}: {error}") from error
+    return coordinates(media)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 
 from sam2core.media.files import TURNS, tiff_orientation, tiff_pages
 from sam2core.media.images import read_pixels
+from sam2core.storage import FileError
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 GREY_FROM_WHITE, GREY, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -155,3 +157,24 @@ class _Tiff:
         data = self.file.filehandle.read(page.databytecounts[number])
         pixels, _, _ = page.decode(data, number, jpegtables=page.jpegtables)
         return None if pixels is None else pixels[0]
+
+
+def coordinates(path: Path) -> tuple[Any, str | None]:
+    """The map from a picture's pixels to coordinates, and the name of their system; identity and None without one.
+
+    Needs rasterio (``sam2core[geo]``). Raises FileError where it cannot read the file.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    from rasterio.transform import Affine
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as raster:
+                if raster.crs is None:
+                    return Affine.identity(), None
+                code = raster.crs.to_epsg()
+                return raster.transform, f"urn:ogc:def:crs:EPSG::{code}" if code else raster.crs.to_string()
+    except RasterioIOError as error:
+        raise FileError(f"cannot read the coordinates of {path}: {error}") from error

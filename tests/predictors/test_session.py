@@ -804,7 +804,7 @@ def test_live_sessions_have_their_own_rules(predictor, frames):
 
 def test_options_are_checked(predictor, frames):
     for options, message in (
-        ({"memory_dtype": "int8"}, "bfloat16, float16, float32"),
+        ({"memory_dtype": "int8"}, "float32, bfloat16, float16"),
         ({"objects_per_call": 0}, "at least 1"),
         ({"fill_holes": -1}, "0 or more"),
     ):
