@@ -246,6 +246,7 @@ def test_nan_out_of_a_mask_decoder_is_an_error_and_not_an_empty_mask() -> None:
     for damaged in ("iou_head.layers.2.bias", "upscale.3.bias"):
         model = registry.build("test_tiny", weights=False)
         model.mask_decoder.get_parameter(damaged).data.fill_(float("nan"))
+        model.mask_decoder.get_parameter("presence_head.layers.2.bias").data.fill_(10)  # an absent one has no mask
         picture = np.zeros((64, 64, 3), dtype=np.uint8)
         with pytest.raises(ValueError, match="answers with NaN"):
             registry_predictor(model, "image").encode(picture).predict(points=[[5, 5]], labels=[1])
