@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from registry.errors import UnknownName, hint
 from sam2core.checkpoints.hub import Source
@@ -33,7 +34,11 @@ def torchvision_trunk(*, name: str = "resnet50", pretrained: bool | str = False,
         indices, channels = _levels(Stages(_steps(name, whole)), channels_last=channels_last)
     if drop_path and not isinstance(whole, DROPPING):
         raise no_drop_path("torchvision", name)
-    whole = models.get_model(name, **({"stochastic_depth_prob": drop_path} if isinstance(whole, DROPPING) else {}))
+    whole = models.get_model(name)
+    # set here: torchvision's Swin takes no rate of one's own
+    blocks = [layer for layer in whole.modules() if isinstance(layer, StochasticDepth)]
+    for number, block in enumerate(blocks):
+        block.p = drop_path * number / max(1, len(blocks) - 1)
     trunk = Stages(_steps(name, whole), indices)
     if pretrained and not on_meta():
         source = Source(file=weights.url.rpartition("/")[2], url=weights.url) if pretrained is True else None

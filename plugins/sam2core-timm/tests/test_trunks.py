@@ -19,6 +19,7 @@ from sam2core_timm.timm_models import timm_trunk
 from sam2core_timm.torchvision_models import torchvision_trunk
 from sam2core_timm.trunk import Trunk
 from sam2core_timm.weights import efficientnet_names
+from torchvision.ops import StochasticDepth
 
 import registry
 from registry.assemble import assemble, init_empty_weights
@@ -94,6 +95,14 @@ def test_each_family_has_a_pyramid_whose_maps_are_of_the_size_it_says(library, n
         maps = trunk(torch.empty(1, 3, 128, 96))
     assert trunk.strides == (4, 8, 16, 32)
     assert [tuple(x.shape[1:]) for x in maps] == [(c, 128 // s, 96 // s) for c, s in zip(trunk.channels, trunk.strides)]
+
+
+@pytest.mark.parametrize("name", ["swin_t", "convnext_tiny", "efficientnet_b0"])
+def test_blocks_are_left_out_at_a_rate_that_grows_to_the_one_asked_for(name):
+    with init_empty_weights():
+        trunk = torchvision_trunk(name=name, drop_path=0.2)
+    rates = [layer.p for layer in trunk.modules() if isinstance(layer, StochasticDepth)]
+    assert rates == sorted(rates) and rates[0] == 0 and rates[-1] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("name", PLAIN)
