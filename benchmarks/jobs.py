@@ -24,6 +24,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.jobs.killed import children
+
 MODEL = ("-m", "test_tiny", "--weights", "none", "--image-size", "64", "--threads", "1", "--device", "cpu", "-q")
 VERBS = {
     "segment --prompts": ["segment", "photos", "--prompts", "boxes.json"],
@@ -47,20 +51,6 @@ def make(place: Path, count: int) -> None:
 def start(place: Path, words: list[str], out: str, workers: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "sam2core", *words, "-o", out, "--workers", str(workers), *MODEL]
     return subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL)
-
-
-def children(parent: int) -> list[int]:
-    """The workers of a process."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            owner = int(stat.read_text().rpartition(")")[2].split()[1])
-            line = (stat.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if owner == parent and "spawn_main" in line:
-            found.append(int(stat.parent.name))
-    return found
 
 
 def killed(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sam2core.jobs.inputs import clips, named, pictures
-from tests.jobs.killed import go
+from tests.jobs.killed import children, go
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,20 +48,6 @@ def wait_for(reached, process: subprocess.Popen | None = None) -> None:
     while not reached():
         assert time.monotonic() < until and (process is None or process.poll() is None)
         time.sleep(0.002)
-
-
-def children(parent: int) -> list[int]:
-    """The workers of a process."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            owner = int(stat.read_text().rpartition(")")[2].split()[1])
-            line = (stat.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if owner == parent and "spawn_main" in line:
-            found.append(int(stat.parent.name))
-    return found
 
 
 def test_names_of_results(tmp_path):
