@@ -2,7 +2,7 @@
 
     python benchmarks/allocator.py --tasks encode automask --rounds 5
 
-Two processes with the same model and picture take turns (A B A B); ratios are taken within a round. A line a round on
+Two processes with the same model and image take turns (A B A B); ratios are taken within a round. A line a round on
 stderr, the summary on stdout as JSON.
 """
 

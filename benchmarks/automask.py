@@ -2,10 +2,10 @@
 
     python benchmarks/automask.py --points 12 --rounds 2
 
-Every implementation runs in a process of its own, in turn, with the same random weights of SAM 2.1 tiny, picture and
+Every implementation runs in a process of its own, in turn, with the same random weights of SAM 2.1 tiny, image and
 grid. Random weights give masks of noise, so each runs its real encoder and decoder, and what the decoder answered is
 then replaced, in all alike, by seeded discs around the click with seeded scores: a realistic share passes each filter,
-and all must find the same. `--nano` compares on a photograph with the trained small model instead, in fp32 and bf16:
+and all must find the same. `--nano` compares on a photo with the embedded model instead, in fp32 and bf16:
 its memory parts are left out, which images do not need.
 """
 
@@ -254,7 +254,7 @@ def prepare(folder: Path) -> Path:
 
 
 def nano() -> dict[str, Any]:
-    """The trained small model on photographs: what bf16 changes of fp32's masks."""
+    """The embedded model on photos: what bf16 changes of fp32's masks."""
     import numpy as np
     import torch
 
@@ -321,12 +321,12 @@ def report(result: dict[str, Any]) -> str:
     if "nano" in result:
         lines += [
             "",
-            "The embedded model (24² clicks) on photographs. A mask whose score lies at a threshold may be kept in one "
+            "The embedded model (24² clicks) on photos. A mask whose score lies at a threshold may be kept in one "
             "type and dropped in the other; pairs are masks that overlap by more than 0.7. Before choosing: "
             "the three candidates of each of 12² clicks.",
             "",
         ]
-        lines += ["| picture | | seconds | masks | mean IoU with fp32's | pairs | their mean IoU | before choosing |"]
+        lines += ["| image | | seconds | masks | mean IoU with fp32's | pairs | their mean IoU | before choosing |"]
         lines += ["|---" * 8 + "|"]
         for sample, row in result["nano"].items():
             for name, one in row.items():
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=list(NAMES))
-    parser.add_argument("--nano", action="store_true", help="compare on photographs as well")
+    parser.add_argument("--nano", action="store_true", help="compare on photos as well")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--stem", default="automask_t", help="of the files that are written")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

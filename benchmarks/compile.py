@@ -3,8 +3,8 @@
     python benchmarks/compile.py --model test_tiny --image 64
     python benchmarks/compile.py --model sam2.1_hiera_t --objects 1 --points 1 --frames 10
 
-A compiled and a plain predictor with the same random weights track the same clips. One clip with one object and one
-with two are the warm-up; then come clips with every number of objects and of points asked for, and every graph that is
+A compiled and a plain predictor with the same random weights track the same videos. One video with one object and one
+with two are the warm-up; then come videos with every number of objects and of points asked for, and every graph that is
 compiled in them is counted. At last both track on in turn, frame by frame, with their pasts full: medians are printed.
 Results are added to ``benchmarks/results/compile.{json,md}``, a row per model and size.
 """
@@ -36,7 +36,7 @@ from sam2core.predictors.video import VideoPredictor  # noqa: E402
 
 VIDEO = (270, 480)
 CLIP = 3
-"""Frames of a clip that only looks for compilations: prompted, tracked with one memory, and with more."""
+"""Frames of a video that only looks for compilations: prompted, tracked with one memory, and with more."""
 
 
 def graphs() -> int:
@@ -45,7 +45,7 @@ def graphs() -> int:
 
 
 def frames(count: int) -> np.ndarray:
-    """A clip (count, H, W, 3) uint8: a bright square moves over noise."""
+    """A video (count, H, W, 3) uint8: a bright square moves over noise."""
     clip = np.random.default_rng(0).integers(0, 120, (1, *VIDEO, 3), dtype=np.uint8).repeat(count, 0)
     for index, picture in enumerate(clip):
         picture[80:160, 100 + 4 * index : 180 + 4 * index] = (220, 180, 60)
@@ -71,7 +71,7 @@ def spent() -> float:
 
 
 def warm_up(pair: dict[str, VideoPredictor], objects: int) -> dict[str, float]:
-    """The compiled predictor's first clip with so many objects, and how far its logits are from the plain one's."""
+    """The compiled predictor's first video with so many objects, and how far its logits are from the plain one's."""
     before, begun, used = graphs(), time.perf_counter(), spent()
     mine = [result.logits for result in track(pair["compiled"], frames(CLIP), objects, 1)]
     found = {"objects": objects, "seconds": time.perf_counter() - begun, "cpu": spent() - used}
@@ -83,7 +83,7 @@ def warm_up(pair: dict[str, VideoPredictor], objects: int) -> dict[str, float]:
 
 
 def compiled_again(predictor: VideoPredictor, options: argparse.Namespace) -> dict[str, int]:
-    """The graphs compiled in clips with every number of objects and points."""
+    """The graphs compiled in videos with every number of objects and points."""
     again = {}
     for objects in options.objects:
         for points in options.points:
@@ -91,7 +91,7 @@ def compiled_again(predictor: VideoPredictor, options: argparse.Namespace) -> di
             for _ in track(predictor, frames(CLIP), objects, points):
                 pass
             again[f"{objects} objects, {points} points"] = graphs() - before
-    told(f"compiled after the warm-up, in {len(again)} clips: {sum(again.values())} graphs")
+    told(f"compiled after the warm-up, in {len(again)} videos: {sum(again.values())} graphs")
     return again
 
 
@@ -149,8 +149,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| model | threads | first clip of 1 object (then of 2), CPU s | graphs | difference, of the spread "
-        "| clips afterwards | graphs compiled in them | plain, s a frame | compiled, s a frame | times as fast, wall "
+        "| model | threads | first video of 1 object (then of 2), CPU s | graphs | difference, of the spread "
+        "| videos afterwards | graphs compiled in them | plain, s a frame | compiled, s a frame | times as fast, wall "
         "| CPU |",
         "|" + "---|" * 11,
     ]

@@ -76,7 +76,7 @@ def contenders(size: str, names: list[str], pixels: torch.Tensor) -> tuple[Sam2,
 
 
 def upstream(theirs: Any, exact: Sam2, pixels: torch.Tensor, half: bool) -> ImageFeatures:
-    """Upstream's features in our terms."""
+    """Meta's features in our terms."""
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         finest, finer, embedding = theirs.forward_image(pixels)["backbone_fpn"]
     position = torch.zeros_like(embedding[:1])

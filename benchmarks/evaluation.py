@@ -1,15 +1,15 @@
-"""How good the masks are: a model and simple methods, on the same photographs and clicks, and on clips.
+"""How good the masks are: a model and simple methods, on the same photos and clicks, and on videos.
 
     python benchmarks/evaluation.py baselines DATA      GrabCut, random walker, flood fill, disc; copied masks, flow
     python benchmarks/evaluation.py model DATA          the model, and the others on the model's clicks
     python benchmarks/evaluation.py report DATA         tables, plot and the ten worst, from what was measured
-    python benchmarks/evaluation.py tune DATA           the settings of the baselines, on training photographs
+    python benchmarks/evaluation.py tune DATA           the settings of the baselines, on training photos
 
 DATA holds ``bsds500_val``, ``coco128_panoptic``, ``ccp_clothing`` and ``pumavos_samples``. Everything can be
 interrupted and resumes: measurements are kept in ``benchmarks/results/evaluation_*.json``, of each
 method apart, and made again only when the method's settings or the model's weights changed.
 
-Protocol: regions of 0.5 to 60 % of the picture, at most ``--objects`` a picture, one annotator drawn; the first click
+Protocol: regions of 0.5 to 60 % of the image, at most ``--objects`` an image, one annotator drawn; the first click
 in the middle of the region, each further one in the middle of the largest error of the method's own answer.
 """
 
@@ -63,7 +63,7 @@ METHODS: dict[str, Any] = {
 
 
 def sets(data: Path, objects: int) -> dict[str, Callable[[], Iterable[Sample]]]:
-    """The photographs: name -> what reads them."""
+    """The photos: name -> what reads them."""
     return {
         "bsds500_val": lambda: clicks.folder_samples(data / "bsds500_val", most=objects),
         "coco128_val": lambda: clicks.coco_samples(data / "coco128_panoptic", split="val", most=objects),
@@ -117,7 +117,7 @@ def say(text: str) -> None:
 
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[str, int, Sample]]:
-    """Set, number of the picture, and the picture, as the options limit them."""
+    """Set, number of the image, and the image, as the options limit them."""
     for name, read in sets(options.data, options.objects).items():
         if options.sets and name not in options.sets:
             continue
@@ -128,7 +128,7 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[str, int, Sample]]:
 def follow(
     store: Store, method: str, settings: str, segmenter: Any, each: tuple[str, int, Sample], options: Any
 ) -> None:
-    """A method on one photograph: its own clicks on every region, and its box and oracle where it has them."""
+    """A method on one photo: its own clicks on every region, and its box and oracle where it has them."""
     name, number, sample = each
     held = store.method(method, settings).setdefault(name, {}).setdefault(sample.name, {})
     answers = None
@@ -154,7 +154,7 @@ def follow(
 
 
 def measure_baselines(options: argparse.Namespace) -> None:
-    """Every baseline on its own clicks, GrabCut from boxes too, and those for the clip."""
+    """Every baseline on its own clicks, GrabCut from boxes too, and those for the video."""
     store = Store(RESULTS / "evaluation_baselines.json")
     clip_baselines(store, options)
     for each in chosen(options):
@@ -164,7 +164,7 @@ def measure_baselines(options: argparse.Namespace) -> None:
 
 
 def measure_model(options: argparse.Namespace) -> None:
-    """The model on its own clicks, boxes and the clips; then the baselines on the clicks that the model asked for."""
+    """The model on its own clicks, boxes and the videos; then the baselines on the clicks that the model asked for."""
     import registry
 
     tool = registry.predictor(options.model, "image", weights=options.weights)
@@ -199,7 +199,7 @@ def model_file(model: str) -> Path:
     return RESULTS / f"evaluation_{Path(model).stem}.json"
 
 
-# clips ---------------------------------------------------------------------------------------------------------------
+# videos ---------------------------------------------------------------------------------------------------------------
 
 
 MADE, MADE_FRAMES, MADE_SIZE = 24, 24, 400
@@ -208,7 +208,7 @@ IN_VIEW: dict[str, tuple[int | None, ...]] = {"chair": (None, 3, 2), "made": (No
 
 
 def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[Footage]]]:
-    """The clips: a real one, and made ones, written to a folder that lasts as long as its set is used."""
+    """The videos: a real one, and made ones, written to a folder that lasts as long as its set is used."""
     yield "chair", video_folders(options.data / "pumavos_samples" / "example_videos" / "chair")
     with tempfile.TemporaryDirectory() as folder:
         made_clips(options.data, Path(folder))
@@ -216,7 +216,7 @@ def clip_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[Footage]]
 
 
 def made_clips(data: Path, folder: Path) -> None:
-    """24 clips of one thing each, in DAVIS's folders: photographs of COCO's val half, set in motion.
+    """24 videos of one thing each, in DAVIS's folders: photos of COCO's val half, set in motion.
 
     The camera moves, most things move by themselves, and every other one is crossed, now and then hidden.
     """
@@ -263,7 +263,8 @@ def clip_entry(
     settings: str,
     make: Callable[[Footage, Path], int],
 ) -> None:
-    """Make the masks of a set's clips in a folder, score them as DAVIS does, and keep it; nothing when that is done."""
+    """Make the masks of a set's videos in a folder, score them as DAVIS does, and keep it; nothing when that is
+    done."""
     name, clips = videos
     held = store.document.setdefault("clips", {}).setdefault(name, {}).setdefault(method, {})
     if held.get(prompt, {}).get("settings") == settings:
@@ -326,7 +327,7 @@ class Cropped:
 
 
 def clip_model(store: Store, settings: str, options: argparse.Namespace) -> None:
-    """The model on the clips; where the object stays at its place, also with a part of the frames to look at."""
+    """The model on the videos; where the object stays at its place, also with a part of the frames to look at."""
     import registry
 
     tool = registry.predictor(options.model, "video", weights=options.weights)
@@ -358,7 +359,7 @@ def training_photographs(data: Path) -> list[Sample]:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Every setting on the same training photographs, three clicks; the one with the best mean is taken.
+    """Every setting on the same training photos, three clicks; the one with the best mean is taken.
 
     50 for what answers at once; GrabCut and the random walker, a second a click, see every third of them.
     """
@@ -387,11 +388,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="sam2core_nano")
     parser.add_argument("--weights", default=True, help="other weights of the model, a file")
-    parser.add_argument("--sets", nargs="*", help="only these sets of photographs")
-    parser.add_argument("--images", type=int, help="only the first so many photographs of each set")
-    parser.add_argument("--objects", type=int, default=3, help="regions a photograph at most")
+    parser.add_argument("--sets", nargs="*", help="only these sets of photos")
+    parser.add_argument("--images", type=int, help="only the first so many photos of each set")
+    parser.add_argument("--objects", type=int, default=3, help="regions a photo at most")
     parser.add_argument("--clicks", type=int, default=CLICKS, help="clicks on a region")
-    parser.add_argument("--many", type=int, default=25, help="photographs of BSDS whose first region gets 20 clicks")
+    parser.add_argument("--many", type=int, default=25, help="photos of BSDS whose first region gets 20 clicks")
     parser.add_argument("--no-replay", dest="replay", action="store_false", help="baselines on their own clicks alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--private", type=Path, help="a folder for the ten worst of all sets, not to be passed on")

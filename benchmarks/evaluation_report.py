@@ -23,7 +23,7 @@ Found = Mapping[str, Mapping[str, Mapping[str, Any]]]  # image -> object -> what
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write ``evaluation_MODEL.md``, ``.png``, and ``_worst.jpg`` of photographs that may be shown."""
+    """Write ``evaluation_MODEL.md``, ``.png``, and ``_worst.jpg`` of photos that may be shown."""
     results = Path(__file__).parent / "results"
     stem = f"evaluation_{Path(options.model).stem}"
     simple = _read(results / "evaluation_baselines.json")
@@ -53,10 +53,10 @@ def _words(model: bool) -> list[str]:
     who = "the model and simple methods" if model else "simple methods (the model was not measured yet)"
     return [
         f"Mean IoU of {who} on the same regions, those that all methods were measured on;",
-        "each is clicked where its own answer is most wrong. In brackets the 95 % interval over photographs.",
+        "each is clicked where its own answer is most wrong. In brackets the 95 % interval over photos.",
         "*box*: from the tight box of the true mask. *best of 3*: the best of the model's three masks after one click,",
         "chosen by an oracle, not comparable with the other columns. *NoC*: clicks to an IoU of 0.80 or 0.90, at most",
-        "20, on the first region of BSDS's first photographs. Seconds are one thread's, measured on a busy machine.",
+        "20, on the first region of BSDS's first photos. Seconds are one thread's, measured on a busy machine.",
         "",
     ]
 
@@ -89,7 +89,7 @@ def _table(name: str, found: Mapping[str, Found]) -> list[str]:
         return []
     many = _shared(found, MANY)
     head = ["method", *(f"@{count}" for count in COUNTS), "box", "best of 3", "NoC80", "NoC90", "s/click"]
-    lines = [f"## {name}", "", f"{len({image for image, _ in places})} photographs, {len(places)} regions."]
+    lines = [f"## {name}", "", f"{len({image for image, _ in places})} photos, {len(places)} regions."]
     if many:
         lines[-1] += f" NoC on {len(many)} regions."
     lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -155,13 +155,13 @@ def _replayed(name: str, methods: Mapping[str, Mapping[str, Found]], model: str)
 
 CLIPS = {
     "chair": (
-        "The clip `chair` of PUMaVOS",
+        "The video `chair` of PUMaVOS",
         "60 frames, one object: the reflection of a chair that turns. In view is the whole frame, or a crop so many "
         "times as large as the box of the true first mask.",
     ),
     "made": (
-        "Made clips",
-        "24 clips of 24 frames, one thing each: photographs of COCO's val half set in motion; half of the things are "
+        "Made videos",
+        "24 videos of 24 frames, one thing each: photos of COCO's val half set in motion; half of the things are "
         "crossed, now and then hidden, a third have a double.",
     ),
 }
@@ -217,7 +217,7 @@ def _plot(path: Path, sets: Sequence[str], methods: Mapping[str, Mapping[str, Fo
 
 
 def worst(options: argparse.Namespace, found: Mapping[str, Found], path: Path, *, count: int = 10) -> None:
-    """The regions with the lowest IoU after three clicks, of photographs that may be passed on; --private: of all."""
+    """The regions with the lowest IoU after three clicks, of photos that may be passed on; --private: of all."""
     licences = options.data / "coco128_panoptic" / "LICENSES_per_image.tsv"
     with licences.open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}
@@ -240,7 +240,7 @@ def worst(options: argparse.Namespace, found: Mapping[str, Found], path: Path, *
 
 
 def _sheet(options: argparse.Namespace, found: Any, shown: Sequence[tuple[float, str, str, str]], path: Path) -> None:
-    """A row for each region: the photograph with the true mask, and the answer after three clicks."""
+    """A row for each region: the photo with the true mask, and the answer after three clicks."""
     import registry
     from benchmarks.evaluation import object_key, sets
     from sam2core.media.render import overlay

@@ -5,7 +5,7 @@
 
 `onnxruntime` is this library's predictor over the graphs of plugins/sam2core-export, from the first mask on.
 
-Every implementation runs in processes of its own with the same weights, picture, prompts and thread count. Where
+Every implementation runs in processes of its own with the same weights, image, prompts and thread count. Where
 start-up matters each measurement is a fresh process; the rest runs in one long-lived process per implementation, asked
 in turn (A B C A B C ...), so that a slow minute of the machine hits all alike. Ratios are taken within a round; medians
 over rounds are printed. A measurement is kept with its CPU time: on a busy machine the ratio of CPU times is the
@@ -42,7 +42,7 @@ WORDS = {
     "build": "build with fresh weights",
     "load": "build and load a file",
     "first_answer": "process start to first mask",
-    "encode": "encode a picture",
+    "encode": "encode an image",
     "one_point": "one click, three masks",
     "box": "one box, one mask",
     "prompts_16": "16 clicks in one call",
@@ -230,7 +230,7 @@ def prompts() -> dict[str, Any]:
 
 
 def picture() -> Any:
-    """A photograph-sized picture (1200 x 1800) that needs no file."""
+    """A photograph-sized image (1200 x 1800) that needs no file."""
     import numpy as np
 
     y, x = np.mgrid[0:1200, 0:1800]
@@ -435,7 +435,7 @@ def report(result: dict[str, Any]) -> str:
         + f". fp32 GEMM peak during the run: {result['gemm']['median']:.0f} GFLOP/s median, "
         f"{result['gemm']['low']:.0f} to {result['gemm']['high']:.0f}. Load average {machine['load']:.1f}.",
         "",
-        f"Random weights, the same in all; picture 1200 x 1800; medians of {result['rounds']} rounds, ratios within a "
+        f"Random weights, the same in all; image 1200 x 1800; medians of {result['rounds']} rounds, ratios within a "
         f"round{calls}. Below 1.00 ours is faster or smaller. transformers' image model leaves the memory parts out.",
         "",
         table(result),

@@ -1,4 +1,4 @@
-"""A folder of small pictures with one worker and with two that are killed at random: the same bytes, pictures a second.
+"""A folder of small images with one worker and with two that are killed at random: the same bytes, images a second.
 
     python benchmarks/jobs.py --pictures 1000 > benchmarks/results/jobs.md
 
@@ -36,7 +36,7 @@ VERBS = {
 
 
 def make(place: Path, count: int) -> None:
-    """Small pictures of noise with a bright square, and its box."""
+    """Small images of noise with a bright square, and its box."""
     (place / "photos").mkdir()
     said = {}
     for number in range(count):
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, nargs=2, default=(3.0, 8.0), help="seconds between kills")
     options = parser.parse_args()
     draws = random.Random(options.seed)
-    print(f"# {options.pictures} small pictures, two workers killed at random\n")
+    print(f"# {options.pictures} small images, two workers killed at random\n")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the smallest model, 64 x 48 pixels\n")
     print(
         "| verb | one worker | pictures/s | two workers | pictures/s | killed: workers | parents | files | the same |"

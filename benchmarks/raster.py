@@ -3,9 +3,9 @@
     python benchmarks/raster.py                        # a TIFF of 1.2 GB of pixels, some minutes
     python benchmarks/raster.py --side 5000 --points 16
 
-The raster is a mosaic of the two photographs that come with the program, turned and mirrored, in a tiled TIFF; masks
+The raster is a mosaic of the two photos that come with the program, turned and mirrored, in a tiled TIFF; masks
 are counted and dropped as they come. Beside the peak: the resident set after every tile, which must not grow with the
-picture. Results go to ``benchmarks/results/raster.{json,md,png}``.
+image. Results go to ``benchmarks/results/raster.{json,md,png}``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCK = 512
 
 
 def blocks(side: int) -> Iterator[np.ndarray]:
-    """The file's tiles (BLOCK, BLOCK, 3) in their order: pieces of the photographs, turned and mirrored."""
+    """The file's tiles (BLOCK, BLOCK, 3) in their order: pieces of the photos, turned and mirrored."""
     from PIL import Image
 
     from sam2core.media.images import read_rgb

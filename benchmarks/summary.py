@@ -24,7 +24,7 @@ MACHINES = {
 }
 IMAGE = {
     "first_answer": "process start to first mask",
-    "encode": "encode a picture, reading and resizing included",
+    "encode": "encode an image, reading and resizing included",
     "one_point": "one click, three masks",
     "prompts_16": "16 clicks in one call",
 }
@@ -44,7 +44,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def image(result: dict[str, Any]) -> Iterator[Found]:
-    """Start-up, encoding and prompts of one picture. What one imports at once another imports when it builds."""
+    """Start-up, encoding and prompts of one image. What one imports at once another imports when it builds."""
     for peer in PEERS:
         parts = [[row for row in result["rows"] if row["task"] == task and peer in row] for task in ("import", "load")]
         if all(parts):
@@ -60,7 +60,7 @@ def image(result: dict[str, Any]) -> Iterator[Found]:
         if row["task"] == "memory":
             for peer in PEERS:
                 if peer in row:
-                    yield MEMORY, "one picture, encoded and clicked", peer, row[peer]["peak"] / row["ours"]["peak"]
+                    yield MEMORY, "one image, encoded and clicked", peer, row[peer]["peak"] / row["ours"]["peak"]
 
 
 def encoder(result: dict[str, Any]) -> Iterator[Found]:
@@ -88,7 +88,7 @@ def video(result: dict[str, Any]) -> Iterator[Found]:
 
 
 def automask(result: dict[str, Any]) -> Iterator[Found]:
-    """Everything in a picture, 144 clicks."""
+    """Everything in an image, 144 clicks."""
     summary = result["summary"]
     for mine, words in (("ours", ""), ("ours bf16", ", bfloat16")):
         for peer in PEERS:

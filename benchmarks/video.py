@@ -2,7 +2,7 @@
 
     python benchmarks/video.py --size t --objects 1 4 16 --rounds 3
 
-All contenders have the same random weights and see the same synthetic clip; every object gets one click on frame 0.
+All contenders have the same random weights and see the same synthetic video; every object gets one click on frame 0.
 Frame 1 is tracked, and what each contender remembers of it is copied to frames 2 to 15, in its own form: from frame 16
 on every past is full (7 memories, 16 object pointers an object) without 15 frames having been computed. Frame 16 warms
 up with few objects and counts the arithmetic; then a frame is a round. In a round all take a turn (A B C ..., each
@@ -98,7 +98,7 @@ class Stages:
 
 
 class Walk:
-    """One contender's way along the clip."""
+    """One contender's way along the video."""
 
     def __init__(
         self,

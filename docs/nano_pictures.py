@@ -1,5 +1,5 @@
-"""The pictures of what the embedded model does: `python docs/nano_pictures.py IMAGES` with the folder that holds the
-photographs `truck.jpg`, `groceries.jpg` and `cars.jpg` of the SAM 2 repository. They are written to `docs/images`."""
+"""The images of what the embedded model does: `python docs/nano_pictures.py IMAGES` with the folder that holds the
+photos `truck.jpg`, `groceries.jpg` and `cars.jpg` of the SAM 2 repository. They are written to `docs/images`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam2core.predictors.crops import Crop
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "registry" / "samples"
 TILE, GAP = (240, 160), 4
-# a photograph, and what is said about one thing in it; points and boxes in pixels, chosen by hand
+# a photo, and what is said about one thing in it; points and boxes in pixels, chosen by hand
 WORKS: list[tuple[str, dict[str, Any]]] = [
     ("truck", {"points": [(900, 960)]}),
     ("groceries", {"points": [(490, 240)]}),
@@ -53,7 +53,7 @@ def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
 
 
 def tile(picture: Image.Image, mask: np.ndarray, said: dict[str, Any], size: tuple[int, int]) -> Image.Image:
-    """The picture with a mask and its prompt, cut and scaled to a size."""
+    """The image with a mask and its prompt, cut and scaled to a size."""
     boxes = [said["box"]] if "box" in said else []
     shown = overlay(
         np.asarray(picture.convert("RGB")),
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def followed(click: tuple[int, int], crop: Crop | None, shown: Crop | None) -> list[Image.Image]:
-    """Frames of the clip with the mask that follows from a click on the first, where the model looks at a `crop`."""
+    """Frames of the video with the mask that follows from a click on the first, where the model looks at a `crop`."""
     session = registry.predictor("sam2core_nano", "video").open(SAMPLES / CLIP, crop=crop)
     session.prompt(0, 1, points=[click])
     found = {result.frame: np.asarray(result.masks[1]) for result in session.propagate()}

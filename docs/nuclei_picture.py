@@ -1,4 +1,4 @@
-"""The picture of docs/finetuning.md: `python docs/nuclei_picture.py NUCLEI WEIGHTS` with the folder of pictures and the
+"""The image of docs/finetuning.md: `python docs/nuclei_picture.py NUCLEI WEIGHTS` with the folder of images and the
 fine-tuned weights. Written to `docs/images/finetuning.png`."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sam2core.evaluation.clicks import first_click, folder_samples
 from sam2core.media.render import overlay
 
 SIDE, SHOWN, HELD_OUT = 240, 6, 40
-SMALLEST = 0.001  # share of the picture; what is smaller would not be seen at this size
-LEAST = 3  # objects that a picture must have to be shown
+SMALLEST = 0.001  # share of the image; what is smaller would not be seen at this size
+LEAST = 3  # objects that an image must have to be shown
 
 
 def main() -> None:

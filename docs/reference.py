@@ -34,12 +34,12 @@ takes `-v` for logs and tracebacks, and `-h` for help. Trailing `KEY=VALUE` pair
 recipe. Plugins add verbs of their own, such as `sam2core serve` and `sam2core export`.
 
 **Being asked to stop.** SIGTERM (`docker stop`, systemd, slurm) is Ctrl-C, in every verb. What is known is saved at
-once; the frame, picture or step at hand is given ten seconds to be finished, and a second request does not wait. What
-can be resumed resumes with the same line (`train`, `automask` on pictures) or with `--resume` added, and ends as if
+once; the frame, image or step at hand is given ten seconds to be finished, and a second request does not wait. What
+can be resumed resumes with the same line (`train`, `automask` on images) or with `--resume` added, and ends as if
 there had been no stop. A signal that the shell has the program ignore, as `nohup` does, stays ignored.
 
-**What is there already.** What a folder holds of another picture or another run is replaced with `--force` alone; what
-is there of the same picture is replaced as a whole, so that nothing older stays beside it; what the program did not
+**What is there already.** What a folder holds of another image or another run is replaced with `--force` alone; what
+is there of the same image is replaced as a whole, so that nothing older stays beside it; what the program did not
 write is never replaced. The error says so, with exit code 1.
 
 **Completion.** `eval "$(_SAM2CORE_COMPLETE=bash_source sam2core)"` in `~/.bashrc` (`zsh_source` in `~/.zshrc`; for fish

@@ -113,7 +113,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _link_files(document: str, text: str, files: Any, config: Any) -> None:
-    """Take along the files that a document links to and that are no pages: pictures, recipes, sources."""
+    """Take along the files that a document links to and that are no pages: images, recipes, sources."""
     for _, target, _, _ in LINK.findall(FENCE.sub("", text)):
         found = posixpath.normpath(posixpath.join(posixpath.dirname(document), target))
         path = ROOT / found
@@ -124,7 +124,7 @@ def _link_files(document: str, text: str, files: Any, config: Any) -> None:
 
 
 def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown, and its pictures by file name."""
+    """A notebook as Markdown, and its images by file name."""
     parts, pictures = [], {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/web.md: the page is used in Chromium as its tests use it, at the model's own size.
+"""Take the images of docs/web.md: the page is used in Chromium as its tests use it, at the model's own size.
 
     python docs/web_pictures.py
 
@@ -25,7 +25,7 @@ from sam2core_web.store import Store  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
-WIDTH = 1218  # of a picture, at most
+WIDTH = 1218  # of an image, at most
 SPOON, HANDLE = (0.62, 0.68), ((0.64, 0.59), (0.665, 0.45), (0.69, 0.33))
 CUP = ((0.285, 0.04), (0.685, 0.535))
 CHAIR, FLOOR = (0.157, 0.25), test_page.FLOOR
@@ -39,7 +39,7 @@ def keep(picture: Image.Image, name: str) -> None:
 
 
 def shown(page: test_page.Page, *, still: bool = True) -> Image.Image:
-    """The window; still: once its pictures are there and its messages gone."""
+    """The window; still: once its images are there and its messages gone."""
     if still:
         page.wait("[...document.images].every((one) => one.complete)")
         page.wait("['toasts', 'hint'].every((id) => !document.getElementById(id).textContent)")
@@ -49,7 +49,7 @@ def shown(page: test_page.Page, *, still: bool = True) -> Image.Image:
 
 
 def pictures(page: test_page.Page) -> None:
-    """What the guide says of a picture, step by step."""
+    """What the guide says of an image, step by step."""
     page.width(1280, height=800)
     page.open()
     keep(shown(page), "web_start")
@@ -92,7 +92,7 @@ def kept(page: test_page.Page) -> None:
 
 
 def clip(page: test_page.Page) -> None:
-    """What it says of a clip, and all effects of its last frame side by side."""
+    """What it says of a video, and all effects of its last frame side by side."""
     page.width(1280, height=800, dark=True)
     page.open("?sample=chair.mp4", "chair.mp4")
     page.click(CHAIR)
@@ -133,7 +133,7 @@ def clip(page: test_page.Page) -> None:
 
 
 def phone(page: test_page.Page) -> None:
-    """The start, and a tracked clip, on a narrow screen."""
+    """The start, and a tracked video, on a narrow screen."""
     views = []
     for dark, where in ((True, ""), (False, "?sample=chair.mp4"), (True, "?sample=chair.mp4")):
         page.width(390, dark=dark)

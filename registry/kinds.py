@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = _table(
     Kind("initialisation", "fresh weights to begin training with", "sam2core.protocols:Initialisation"),
     Kind("predictor", "a tool over a model", "sam2core.protocols:Predictor", ("model",)),
     Kind("engine", "where the videos of a data set are worked on", "sam2core.protocols:Engine", ("workers",)),
-    Kind("detector", "a picture becomes boxes", "sam2core.protocols:Detector"),
+    Kind("detector", "an image becomes boxes", "sam2core.protocols:Detector"),
     Kind("writer", "what a run found becomes labels for other tools", "sam2core.protocols:Writer"),
     Kind("layout", "how a file names its tensors", "sam2core.protocols:Layout", called=False),
 )

@@ -52,7 +52,7 @@ class Sam2(nn.Module):
     Four verbs: `encode` an image, `condition` it on what was recalled, `segment` it for a prompt, `memorize` the
     answer. The model keeps nothing between calls: memories are arguments, so one model serves any number of sessions.
     `image_size` is (H, W) in model pixels, multiples of 32. Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images
-    and Videos"; upstream class: ``SAM2Base``.
+    and Videos"; Meta's class: ``SAM2Base``.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Sam2(nn.Module):
         """A mask prompt (B, 1, H, W) of zeros and ones, at model size, as its own only candidate.
 
         Logits are ±10, the IoU is 1; the object pointer comes from decoding the raw image with the mask as a mask input
-        (upstream: ``_use_mask_as_output``).
+        (Meta's ``_use_mask_as_output``).
         """
         mask = mask.to(self.head_dtype)
         logits = F.interpolate(

@@ -221,16 +221,16 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Where things are in a picture. Constructor: options alone; what takes long is done with the first picture.
+    """Where things are in an image. Constructor: options alone; what takes long is done with the first image.
 
     `sam2core.jobs.detectors.BoxesDetector` reads what another program found.
     """
 
     def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
-        """The things in a picture (H, W, 3) uint8 that is displayed, surest first.
+        """The things in an image (H, W, 3) uint8 that is displayed, surest first.
 
-        source  the picture's or the clip's file, as the user named it
-        frame   its number in the clip; 0 for a picture
+        source  the image's or the video's file, as the user named it
+        frame   its number in the video; 0 for an image
         """
         ...
 
@@ -301,7 +301,7 @@ class MakesStrides(Protocol):
 
 @runtime_checkable
 class ReadsPixels(Protocol):
-    """A mask decoder that reads the picture itself. Without it, a decoder sees the neck's maps alone."""
+    """A mask decoder that reads the image itself. Without it, a decoder sees the neck's maps alone."""
 
     def with_pixels(self, high_res_features: tuple[Tensor, ...], pixels: Tensor, /) -> tuple[Tensor, ...]:
         """What `high_res_features` gave, and the normalised pixels (B, 3, 16 H, 16 W), to what is kept of an image."""
@@ -346,5 +346,5 @@ class Reinitialises(Protocol):
     """An initialisation that can be asked again once a trunk has learned. Without it, stages that ask are refused."""
 
     def again(self, model: Any, embedding: Tensor, /) -> None:
-        """Change a model's weights in place, given embeddings (B, C, H, W) of some pictures."""
+        """Change a model's weights in place, given embeddings (B, C, H, W) of some images."""
         ...

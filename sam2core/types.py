@@ -18,7 +18,7 @@ from torch import Tensor
 Value = TypeVar("Value", bound="Batch")
 
 NO_OBJECT = -1024.0
-"""The mask logit of an object that is not in the picture."""
+"""The mask logit of an object that is not in the image."""
 
 MASK_INPUT_LIMIT = 32.0
 """Logits of an earlier answer are clamped to plus or minus this when they are given back as a mask input."""
@@ -37,10 +37,10 @@ class Label(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector found in a picture, surest first."""
+    """What a detector found in an image, surest first."""
 
     boxes: np.ndarray
-    """(N, 4) x0, y0, x1, y1 in pixels of the picture as displayed."""
+    """(N, 4) x0, y0, x1, y1 in pixels of the image as displayed."""
     labels: tuple[str, ...]
     """What each is; "" where nobody says."""
     scores: np.ndarray
@@ -59,7 +59,7 @@ class Multimask:
     """One mask or three? Three when the number of points lies in ``[min_points, max_points]``.
 
     ``while_tracking`` says whether a frame with a past may be answered with three masks as well
-    (upstream: ``multimask_min_pt_num``, ``multimask_max_pt_num``, ``multimask_output_for_tracking``).
+    (Meta's ``multimask_min_pt_num``, ``multimask_max_pt_num``, ``multimask_output_for_tracking``).
     """
 
     min_points: int = 0
@@ -234,7 +234,7 @@ class MaskCandidates(Batch):
     logits: Tensor  # (B, M, h, w)  absent objects already at NO_OBJECT
     iou: Tensor  # (B, M)
     object_pointers: Tensor  # (B, M, C)
-    object_score: Tensor  # (B, 1)        > 0: the object is in the picture
+    object_score: Tensor  # (B, 1)        > 0: the object is in the image
 
     def take(self, index: Tensor) -> MaskPrediction:
         """The answer that believes candidate `index` (B,) of each object."""

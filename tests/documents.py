@@ -36,7 +36,7 @@ def small(script: str) -> str:
 
 
 def links(text: str) -> list[str]:
-    """Where a document's links and pictures lead, those of code blocks left out."""
+    """Where a document's links and images lead, those of code blocks left out."""
     return re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", text))
 
 

@@ -206,7 +206,7 @@ def test_a_notebook_has_its_outputs_and_is_small(path: Path) -> None:
     import json
 
     text = path.read_text(encoding="utf-8")
-    assert len(text) < 300_000, f"{len(text)} bytes: smaller pictures"
+    assert len(text) < 300_000, f"{len(text)} bytes: smaller images"
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run docs/notebooks/run.py"
     kinds = [kind for cell in cells for output in cell["outputs"] for kind in output.get("data", ())]

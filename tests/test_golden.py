@@ -1,6 +1,7 @@
-"""Our model against tensors recorded from upstream, stage by stage: no reference implementation needs to be installed.
+"""Our model against tensors recorded from Meta's sam2, stage by stage: no reference implementation needs to be
+installed.
 
-`tests/golden/record.py` says what is in the recording and makes it anew. Every stage is fed upstream's own inputs to
+`tests/golden/record.py` says what is in the recording and makes it anew. Every stage is fed Meta's own inputs to
 that stage, so a failure names the part at fault.
 """
 

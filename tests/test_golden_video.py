@@ -1,4 +1,4 @@
-"""Our sessions against sessions recorded from upstream: no reference implementation needs to be installed.
+"""Our sessions against sessions recorded from Meta's sam2: no reference implementation needs to be installed.
 
 `tests/golden/video.py` holds the sessions and records them anew; `tests/parity/test_video.py` plays many more, live.
 """

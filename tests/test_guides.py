@@ -100,7 +100,7 @@ def place(tmp_path, monkeypatch) -> Path:
     save(tmp_path / "scan.tif", colors[0])
     save(tmp_path / "dog.png", ids * 255)
     for number in range(2):
-        save(tmp_path / "photographs" / f"{number}.png", colors[number, :60, :80])
+        save(tmp_path / "photos" / f"{number}.png", colors[number, :60, :80])
         save(tmp_path / "frames" / f"{number}.png", colors[number])
         save(tmp_path / "ROOT" / "images" / f"{number}.png", colors[number, :60, :80])
         save(tmp_path / "ROOT" / "labels" / f"{number}.png", ids[50:110, 60:140])
@@ -124,7 +124,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def test_the_commands_of_the_guides_one_after_the_other(run, place):  # noqa: F811
-    pytest.importorskip("av", reason="clips are an extra")
+    pytest.importorskip("av", reason="videos are an extra")
     pytest.importorskip("tifffile", reason="tiles of TIFFs are an extra")
     done = 0
     for document, words in commands():

@@ -1,4 +1,4 @@
-"""Runs the notebooks here and stores their outputs, pictures as JPEG: ``python docs/notebooks/run.py [NAME]...``
+"""Runs the notebooks here and stores their outputs, images as JPEG: ``python docs/notebooks/run.py [NAME]...``
 
 Needs the extra `docs`. What changes from run to run (times, addresses, kernels) is left out, so that a diff shows
 what is different.

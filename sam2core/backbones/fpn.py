@@ -15,7 +15,7 @@ class Fpn(nn.Module):
     `channels` and `strides` describe the backbone's maps, finest first. `top_down` lists the strides that receive the
     next coarser level, doubled by nearest neighbour in fp32. Maps coarser than stride 16 only serve that sum; maps
     finer than stride 4, which some backbones make, are not read.
-    Source: upstream ``FpnNeck`` with ``scalp=1``.
+    Source: Meta's ``FpnNeck`` with ``scalp=1``.
     """
 
     def __init__(

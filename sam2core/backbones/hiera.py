@@ -61,7 +61,7 @@ class HieraBlock(nn.Module):
 
     What it adds to may be of a finer type than its linear layers (`Hiera.to_mixed_precision`). The first block of a
     stage widens and pools. Its shortcut is made from the *normed* input, and it cuts windows of the previous stage's
-    size, which the pooling halves (upstream: ``MultiScaleBlock``).
+    size, which the pooling halves (Meta's ``MultiScaleBlock``).
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Hiera(nn.Module):
 
     Options: `embed_dim` channels and `heads` heads of the first stage; `stages` blocks per stage; `windows` window size
     per stage, in tokens; `global_blocks` indices of blocks with global attention; `background` size of the position
-    grid; `drop_path` largest rate of stochastic depth, reached linearly. Source: upstream ``Hiera``.
+    grid; `drop_path` largest rate of stochastic depth, reached linearly. Source: Meta's ``Hiera``.
     """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)

@@ -57,7 +57,7 @@ FACEBOOK = Layout(
             ),
             Rename("sam_mask_decoder.transformer.norm_final_attn.{p}", "mask_decoder.transformer.final_norm.{p}"),
             Rename("sam_mask_decoder.{rest}", "mask_decoder.{rest}"),
-            # Read upstream only by an option that no published model sets.
+            # Read by Meta's code only under an option that no published model sets.
             Unused("no_mem_pos_enc", like="memory_readout.no_memory"),
         ),
     ),

@@ -1,4 +1,4 @@
-"""`sam2core automask`: everything in a picture, in a folder of pictures, or followed through a video."""
+"""`sam2core automask`: everything in an image, in a folder of images, or followed through a video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sam2core.jobs.prompts import Prompts
 from sam2core.jobs.writers import Labels
 
 DRAWN_KINDS = ("overlay", "ids")
-"""What is drawn of a picture."""
+"""What is drawn of an image."""
 FOLLOWED = ("overlay", "palette", "rle")
 """What is written of a video."""
 OPTIONS = {
@@ -45,36 +45,36 @@ OPTIONS = {
 @click.option("--crops", type=click.IntRange(min=0), help="Layers of crops to look at as well.  [default: 0]")
 @click.option("--min-area", type=click.IntRange(min=0), help="Remove holes and islands of fewer pixels.  [default: 0]")
 @click.option("--refine", is_flag=True, help="Give every mask back to the model once more.")
-@click.option("--tile", type=click.IntRange(min=64), help="Look at tiles of N pixels: for pictures of any size.")
+@click.option("--tile", type=click.IntRange(min=64), help="Look at tiles of N pixels: for images of any size.")
 @click.option("--overlap", type=click.IntRange(min=0), help="Pixels that tiles share.  [default: an eighth]")
 @click.option("--every", type=click.IntRange(min=1), default=30, show_default=True,
               help="In a video, look for new objects on every N-th frame.")  # fmt: skip
 @click.option("--max-objects", type=click.IntRange(1, 255), default=64, show_default=True,
               help="In a video, follow so many at most.")  # fmt: skip
-@click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack.  [default: 0]")
+@click.option("--frame", type=click.IntRange(min=0), help="Which image of a TIFF stack.  [default: 0]")
 @click.option("--write", type=Kinds(DRAWN_KINDS), default="overlay,ids", show_default=True,
-              help="What to write of pictures beside NAME.automask.json; labels as `segment` has them.")  # fmt: skip
+              help="What to write of images beside NAME.automask.json; labels as `segment` has them.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="In a video, resume a run that was stopped.")
 @click.option("--force", is_flag=True, help="Do again what is done already, and replace what is of others.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON summary on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
-@engine_options("Pictures")
+@engine_options("Images")
 @model_flags
 def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -> None:
-    """Cut out everything: all masks of a picture, of a folder of pictures, or through a video.
+    """Cut out everything: all masks of an image, of a folder of images, or through a video.
 
     \b
     sam2core automask photo.jpg -o out/
-    sam2core automask photographs/ -o out/ --points 16 --crops 1
+    sam2core automask photos/ -o out/ --points 16 --crops 1
     sam2core automask scan.tif -o out/ --tile 1024        any size: read and looked at in tiles
     sam2core automask clip.mp4 -o out/ --every 30         found, followed, and looked for again
 
-    Per picture: NAME.automask.overlay.png, NAME.automask.ids.png (16 bits; a pixel's value is its
+    Per image: NAME.automask.overlay.png, NAME.automask.ids.png (16 bits; a pixel's value is its
     mask's id, small masks above large ones, 0 where there is none), and NAME.automask.json: per mask
     the model's own estimate of the IoU, stability, area, bbox (x, y, width, height), the click and the
-    mask as COCO RLE. The document comes last. What is whole and was made of the same picture, with the
+    mask as COCO RLE. The document comes last. What is whole and was made of the same image, with the
     same weights and options, is not made again, so a folder that was interrupted goes on; --force starts
-    over. What is there of another picture is replaced with --force alone, and what this command did not
+    over. What is there of another image is replaced with --force alone, and what this command did not
     write never.
 
     Of a video the folder holds what `sam2core track` writes: overlay.mp4 (needs sam2core[video]),
@@ -91,7 +91,7 @@ def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -
     if len(sources) == 1 and Path(sources[0]).suffix.lower() in CLIPS and Path(sources[0]).exists():
         _follow(sources[0], output, options, options["overrides"], also, say)
     elif options["resume"]:
-        raise click.UsageError("--resume is for a video; pictures that are done are not done again")
+        raise click.UsageError("--resume is for a video; images that are done are not done again")
     else:
         _pictures(sources, output, options, also, say)
 
@@ -99,14 +99,14 @@ def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -
 def _pictures(
     sources: Sequence[str], output: Path, options: Mapping[str, Any], also: Mapping[str, Any], say: Say
 ) -> None:
-    """Find the masks of pictures, and tell of each."""
+    """Find the masks of images, and tell of each."""
     from sam2core.jobs import inputs
     from sam2core.jobs.automask import AutomaskWork, check_targets
 
     output = placed(output, options)
     paths = [placed(path, options) for path in inputs.pictures(sources)]
     if clips := [path for path in paths if path.suffix.lower() in CLIPS]:
-        raise click.UsageError(f"{clips[0]} is a clip: everything in a clip is found one clip at a time")
+        raise click.UsageError(f"{clips[0]} is a video: everything in a video is found one video at a time")
     pictures = [Picture(path, name) for path, name in inputs.named(paths)]
     check_targets(pictures, output)
     kinds = options["write"].drawn

@@ -80,7 +80,7 @@ class Choices(click.ParamType):
 @click.option("--objects", type=Objects(), default="1,4", show_default=True, help="Objects that are tracked.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs after the first.")
 @click.option(
-    "--frames", type=click.IntRange(min=2), default=10, show_default=True, help="Frames of the clip to track."
+    "--frames", type=click.IntRange(min=2), default=10, show_default=True, help="Frames of the video to track."
 )
 @click.option("--compile", "compiled", is_flag=True, help="Measure the compiled parts too.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write every measurement here.")
@@ -192,7 +192,7 @@ def run(
 
 
 def decode(clip: Path, frames: int) -> Row:
-    """Seconds to open the clip and have its first frame, and for each frame after it."""
+    """Seconds to open the video and have its first frame, and for each frame after it."""
     from sam2core.media.frames import open_source
 
     began = time.perf_counter()
@@ -235,7 +235,7 @@ def track(model: Sam2, clip: Path, objects: int, frames: int) -> Row:
 
 
 def automask(model: Sam2, photo: Path, rounds: int) -> Row:
-    """Everything in a photograph, with the model's own options."""
+    """Everything in a photo, with the model's own options."""
     from sam2core.predictors.automask import MaskGenerator
 
     spec = getattr(model, "spec", None)

@@ -98,7 +98,7 @@ def convert(source: Path, out: Path, to: str, format_name: str, options: tuple[s
     """Write the labelled data of SOURCE in another format to the new folder OUT, and say what was lost.
 
     \b
-    sam2core data convert cvat-export clips --to davis
+    sam2core data convert cvat-export videos --to davis
     sam2core data convert voc yolo --to yolo
     """
     from sam2core.data.converting import convert as write
@@ -114,7 +114,7 @@ def convert(source: Path, out: Path, to: str, format_name: str, options: tuple[s
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path))
 def sample(out: Path) -> None:
-    """Make the folder OUT with twenty labelled pictures of nuclei (CC0), to try training with.
+    """Make the folder OUT with twenty labelled images of nuclei (CC0), to try training with.
 
     \b
     sam2core data sample nuclei

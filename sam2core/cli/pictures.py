@@ -1,4 +1,4 @@
-"""What the verbs that go through many pictures share: the kinds of output, the run, and what is told of it."""
+"""What the verbs that go through many images share: the kinds of output, the run, and what is told of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sam2core.jobs.writers import Labels
 if TYPE_CHECKING:
     from sam2core.protocols import Writer
 
-PROMISE = "stopping after this picture; Ctrl-C again to stop at once"
+PROMISE = "stopping after this image; Ctrl-C again to stop at once"
 
 
 class Written(NamedTuple):
@@ -74,9 +74,9 @@ def go_through(
     *,
     bars: PictureBars | None = None,
 ) -> None:
-    """Do pictures and tell of each; exit code 1 when some could not be read.
+    """Do images and tell of each; exit code 1 when some could not be read.
 
-    bars    of the work itself, where it says how far each picture is; otherwise one bar is drawn over all
+    bars    of the work itself, where it says how far each image is; otherwise one bar is drawn over all
     """
     from sam2core.jobs.found import FoundPictures
 
@@ -104,17 +104,17 @@ def go_through(
         for sentence in labels.write(found):
             say(sentence)
     places = [str(output / kind) + os.sep for kind in written.labels]
-    summarise(done, "pictures", "masks", options, say, places)
+    summarise(done, "images", "masks", options, say, places)
 
 
 def summarise(done: Done, what: str, of: str, options: Mapping[str, Any], say: Say, labels: Sequence[str] = ()) -> None:
-    """Print what became of pictures or clips; exit code 1 when some could not be done."""
+    """Print what became of images or videos; exit code 1 when some could not be done."""
     for one in done.failed:
         click.echo(f"{one.path}: {one.error}", err=True)
     count = len(done.pictures) + len(done.failed)
     if done.failed:
         click.echo(
-            f"{len(done.failed)} of {count} {what} could not be {'read' if what == 'pictures' else 'done'}", err=True
+            f"{len(done.failed)} of {count} {what} could not be {'read' if what == 'images' else 'done'}", err=True
         )
     if count > 1:
         say(f"{count} {what} in {done.seconds:.1f} s, {count / max(done.seconds, 1e-6):.2f} {what}/s")
@@ -129,7 +129,7 @@ def summarise(done: Done, what: str, of: str, options: Mapping[str, Any], say: S
 
 
 class PictureBars:
-    """A bar on stderr over all pictures, or one for each in its turn; nothing where nothing is to be said."""
+    """A bar on stderr over all images, or one for each in its turn; nothing where nothing is to be said."""
 
     def __init__(self, quiet: bool, total: int) -> None:
         self.quiet, self.total = quiet, total
@@ -137,14 +137,14 @@ class PictureBars:
         self._bar: Any = None
 
     def count(self, done: int) -> None:
-        """So many pictures are done."""
+        """So many images are done."""
         if self.number:  # each has its own
             self._end()
         else:
-            self._update("pictures", done, self.total)
+            self._update("images", done, self.total)
 
     def begin(self, picture: Picture) -> Callable[[int, int | None], None]:
-        """A bar for the picture that comes next."""
+        """A bar for the image that comes next."""
         self._end()
         self.number += 1
         label = f"{self.number}/{self.total} {picture.path.name}" if self.total > 1 else picture.path.name
@@ -171,5 +171,5 @@ class PictureBars:
 
 
 def bars_of(options: Mapping[str, Any], count: int) -> PictureBars | None:
-    """Bars for each picture, where all is done in this process."""
+    """Bars for each image, where all is done in this process."""
     return PictureBars(options["quiet"], count) if is_here(options) else None

@@ -39,7 +39,7 @@ class InOrder(click.Command):
 
 
 def spoken(order: list[str], given: Mapping[str, tuple], prompts: Prompts, *, still: bool = False) -> None:
-    """Add the prompts of the command line, NAME[:CLASS] of an object first; those of a picture have no frame before.
+    """Add the prompts of the command line, NAME[:CLASS] of an object first; those of an image have no frame before.
 
     Raises click.UsageError for an object of which nothing is said.
     """

@@ -1,4 +1,4 @@
-"""`sam2core segment`: photographs and prompts in, masks, pictures of them and COCO RLE out."""
+"""`sam2core segment`: photos and prompts in, masks, images of them and COCO RLE out."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from sam2core.jobs.segment import KINDS
     "--mask",
     "hint",
     metavar="PNG[@ID]",
-    help="A mask to start from: a picture as large as IMAGE; @ID picks one object of several.",
+    help="A mask to start from: an image as large as IMAGE; @ID picks one object of several.",
 )
 @click.option(
     "--prompts",
     "prompts_file",
     type=click.Path(exists=True),
     metavar="FILE",
-    help="Prompts of many pictures: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
+    help="Prompts of many images: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
 )
-@click.option("--frame", type=click.IntRange(min=0), help="Which picture of a TIFF stack or animation.  [default: 0]")
+@click.option("--frame", type=click.IntRange(min=0), help="Which image of a TIFF stack or animation.  [default: 0]")
 @click.option(
     "--multimask",
     "multimask_output",
@@ -67,15 +67,15 @@ from sam2core.jobs.segment import KINDS
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to.  [default: out; with --json one picture alone writes nothing unless given]",
+    help="Folder to write to.  [default: out; with --json one image alone writes nothing unless given]",
 )
 @click.option("--write", type=Kinds(KINDS), default="masks,overlay", show_default=True,
               help="What to write beside NAME.json.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace what is there of another picture, and do again what is done.")
+@click.option("--force", is_flag=True, help="Replace what is there of another image, and do again what is done.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout: the document of one, a summary of many.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr unless something is wrong.")
 @detector_options
-@engine_options("Pictures")
+@engine_options("Images")
 @model_flags
 def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
     """Cut out what you point at in images.
@@ -85,15 +85,15 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     sam2core segment photo.jpg --point 300,130 --point 80,90,0        more of the one, none of the other
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
     sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
-    sam2core segment photographs/ --prompts boxes.json --workers 2        a detector's boxes
+    sam2core segment photos/ --prompts boxes.json --workers 2             a detector's boxes
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
     IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
-    Coordinates are pixels of the picture as viewers show it: the camera's rotation tag (EXIF) is
+    Coordinates are pixels of the image as viewers show it: the camera's rotation tag (EXIF) is
     applied first, and the masks have that orientation. Points, one box and a mask describe one object
     together; with several boxes there is nothing but boxes, unless each --object says what is its own.
 
-    --prompts FILE says of each picture what is in it; docs/images.md has its forms. A picture of
+    --prompts FILE says of each image what is in it; docs/images.md has its forms. An image of
     which it says nothing gets a document without masks.
 
     Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
@@ -105,12 +105,12 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     palette   NAME.palette.png: a pixel is its object's number, 1 for the first
     cutouts   NAME.cutout0.png: the object alone, transparent around it
 
-    and labels of all pictures together for other tools, in a folder each: coco, yolo, labelstudio (with copies of
-    the pictures, under their own names), shards (COCO files of 1,000 pictures each, which stay where they are),
+    and labels of all images together for other tools, in a folder each: coco, yolo, labelstudio (with copies of
+    the images, under their own names), shards (COCO files of 1,000 images each, which stay where they are),
     geojson (in the coordinates of a GeoTIFF; needs sam2core[geo]).
 
-    They replace what is there of the same picture; what is there of another one with --force alone, and what this
-    command did not write never. Of many pictures, those that are done are not done again, so that a run that was
+    They replace what is there of the same image; what is there of another one with --force alone, and what this
+    command did not write never. Of many images, those that are done are not done again, so that a run that was
     stopped, by whatever, resumes with the same command; one that cannot be read stops no other (exit code 1).
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
@@ -162,11 +162,11 @@ def _prompts(points: tuple, boxes: tuple, hint: str | None, objects: tuple) -> l
     return [one] if points or boxes or hint else []
 
 
-# ---------------------------------------------------------------------------------------------------- one picture
+# ---------------------------------------------------------------------------------------------------- one image
 
 
 def _one(image: str, prompts: Sequence[UserPrompt], options: Mapping[str, Any]) -> None:
-    """Cut out what was pointed at in one picture, and print its document or a line per file."""
+    """Cut out what was pointed at in one image, and print its document or a line per file."""
     import registry
     from sam2core.jobs.folder import Origin, try_folder
     from sam2core.jobs.pictures import read_picture
@@ -188,7 +188,7 @@ def _one(image: str, prompts: Sequence[UserPrompt], options: Mapping[str, Any]) 
         try_folder(folder)
     for one in prompts:
         if one.mask is not None:
-            read_mask(one.mask, photograph.shape[:2], of="photograph")  # what does not fit is said before it is slow
+            read_mask(one.mask, photograph.shape[:2], of="image")  # what does not fit is said before it is slow
     name = open_model(options, options["overrides"], say)
     began = time.perf_counter()
     predictor = registry.predictor(name, "image", *options["overrides"], **build_arguments(options))
@@ -217,11 +217,11 @@ def _lines(written: Sequence[Path], facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}  object {told['object']}  {estimate}"
 
 
-# --------------------------------------------------------------------------------------------------- many pictures
+# --------------------------------------------------------------------------------------------------- many images
 
 
 def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, options: Mapping[str, Any]) -> None:
-    """Cut out what was pointed at in many pictures: the same in each, or what a file says of each."""
+    """Cut out what was pointed at in many images: the same in each, or what a file says of each."""
     from sam2core.jobs import inputs
     from sam2core.jobs.pictures import Picture
     from sam2core.jobs.prompt_files import PromptFile
@@ -238,9 +238,9 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         said = told.of_all(paths, still=True)
         pictures = [Picture(path, name, tuple(said[path].values())) for path, name in inputs.named(paths)]
         if silent := sum(not one.prompts for one in pictures):
-            say(f"{file} says nothing of {silent} of {len(paths)} pictures: they get no masks")
+            say(f"{file} says nothing of {silent} of {len(paths)} images: they get no masks")
         if strangers := told.strangers(paths):
-            say(f"{file} also speaks of {strangers} pictures that are not among these")
+            say(f"{file} also speaks of {strangers} images that are not among these")
     words = {word: options[word] for word in ("dtype", "frame") if options[word] is not None}
     detect = DetectorMaker(options) if options["detector"] else None
     if detect is not None:

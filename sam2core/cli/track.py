@@ -38,9 +38,9 @@ PALETTES = ("bright", "davis", "colorblind", "pastel")
 @click.option("-b", "--box", "boxes", multiple=True, type=OnFrame(Box(), "F:X0,Y0,X1,Y1", "0:120,40,390,310"),
               help="On frame F, a box around the object.")  # fmt: skip
 @click.option("--mask", "masks", multiple=True, type=OnFrame(None, "F:PNG", "0:dog.png"),
-              help="On frame F, the object's mask: a picture as large as the video, white inside.")  # fmt: skip
+              help="On frame F, the object's mask: an image as large as the video, white inside.")  # fmt: skip
 @click.option("--prompts", "prompts_file", type=click.Path(exists=True), metavar="FILE",
-              help="Prompts as JSON, CSV or JSON lines, also of many clips.")  # fmt: skip
+              help="Prompts as JSON, CSV or JSON lines, also of many videos.")  # fmt: skip
 @click.option("--camera", metavar="N|URL", help="Instead of VIDEO: a camera by number or name, or a stream's address.")
 @click.option("--start", type=click.IntRange(min=0), default=0, help="The first frame to see.  [default: 0]")
 @click.option("--stop", type=click.IntRange(min=1), help="The first frame not to see.  [default: the end]")
@@ -68,7 +68,7 @@ PALETTES = ("bright", "davis", "colorblind", "pastel")
               help="With --detector: look for new objects on every N-th frame.")  # fmt: skip
 @click.option("--max-objects", type=click.IntRange(1, 255), default=64, show_default=True,
               help="With --detector: follow so many at most.")  # fmt: skip
-@engine_options("Clips")
+@engine_options("Videos")
 @model_flags
 def command(words: tuple[str, ...], **options: Any) -> None:
     """Follow what you point at through a video.
@@ -79,12 +79,12 @@ def command(words: tuple[str, ...], **options: Any) -> None:
     sam2core track frames/ --mask 0:dog.png --direction both --write palette,masks -o dog/
     sam2core track --camera 0 --box 0:200,100,440,380 --stop 500
 
-    Several clips, or a pattern that matches several, are a run each in a folder of its name: OUT/NAME. The same
+    Several videos, or a pattern that matches several, are a run each in a folder of its name: OUT/NAME. The same
     prompts are for all of them, unless --prompts says of which `file` each is; --resume then begins those that were
     not begun. --detector NAME finds objects instead, on every N-th frame: one that is followed already (box IoU of
     0.5 or more) keeps its number, others join.
 
-    VIDEO is a file, a folder of pictures, a quoted pattern such as 'frames/*.png', or an address.
+    VIDEO is a file, a folder of images, a quoted pattern such as 'frames/*.png', or an address.
     The order of prompts matters: each belongs to the --object before it, or to object 1. F is a
     frame's number in the video, from 0, whatever --start and --stride are; X and Y are its pixels.
     Points and a box on one frame describe the object together; a mask stands alone. A later frame's
@@ -107,10 +107,10 @@ def command(words: tuple[str, ...], **options: Any) -> None:
     rle       masks.json: per frame and object the mask as COCO RLE, IoU estimate, object score (> 0: seen)
     cutouts   cutouts/ID/FRAME.png: the object alone, transparent around it
 
-    and labels for other tools in a folder each, whole when the run is complete: coco, yolo, labelstudio (a picture a
+    and labels for other tools in a folder each, whole when the run is complete: coco, yolo, labelstudio (an image a
     frame), cvat, davis, mots, nifti, tiff; classes are those of --object ID:CLASS and of the prompts' `category`.
 
-    And run.json, which says how it went and can be given to --prompts. FRAME is the picture's name,
+    And run.json, which says how it went and can be given to --prompts. FRAME is the image's name,
     or the number of the frame.
 
     Ctrl-C and SIGTERM stop after the frame at hand, or in it after ten seconds (twice: at once), with
@@ -134,7 +134,7 @@ def command(words: tuple[str, ...], **options: Any) -> None:
 
 
 def _one(video: str, options: Mapping[str, Any]) -> None:
-    """Follow what was pointed at in one clip or a live source."""
+    """Follow what was pointed at in one video or a live source."""
     camera = options["camera"]
     changes = options["overrides"]
     prompts = Prompts()
@@ -181,7 +181,7 @@ def _settings(video: str, options: Mapping[str, Any]) -> ClipSettings:
 
 
 def _many(videos: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Follow what was pointed at in many clips, a run each; exit code 1 when some could not be done."""
+    """Follow what was pointed at in many videos, a run each; exit code 1 when some could not be done."""
     from sam2core.jobs.clips import Clip, ClipWork, folders
     from sam2core.jobs.pictures import run_pictures
     from sam2core.jobs.prompt_files import PromptFile
@@ -218,7 +218,7 @@ def _many(videos: Sequence[str], options: Mapping[str, Any]) -> None:
         for note in made.notes:
             say(note)
 
-    summarise(run_pictures(engine, work, jobs, None, told), "clips", "objects", options, say)
+    summarise(run_pictures(engine, work, jobs, None, told), "videos", "objects", options, say)
 
 
 def _check_usage(videos: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -238,7 +238,7 @@ def _check_usage(videos: Sequence[str], options: Mapping[str, Any]) -> None:
 
 
 def clip_settings(video: str, options: Mapping[str, Any], **more: Any) -> ClipSettings:
-    """What a run over a clip was asked for, in the words of the command line."""
+    """What a run over a video was asked for, in the words of the command line."""
     return ClipSettings(
         video=video if "://" in video or video.startswith("camera:") else os.path.abspath(video),
         model=options["model"] or DEFAULT_MODEL,

@@ -108,16 +108,16 @@ class Settings:
 @click.option(
     "--pack",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the decoded pictures.  [default: pack/ in the output folder]",
+    help="Folder for the decoded images.  [default: pack/ in the output folder]",
 )
 @click.option(
     "--validate",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Pictures (images/ and labels/) that are clicked on, or videos that are tracked and scored, now and then; the "
+    help="Images (images/ and labels/) that are clicked on, or videos that are tracked and scored, now and then; the "
     "best weights so far are kept as best.safetensors.",
 )
 @click.option(
-    "--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many pictures are clicked on."
+    "--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many images are clicked on."
 )
 @click.option("--every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--save", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between checkpoints.")
@@ -237,7 +237,7 @@ def check(recipe_name: str, data: Path, output: Path, format_name: str, override
 def _checked_start(recipe: Recipe, settings: Settings) -> Any:
     """What gives the run its first weights, see `initialisation`.
 
-    What is wrong with the recipe, its model or the run to go on with is told here: decoding pictures takes minutes.
+    What is wrong with the recipe, its model or the run to go on with is told here: decoding images takes minutes.
     """
     import registry
     from sam2core.training.loop import check_model

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sam2core.training.clips import LabelledImage
     from sam2core.training.recipe import Recipe
 
-FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of pictures read
+FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".json")  # what readers of images read
 
 
 def read_recipe(name: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def check_sources(recipe: Recipe) -> None:
 def open_source(
     recipe: Recipe, number: int, data: Path, folder: Path, writes: bool
 ) -> Sequence[LabelledImage] | Sequence[Footage]:
-    """One source: footage is listed; pictures are decoded into `folder` when they are not there yet.
+    """One source: footage is listed; images are decoded into `folder` when they are not there yet.
 
     Processes that do not write wait for the one that does. `check_sources` comes first.
     """
@@ -143,7 +143,7 @@ def open_sources(recipe: Recipe, data: Path, folder: Path, writes: bool) -> Mixt
 
 
 def _origin(recipe: Recipe, number: int, data: Path, own: tuple[Path, ...]) -> str:
-    """What a source's decoded pictures depend on, the files' names, sizes and times included; `own`: not these."""
+    """What a source's decoded images depend on, the files' names, sizes and times included; `own`: not these."""
     source = recipe.sources[number]
     root = (data / source.path).resolve()
     skipped = {folder.resolve() for folder in own} - {root, *root.parents}

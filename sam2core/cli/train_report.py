@@ -144,7 +144,7 @@ class Panel:
             self.pen.text((8, y - 6), f"{high * part / 4:.3g}", fill=(60, 60, 60))
 
     def place(self, step: int, value: float) -> tuple[float, float]:
-        """Where a value lies on the picture, in pixels."""
+        """Where a value lies on the image, in pixels."""
         x = LEFT + (WIDTH - LEFT - 20) * (step - self.first) / max(self.last - self.first, 1)
         return x, HEIGHT - BELOW - (HEIGHT - BELOW - 30) * min(value / self.high, 1.02)
 
@@ -170,7 +170,7 @@ class Panel:
 
 
 def contact_sheet(recipe: Recipe, data: Path, target: Path, *, rows: int = 4, side: int = 192) -> Path:
-    """Draw samples as the last stage sees them, objects in colours: pictures in a grid, clips a row each."""
+    """Draw samples as the last stage sees them, objects in colours: images in a grid, videos a row each."""
     import tempfile
 
     import numpy as np

@@ -25,7 +25,7 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
     {"image": "coffee.jpg", "prompt": {"box": [170, 15, 410, 215]}},
     {"image": "cat.jpg", "prompt": {"points": [[172, 128]]}},
 )
-"""What a model is asked: prompts on the pictures that come with the package."""
+"""What a model is asked: prompts on the images that come with the package."""
 LEAST_IOU = 0.99
 """The overlap of a mask with the recorded one from which on they are the same: kernels of devices round differently."""
 
@@ -71,7 +71,7 @@ def command(
     """Examine the weights of the model NAME, which are downloaded unless they are here.
 
     Compares the file's size and SHA-256 with the recorded ones, loads every tensor, and asks for three masks on
-    pictures that come with the package, in fp32. Where a record of such masks exists, they are compared with it: the
+    images that come with the package, in fp32. Where a record of such masks exists, they are compared with it: the
     embedded model has one; `--record` writes one, to compare another device or machine with. The last line says it
     all, to be reported. Exit code 1 when something differs.
 
@@ -158,7 +158,7 @@ def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
         for key, kind in (("image", str), ("prompt", dict), ("mask", dict), ("iou", float)):
             json_entry(answer, key, kind, f"{path.name}, answers")
         if answer["image"] not in {question["image"] for question in QUESTIONS}:
-            raise FileError(f"{path.name} asks about {answer['image']!r}, which is none of the package's pictures")
+            raise FileError(f"{path.name} asks about {answer['image']!r}, which is none of the package's images")
         if not answer["prompt"] or not set(answer["prompt"]) <= {"points", "labels", "box"}:
             raise FileError(
                 f"{path.name}: a prompt has points, labels or a box; got {', '.join(answer['prompt']) or 'none'}"

@@ -20,25 +20,25 @@ class Findings:
     """What some footage holds; `problems` are sentences that name files."""
 
     videos: int = 0
-    frames: int = 0  # pictures, or labelled frames
+    frames: int = 0  # images, or labelled frames
     objects: int = 0
-    empty: int = 0  # pictures without any object, or videos without one on the first labelled frame
-    areas: list[float] = field(default_factory=list)  # of objects where they are first seen, as shares of their picture
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (H, W) of pictures
+    empty: int = 0  # images without any object, or videos without one on the first labelled frame
+    areas: list[float] = field(default_factory=list)  # of objects where they are first seen, as shares of their image
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (H, W) of images
     values: Counter[int] = field(default_factory=Counter)  # of the labels, by how many frames have them
     classes: Counter[str] = field(default_factory=Counter)  # objects by class
     ignored: int = 0  # frames with pixels that are not counted
-    ends: tuple[str, str] = ("", "")  # the first and the last frame's name, of the first clip
+    ends: tuple[str, str] = ("", "")  # the first and the last frame's name, of the first video
     notes: list[str] = field(default_factory=list)  # what was left out, as sentences
     problems: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
         """Counts in a line."""
-        what = f"{self.videos} videos with {self.frames} labelled frames" if self.videos else f"{self.frames} pictures"
+        what = f"{self.videos} videos with {self.frames} labelled frames" if self.videos else f"{self.frames} images"
         if not self.areas:
             return f"{what}, no object at all; the labels' values are {self.shown_values()}"
         low, middle, high = np.percentile(self.areas, [5, 50, 95])
-        sizes = f"{low:.2%} / {middle:.2%} / {high:.2%} of the picture (5th, 50th, 95th percentile)"
+        sizes = f"{low:.2%} / {middle:.2%} / {high:.2%} of the image (5th, 50th, 95th percentile)"
         empty = f"{self.empty} begin without any" if self.videos else f"{self.empty} without any"
         return f"{what}, {self.objects} objects of {sizes}; {empty}"
 
@@ -54,7 +54,7 @@ class Findings:
         more = f" and {len(self.sizes) - 5} other sizes" if len(self.sizes) > 5 else ""
         lines.append(f"sizes: {', '.join(sizes)}{more}")
         if self.videos:
-            lines.append(f"order: the first clip goes from {self.ends[0]} to {self.ends[1]}")
+            lines.append(f"order: the first video goes from {self.ends[0]} to {self.ends[1]}")
         lines.append(f"values of the labels: {self.shown_values()}")
         if self.classes:
             named = [f"{name} ({count})" for name, count in self.classes.most_common(SHOWN)]
@@ -65,9 +65,9 @@ class Findings:
 
 
 def check(footage: Iterable[Footage], progress: Callable[[int], None] | None = None) -> Findings:
-    """Read every picture and every mask; what cannot be read becomes a problem instead of an error.
+    """Read every image and every mask; what cannot be read becomes a problem instead of an error.
 
-    progress: told how many pictures or videos are done.
+    progress: told how many images or videos are done.
     """
     found = Findings()
     for done, item in enumerate(footage, 1):
@@ -82,7 +82,7 @@ def check(footage: Iterable[Footage], progress: Callable[[int], None] | None = N
 
 
 def examine(item: Footage, found: Findings) -> None:
-    """Add what one video or picture holds. Raises DataError."""
+    """Add what one video or image holds. Raises DataError."""
     length = item.length
     areas: dict[int, float] = {}
     for start in range(0, length, AT_ONCE):
@@ -98,7 +98,7 @@ def examine(item: Footage, found: Findings) -> None:
             masks = item.masks(frame, ids)
             size, seen = masks.shape[1:], picture.shape[:2]
             if size != seen:
-                raise DataError(f"{item.source}, labelled frame {frame}: masks of {size} on a picture of {seen}")
+                raise DataError(f"{item.source}, labelled frame {frame}: masks of {size} on an image of {seen}")
             for number, mask in zip(ids, masks):
                 areas.setdefault(number, float(mask.mean()))
         if start == 0:

@@ -1,6 +1,6 @@
-"""COCO instances: a JSON file of pictures and of polygons or run lengths on them, written and read.
+"""COCO instances: a JSON file of images and of polygons or run lengths on them, written and read.
 
-Crowds are no objects; what they cover beside objects is not counted. Polygons lie on the picture as displayed, unless
+Crowds are no objects; what they cover beside objects is not counted. Polygons lie on the image as displayed, unless
 the file's ``height`` and ``width`` are those of the stored one.
 """
 
@@ -40,17 +40,17 @@ def _is_coco(text: str) -> bool:
 
 
 def read(root: Path, *, annotations: str = "", images: str = "", crowds: bool = False) -> list[Footage]:
-    """The annotated pictures in the order of the file.
+    """The annotated images in the order of the file.
 
     annotations: the JSON file below `root`, which must be said where there are several; images: the folder of the
-    pictures; without it where they usually lie. crowds: take crowds as objects. Raises DataError that names the file
+    images; without it where they usually lie. crowds: take crowds as objects. Raises DataError that names the file
     and the key.
     """
     origin = _document(root, annotations)
     tree = read_json(origin)
     pictures = entries(tree, "images", origin)
     if tree.get("annotations", 0) is None:
-        raise DataError(f"{origin}: 'annotations' is null, so no picture has any")
+        raise DataError(f"{origin}: 'annotations' is null, so no image has any")
     names = {
         str(entry(one, "id", f"{origin}: categories[{place}]")): str(one.get("name", one["id"]))
         for place, one in enumerate(tree.get("categories") or ())
@@ -79,10 +79,10 @@ def read(root: Path, *, annotations: str = "", images: str = "", crowds: bool = 
             )
         )
     if shapes:
-        left_out.append(f"{origin}: {len(shapes)} pictures that annotations speak of are not among its images")
+        left_out.append(f"{origin}: {len(shapes)} images that annotations speak of are not among its images")
     if not found:
         because = f" ({'; '.join(left_out)})" if left_out else ""
-        raise DataError(f"{origin} holds no annotated picture{because}")
+        raise DataError(f"{origin} holds no annotated image{because}")
     found[0].notes += left_out
     return found
 
@@ -104,7 +104,7 @@ def _document(root: Path, annotations: str) -> Path:
 def _shapes(
     annotated: list[dict[str, Any]], names: dict[str, str], crowds: bool, origin: Path
 ) -> tuple[dict[str, tuple[list[Shape], list[Shape]]], list[str]]:
-    """By picture, its objects and its crowds, and sentences about what has no mask."""
+    """By image, its objects and its crowds, and sentences about what has no mask."""
     found: dict[str, tuple[list[Shape], list[Shape]]] = {}
     boxes = degenerate = 0
     for place, one in enumerate(annotated):
@@ -160,7 +160,7 @@ def _picture_folder(root: Path, origin: Path, images: str, pictures: list[dict[s
     ]
     named = next((one["file_name"] for one in pictures if isinstance(one.get("file_name"), str)), "")
     if not named:
-        return root  # the picture without a name is told when its turn comes
+        return root  # the image without a name is told when its turn comes
     for place in places:
         if inside(place, named, origin).is_file():
             return place
@@ -169,7 +169,7 @@ def _picture_folder(root: Path, origin: Path, images: str, pictures: list[dict[s
 
 
 class Document:
-    """A COCO document that grows picture by picture; its categories are the labels, in the order they came.
+    """A COCO document that grows image by image; its categories are the labels, in the order they came.
 
     categories: labels that have their place already, as where several documents share them.
     """
@@ -185,14 +185,14 @@ class Document:
         return self.categories.setdefault(label, len(self.categories) + 1)
 
     def add_picture(self, file_name: str, size: tuple[int, int], **more: Any) -> int:
-        """Take a picture of (H, W), with further keys of its entry; its number."""
+        """Take an image of (H, W), with further keys of its entry; its number."""
         number = len(self.pictures) + 1
         height, width = int(size[0]), int(size[1])
         self.pictures.append({"id": number, "file_name": file_name, "height": height, "width": width, **more})
         return number
 
     def add_mask(self, picture: int, mask: np.ndarray, label: str, *, crowd: bool = False, **more: Any) -> None:
-        """Take a mask (H, W) bool of a picture, with further keys of its annotation, such as ``score``."""
+        """Take a mask (H, W) bool of an image, with further keys of its annotation, such as ``score``."""
         about = annotation(mask, crowd=crowd)
         number = len(self.annotations) + 1
         category = self._category(label)
@@ -243,7 +243,7 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
 
 
 def write_shards(root: Path, footage: Sequence[Footage], written: Written, *, each: int = 1000) -> None:
-    """Write ``00000.json`` and so on of `each` pictures, all with the same categories; pictures stay where they are.
+    """Write ``00000.json`` and so on of `each` images, all with the same categories; images stay where they are.
 
     They are named by their path below the folder that all of them are in. Raises DataError for frames of one file.
     """

@@ -22,15 +22,15 @@ def writable() -> list[str]:
 def convert(data: DataSet, out: Path, to: str, progress: Callable[[int], None] | None = None) -> Written:
     """Write a data set in another format to a folder that is empty or not there; returns what was lost.
 
-    Where that fails, nothing is left. progress: told how many pictures or clips are done. Raises
-    DataError for a format that is not written, that holds clips where these are pictures, and for what it cannot hold.
+    Where that fails, nothing is left. progress: told how many images or videos are done. Raises
+    DataError for a format that is not written, that holds videos where these are images, and for what it cannot hold.
     """
     target = named(to)
     if target.write is None:
         raise DataError(f"the format {to} is read and not written; {', '.join(writable())} are")
     if target.clips and any(item.still for item in data.footage):
         kinds = ", ".join(name for name in writable() if not FORMATS[name].clips)
-        raise DataError(f"{to} holds clips, {data.root} holds pictures; formats of pictures are {kinds}")
+        raise DataError(f"{to} holds videos, {data.root} holds images; formats of images are {kinds}")
     written = Written()
     with new_folder(out) as part:
         target.write(part, _told(data.footage, progress), written)

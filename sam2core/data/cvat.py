@@ -28,7 +28,7 @@ def _documents(root: Path) -> list[Path]:
 
 
 def read(root: Path) -> list[Footage]:
-    """A clip per ``annotations.xml``, in the folder itself or in those below it. Raises DataError."""
+    """A video per ``annotations.xml``, in the folder itself or in those below it. Raises DataError."""
     found = _documents(root)
     if not found:
         raise DataError(f"{root} holds no XML file of CVAT's")
@@ -116,7 +116,7 @@ def _media(path: Path, tree: xml.Element) -> tuple[Media, Callable[[int], int]]:
     if folder is not None:
         media = tuple(files_in(folder, PICTURES))
         if not media:
-            raise DataError(f"{folder} holds no picture ({', '.join(PICTURES)})")
+            raise DataError(f"{folder} holds no image ({', '.join(PICTURES)})")
         numbered = [re.fullmatch(r"frame_(\d+)", file.stem) for file in media]
         if all(numbered):
             places = {int(match[1]): place for place, match in enumerate(numbered) if match}
@@ -156,7 +156,7 @@ class _Steps:
 
 
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
-    """Write a folder per clip with ``annotations.xml`` and ``images/frame_N``; every object is a track of masks."""
+    """Write a folder per video with ``annotations.xml`` and ``images/frame_N``; every object is a track of masks."""
     for item in footage:
         folder = root / item.name
         names = copy_pictures(folder / "images", item, every=True)

@@ -108,7 +108,7 @@ def read(
 
 
 def read_masks(root: Path, *, videos: Sequence[str] | None = None, ignore: int | str | None = "auto") -> list[Footage]:
-    """The masks of a data set, of its ``Annotations`` or of a folder of results, with pictures or without.
+    """The masks of a data set, of its ``Annotations`` or of a folder of results, with images or without.
 
     videos: only these, all of which must be there. Raises DataError.
     """
@@ -119,7 +119,7 @@ def read_masks(root: Path, *, videos: Sequence[str] | None = None, ignore: int |
 
 
 def video(name: str, images: Path | None, masks: Path, ignore: int | str | None = "auto") -> Footage:
-    """One video of a folder of pictures and one of masks. Raises DataError."""
+    """One video of a folder of images and one of masks. Raises DataError."""
     entries = visible(masks)
     if not entries:
         raise DataError(f"the folder {masks} is empty")
@@ -134,7 +134,7 @@ def video(name: str, images: Path | None, masks: Path, ignore: int | str | None 
     else:
         media = tuple(files_in(images, PICTURES))
         if not media:
-            raise DataError(f"{images} holds no picture ({', '.join(PICTURES)})")
+            raise DataError(f"{images} holds no image ({', '.join(PICTURES)})")
         missing = sorted(stems - {path.stem for path in media}, key=natural)
         if missing:
             raise DataError(f"{masks} has labels of {missing[0]!r}, but {images} has no such frame")
@@ -214,7 +214,7 @@ def listed(root: Path, subset: str | None) -> list[str] | None:
 
 
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
-    """Write videos as MOSE has them: one palette PNG a labelled frame, all frames as pictures."""
+    """Write videos as MOSE has them: one palette PNG a labelled frame, all frames as images."""
     for item in footage:
         copy_pictures(root / "JPEGImages" / item.name, item, every=True)
         written.lose("class names", len(item.classes))

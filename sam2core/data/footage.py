@@ -1,7 +1,7 @@
-"""Labelled footage: a video or a picture with what is known of its objects, read when it is asked for.
+"""Labelled footage: a video or an image with what is known of its objects, read when it is asked for.
 
-Every format of `formats` gives a list of these; training cuts clips out of them, evaluation prompts and scores by them.
-Nothing is decoded before it is wanted, and then only the frames and the objects that are. Errors name the file.
+Every format of `formats` gives a list of these; training cuts videos out of them, evaluation prompts and scores by
+them. Nothing is decoded before it is wanted, and then only the frames and the objects that are. Errors name the file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sam2core.ops import rle
 from sam2core.ops.polygons import fill_rings, is_degenerate
 
 Media = Any
-"""Where a clip's frames are: a tuple of picture files, a file of many frames, or a sequence of arrays."""
+"""Where a video's frames are: a tuple of image files, a file of many frames, or a sequence of arrays."""
 VOID = 255
 
 
 class Footage:
-    """One video, or one picture: its frames, of which some are labelled, and the objects on each of these.
+    """One video, or one image: its frames, of which some are labelled, and the objects on each of these.
 
     name       what its answers are called; no other footage of its data set has it
     source     what messages call it
     media      where all its frames are
     labelled   the number of each labelled frame among all frames, in order
     classes    of objects by number, where the format has them
-    bare       labels lie without their pictures: frames have names alone
+    bare       labels lie without their images: frames have names alone
     notes      sentences about what was left out when it was listed
     """
 
@@ -66,7 +66,7 @@ class Footage:
 
     @property
     def still(self) -> bool:
-        """Whether this is a picture and no clip."""
+        """Whether this is an image and no video."""
         return isinstance(self.media, tuple) and len(self.media) == 1
 
     def frame_name(self, number: int) -> str:
@@ -89,22 +89,22 @@ class Footage:
         return None
 
     def pictures(self, frames: Sequence[int]) -> list[np.ndarray]:
-        """The pictures (H, W, 3) uint8 of some labelled frames, as displayed. Raises DataError."""
+        """The images (H, W, 3) uint8 of some labelled frames, as displayed. Raises DataError."""
         if self.bare:
-            raise DataError(f"{self.source} has masks and no pictures")
+            raise DataError(f"{self.source} has masks and no images")
         wanted = [self.labelled[frame] for frame in frames]
         if isinstance(self.media, tuple):
             return [read_picture(self.media[number]) for number in wanted]
         return read_frames(self.media, wanted)
 
     def size(self, frame: int) -> tuple[int, int] | None:
-        """The (H, W) of a labelled frame's picture as displayed; None where only the labels know."""
+        """The (H, W) of a labelled frame's image as displayed; None where only the labels know."""
         if self.bare or not isinstance(self.media, tuple):
             return None
         return displayed_size(self.media[self.labelled[frame]])
 
     def fitted(self, labels: np.ndarray, frame: int, origin: str | Path) -> np.ndarray:
-        """A map (H, W) turned as its picture is displayed, where it was drawn on the picture as stored.
+        """A map (H, W) turned as its image is displayed, where it was drawn on the image as stored.
 
         Raises DataError where it fits neither way.
         """
@@ -200,7 +200,7 @@ class IdFootage(Footage):
         return read_ids(self.maps[frame])
 
     def map(self, frame: int) -> np.ndarray:
-        """The map (H, W) of a labelled frame, turned as its picture is displayed, void and all. Raises DataError."""
+        """The map (H, W) of a labelled frame, turned as its image is displayed, void and all. Raises DataError."""
         return self.fitted(self.read_map(frame), frame, self.maps[frame])
 
     def objects(self, frame: int) -> list[int]:
@@ -248,7 +248,7 @@ class Shape:
 class ShapeFootage(Footage):
     """Labels that are coded masks or polygons, frame by frame; they may overlap.
 
-    sizes: the (H, W) that polygons were drawn on, one for all frames; None: as the picture is displayed. crowds: shapes
+    sizes: the (H, W) that polygons were drawn on, one for all frames; None: as the image is displayed. crowds: shapes
     frame by frame whose pixels are not counted where no object lies.
     """
 
@@ -308,14 +308,14 @@ class ShapeFootage(Footage):
 
 
 def decode(coded: Any, size: tuple[int, int] | None) -> np.ndarray:
-    """A mask (H, W) bool from COCO's run lengths, or from rings [[x, y, x, y, ...], ...] on a picture of (H, W).
+    """A mask (H, W) bool from COCO's run lengths, or from rings [[x, y, x, y, ...], ...] on an image of (H, W).
 
     Raises ValueError for what is neither, or damaged.
     """
     if not isinstance(coded, list | tuple):
         return rle.decode(coded)
     if size is None:
-        raise ValueError("polygons need the size of their picture")
+        raise ValueError("polygons need the size of their image")
     return fill_rings(coded, size)
 
 
@@ -344,12 +344,12 @@ def pairs_of_names(names: Sequence[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataError(f"{what} has two pictures or clips called {name!r}; answers could not be told apart")
+            raise DataError(f"{what} has two images or videos called {name!r}; answers could not be told apart")
         seen.add(name)
 
 
 def frame_count(item: Footage) -> int:
-    """How many frames a clip has, labelled or not."""
+    """How many frames a video has, labelled or not."""
     if isinstance(item.media, Path):
         with open_source(item.media) as source:
             return source.length or max(item.labelled) + 1

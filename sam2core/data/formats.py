@@ -35,7 +35,7 @@ Write = Callable[[Path, Iterable[Footage], Written], None]
 class Format:
     """One format: what it is, how it is recognised, read and, where it can be, written.
 
-    clips: it holds clips; otherwise pictures. read(root, **options) lists the footage; write(root, footage, written)
+    videos: it holds videos; otherwise images. read(root, **options) lists the footage; write(root, footage, written)
     writes it to an empty folder and tells `written` what the format does not hold.
     """
 
@@ -89,7 +89,7 @@ class DataSet:
     @property
     def sentence(self) -> str:
         """A line that tells how the folder was read."""
-        what = "clips" if self.format.clips else "pictures"
+        what = "videos" if self.format.clips else "images"
         more = f" (it also looks like {', '.join(self.also)})" if self.also else ""
         return f"{self.root}: {self.format.title} ({self.format.name}), {len(self.footage)} {what}{more}"
 
@@ -142,15 +142,15 @@ def open_data(root: str | Path, name: str = "", **options: Any) -> DataSet:
 def open_clips(
     root: str | Path, name: str = "", *, videos: Sequence[str] = (), subset: str | None = None, **options: Any
 ) -> DataSet:
-    """List the clips of a folder; as `open_data`.
+    """List the videos of a folder; as `open_data`.
 
     videos: only these, in this order, all of which must be there. subset: those of one of the data set's lists. Raises
-    DataError, also for a format of pictures and for a subset where the format has no lists.
+    DataError, also for a format of images and for a subset where the format has no lists.
     """
     likely = [name] if name else recognise(Path(root))
     chosen = named(likely[0]) if likely else None
     if chosen is not None and not chosen.clips:
-        raise DataError(f"{root} is {chosen.title} ({chosen.name}): pictures, no clips; `evaluate clicks` takes them")
+        raise DataError(f"{root} is {chosen.title} ({chosen.name}): images, no videos; `evaluate clicks` takes them")
     if subset:
         if chosen is not None and "subset" not in chosen.options:
             raise DataError(f"the format {chosen.name} has no lists of videos to take the subset {subset!r} from")

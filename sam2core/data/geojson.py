@@ -1,4 +1,4 @@
-"""GeoJSON: a file a picture, a feature an object, in the coordinates of a GeoTIFF or in pixels. Written, not read."""
+"""GeoJSON: a file an image, a feature an object, in the coordinates of a GeoTIFF or in pixels. Written, not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIXELS = ".npy"
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
     """Write ``NAME.geojson``: polygons along the edges of pixels, holes and all, and the coordinate system by name.
 
-    A picture without one is written in pixels, y downwards, as QuPath has it. Needs rasterio (``sam2core[geo]``).
+    An image without one is written in pixels, y downwards, as QuPath has it. Needs rasterio (``sam2core[geo]``).
     """
     from rasterio.features import shapes
 
@@ -34,7 +34,7 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
                 features.append(_feature(rings, about))
             tree: dict[str, Any] = {"type": "FeatureCollection", "features": features}
             if system is None:
-                written.lose("pictures have no coordinate system: their polygons are in pixels")
+                written.lose("images have no coordinate system: their polygons are in pixels")
             else:
                 tree["crs"] = {"type": "name", "properties": {"name": system}}
             write_document(root / f"{stem_of(item, frame)}.geojson", tree)

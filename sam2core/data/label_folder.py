@@ -1,6 +1,6 @@
-"""Label folders: ``images/NAME.*`` with ``labels/NAME.png``, a map of class or object ids a picture.
+"""Label folders: ``images/NAME.*`` with ``labels/NAME.png``, a map of class or object ids an image.
 
-Several people's labels of one picture lie beside each other as ``labels/NAME_ANNOTATOR.png``.
+Several people's labels of one image lie beside each other as ``labels/NAME_ANNOTATOR.png``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ OPTIONS = "ignore: a value that is no object, none, or auto (255 beside lower id
 
 
 class LabelPicture(IdFootage):
-    """A picture with the maps that people made of it; the first counts, `by` gives another's."""
+    """An image with the maps that people made of it; the first counts, `by` gives another's."""
 
     @property
     def annotators(self) -> int:
         return len(self.maps)
 
     def by(self, annotator: int) -> IdFootage:
-        """The same picture with the map of one of its annotators."""
+        """The same image with the map of one of its annotators."""
         return LabelPicture(self.name, self.media, self.maps[annotator : annotator + 1], void=self.void)
 
 
@@ -36,7 +36,7 @@ def recognise(root: Path) -> bool:
 
 
 def pairs(root: Path) -> tuple[list[tuple[Path, list[Path]]], list[Path]]:
-    """Each picture with its labels, in the order of their names as text, and the pictures that have none."""
+    """Each image with its labels, in the order of their names as text, and the images that have none."""
     if not (root / "images").is_dir() or not (root / "labels").is_dir():
         raise DataError(f"{root} must hold the folders images/ and labels/")
     images = sorted(
@@ -61,7 +61,7 @@ def pairs(root: Path) -> tuple[list[tuple[Path, list[Path]]], list[Path]]:
 
 
 def read(root: Path, *, ignore: int | str | None = "auto") -> list[Footage]:
-    """The pictures in order. Raises DataError for another folder, and for pictures without labels."""
+    """The images in order. Raises DataError for another folder, and for images without labels."""
     found, lonely = pairs(root)
     if lonely:
         more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
@@ -70,14 +70,14 @@ def read(root: Path, *, ignore: int | str | None = "auto") -> list[Footage]:
 
 
 def of_pairs(found: Iterable[tuple[Path, list[Path]]], ignore: int | str | None = "auto") -> list[Footage]:
-    """The pictures of some `pairs`; which value is void is decided over all of them."""
+    """The images of some `pairs`; which value is void is decided over all of them."""
     kept = list(found)
     void = Void(ignore, [path for _, own in kept for path in own])
     return [LabelPicture(path.name, (path,), own, range(1), void=void) for path, own in kept]
 
 
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
-    """Write pictures and maps of 8 bits, or of 16 where numbers ask for it; 255 is void where it can be told."""
+    """Write images and maps of 8 bits, or of 16 where numbers ask for it; 255 is void where it can be told."""
     for item in footage:
         for frame, stem in enumerate(copy_pictures(root / "images", item)):
             write_ids(root / "labels" / f"{stem}.png", _with_void(item, frame, written))

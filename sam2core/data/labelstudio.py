@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: brush regions and polygons on pictures, beside or below the file."""
+"""Label Studio's JSON export: brush regions and polygons on images, beside or below the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _documents(root: Path) -> list[Path]:
 
 
 def read(root: Path, *, annotations: str = "") -> list[Footage]:
-    """The pictures that have regions, in the order of the file; the first annotation of a task that was not cancelled.
+    """The images that have regions, in the order of the file; the first annotation of a task that was not cancelled.
 
     annotations: the file, which must be said where there are several. Raises DataError that names the file and task.
     """
@@ -53,7 +53,7 @@ def read(root: Path, *, annotations: str = "") -> list[Footage]:
         item for place, task in enumerate(tasks) if (item := _task(task, f"{origin}: [{place}]", root, held))
     ]
     if not items:
-        raise DataError(f"{origin} holds no picture with a brush region or a polygon")
+        raise DataError(f"{origin} holds no image with a brush region or a polygon")
     return items
 
 
@@ -101,11 +101,11 @@ def _task(task: Any, where: str, root: Path, held: dict[str, list[Path]]) -> Sha
 
 
 def _picture(task: dict[str, Any], where: str, root: Path, held: dict[str, list[Path]]) -> Path:
-    """The file of a task's picture, by the name at the end of its address; an upload has a hash before it."""
+    """The file of a task's image, by the name at the end of its address; an upload has a hash before it."""
     data = entry(task, "data", where)
     address = next((each for key, each in data.items() if isinstance(each, str) and _is_picture(each)), None)
     if address is None:
-        raise DataError(f"{where} names no picture in its 'data'")
+        raise DataError(f"{where} names no image in its 'data'")
     name = _file_name(address)
     for wanted in (name, name.partition("-")[2]):
         if len(held.get(wanted, ())) == 1:

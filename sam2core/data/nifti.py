@@ -1,4 +1,4 @@
-"""NIfTI volumes as clips along an axis: ``imagesTr/NAME.nii.gz`` with ``labelsTr/NAME.nii.gz``, or images and labels.
+"""NIfTI volumes as videos along an axis: ``imagesTr/NAME.nii.gz`` with ``labelsTr/NAME.nii.gz``, or images and labels.
 
 Needs nibabel: ``pip install "sam2core[medical]"``.
 """
@@ -117,7 +117,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, *, axis: int = 2, window: Sequence[float] = ()) -> list[Footage]:
-    """The volumes in order, as clips along an axis (0, 1 or 2). Raises DataError.
+    """The volumes in order, as videos along an axis (0, 1 or 2). Raises DataError.
 
     window: the values that become black and white, such as -160, 240; without it the 0.5th and 99.5th percentile of a
     volume. Of several channels (``NAME_0000``) the first is shown.
@@ -151,7 +151,7 @@ def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
         for folder, values in (("images", grey), ("labels", maps)):
             (root / folder).mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / folder / f"{item.name}.nii.gz")
-        written.lose("clips' colours", int(colour))
+        written.lose("videos' colours", int(colour))
         written.lose("class names", len(item.classes))
         written.lose("names of frames, which are counted from 0", item.length)
         for frame in range(item.length):

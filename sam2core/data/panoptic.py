@@ -15,14 +15,14 @@ from sam2core.data.pictures import DataError, inside, read_json, read_panoptic, 
 
 @dataclass(frozen=True)
 class PanopticPicture:
-    """A photograph with COCO's panoptic labels: a PNG of segment ids, and what COCO says of each segment."""
+    """A photo with COCO's panoptic labels: a PNG of segment ids, and what COCO says of each segment."""
 
     image: Path
     labels: Path
     segments: tuple[dict[str, Any], ...]
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture (H, W, 3) uint8 and the segment ids (H, W) int64. Raises DataError that names the file."""
+        """The image (H, W, 3) uint8 and the segment ids (H, W) int64. Raises DataError that names the file."""
         image = read_picture(self.image)
         ids = read_panoptic(self.labels)
         if ids.shape != image.shape[:2]:
@@ -31,7 +31,7 @@ class PanopticPicture:
 
 
 class PanopticFootage(IdFootage):
-    """A panoptic picture; its objects are its segments, things and stuff. Crowds are none, and are not counted."""
+    """A panoptic image; its objects are its segments, things and stuff. Crowds are none, and are not counted."""
 
     def __init__(self, picture: PanopticPicture, names: dict[int, str]) -> None:
         asked = [segment for segment in picture.segments if not segment["iscrowd"]]
@@ -58,7 +58,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, *, split: str = "val", licences: Sequence[str] = ()) -> list[Footage]:
-    """The pictures of one split in the order of their names; see `coco_pictures`. Raises DataError."""
+    """The images of one split in the order of their names; see `coco_pictures`. Raises DataError."""
     pictures, _ = coco_pictures(root, split, licences)
     listing = read_json(_index(root, split))
     names = {category["id"]: category.get("name", "") for category in listing.get("categories", ())}
@@ -72,10 +72,10 @@ def _index(root: Path, split: str) -> Path:
 def coco_pictures(
     root: Path, split: str, licences: Sequence[str] = ()
 ) -> tuple[list[PanopticPicture], dict[int, bool]]:
-    """The pictures of COCO's panoptic layout in the order of the JSON, and of each category whether it is of things.
+    """The images of COCO's panoptic layout in the order of the JSON, and of each category whether it is of things.
 
     Looks for ``images/{split}2017`` and ``panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}``. Raises
-    DataError for another folder. licences: only pictures under these, by the names that the JSON gives them.
+    DataError for another folder. licences: only images under these, by the names that the JSON gives them.
     """
     index = _index(root, split)
     if not index.exists():

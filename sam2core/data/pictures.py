@@ -1,4 +1,4 @@
-"""What labelled data takes from files: pictures, maps of ids, frames, JSON; what cannot be read is named."""
+"""What labelled data takes from files: images, maps of ids, frames, JSON; what cannot be read is named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_picture(path: Path, page: int = 0) -> np.ndarray:
 
 
 def page_count(path: Path) -> int:
-    """How many pictures a file holds. Raises DataError that names it."""
+    """How many images a file holds. Raises DataError that names it."""
     return _naming(f"cannot read image {path}", lambda: image_count(path))
 
 
@@ -74,12 +74,12 @@ def _whole(path: Path) -> Image.Image:
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
-    """The (H, W) of a picture as displayed; only its head is read. Raises DataError that names it."""
+    """The (H, W) of an image as displayed; only its head is read. Raises DataError that names it."""
     return _naming(f"cannot read image {path}", lambda: image_size(path))
 
 
 def as_displayed(labels: np.ndarray, path: Path) -> np.ndarray | None:
-    """A map (H, W) that was drawn on a picture as stored, turned as it is displayed; None when it fits neither way."""
+    """A map (H, W) that was drawn on an image as stored, turned as it is displayed; None when it fits neither way."""
     try:
         return align_labels(labels, path)
     except ValueError:
@@ -94,7 +94,7 @@ def _naming(what: str, read: Callable[[], Found]) -> Found:
 
 
 def read_frames(media: Any, wanted: Sequence[int]) -> list[np.ndarray]:
-    """Some frames (H, W, 3) uint8 of a clip, by number. Raises DataError when it is damaged or too short."""
+    """Some frames (H, W, 3) uint8 of a video, by number. Raises DataError when it is damaged or too short."""
     try:
         with open_source(media) as source:
             length = source.length

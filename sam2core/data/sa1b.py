@@ -14,7 +14,7 @@ from sam2core.ops import rle
 
 
 class Sa1bPicture(ShapeFootage):
-    """A picture of SA-1B; what is known of its masks lies beside it and is read when it is asked for."""
+    """An image of SA-1B; what is known of its masks lies beside it and is read when it is asked for."""
 
     def __init__(self, image: Path, name: str, documents: Documents, min_iou: float, max_area: float) -> None:
         super().__init__(name, (image,), (), origin=image.with_suffix(".json"), source=str(image))
@@ -42,9 +42,9 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, *, min_iou: float = 0.0, max_area: float = 0.7) -> list[Footage]:
-    """The pictures below `root`, in order.
+    """The images below `root`, in order.
 
-    min_iou: masks with a lower `predicted_iou` are left out. max_area: so are those above this share of the picture.
+    min_iou: masks with a lower `predicted_iou` are left out. max_area: so are those above this share of the image.
     Raises DataError.
     """
     pictures = files_below(root, (".jpg",))
@@ -52,13 +52,13 @@ def read(root: Path, *, min_iou: float = 0.0, max_area: float = 0.7) -> list[Foo
         raise DataError(f"no .jpg below {root}")
     missing = [path for path in pictures if not path.with_suffix(".json").exists()]
     if missing:
-        raise DataError(f"{len(missing)} pictures below {root} have no .json, the first is {missing[0]}")
+        raise DataError(f"{len(missing)} images below {root} have no .json, the first is {missing[0]}")
     documents = Documents()
     return [Sa1bPicture(path, path.relative_to(root).as_posix(), documents, min_iou, max_area) for path in pictures]
 
 
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
-    """Write pictures as JPEGs, which must be JPEGs already, and a JSON file each."""
+    """Write images as JPEGs, which must be JPEGs already, and a JSON file each."""
     for item in footage:
         if not isinstance(item.media, tuple) or any(
             path.suffix.lower() not in (".jpg", ".jpeg") for path in item.media

@@ -17,7 +17,7 @@ TIFF = (".tif", ".tiff")
 
 
 class Pages:
-    """The pages of a picture file as frames (H, W, 3) uint8, read one by one."""
+    """The pages of an image file as frames (H, W, 3) uint8, read one by one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._count = path, page_count(path)

@@ -19,7 +19,7 @@ CLASSES = (
 
 
 class VocPicture(IdFootage):
-    """A picture with a map of its objects and, where there is one, a map of their classes."""
+    """An image with a map of its objects and, where there is one, a map of their classes."""
 
     def __init__(self, image: Path, labels: Path, classes: Path) -> None:
         super().__init__(image.name, (image,), (labels,), void=Void(VOID, ()))
@@ -53,7 +53,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, *, split: str = "") -> list[Footage]:
-    """The pictures that have labels, in order. Raises DataError.
+    """The images that have labels, in order. Raises DataError.
 
     split: those of the list ``ImageSets/Segmentation/SPLIT.txt``; all without.
     """
@@ -69,14 +69,14 @@ def read(root: Path, *, split: str = "") -> list[Footage]:
     for name in names:
         if name not in labels or name not in images:
             what = "SegmentationObject" if name not in labels else "JPEGImages"
-            raise DataError(f"{root / what} has no picture {name}")
+            raise DataError(f"{root / what} has no image {name}")
     if not names:
         raise DataError(f"{root / 'SegmentationObject'} holds no PNG")
     return [VocPicture(images[name], labels[name], root / "SegmentationClass" / f"{name}.png") for name in names]
 
 
 def write(root: Path, footage: Iterable[Footage], written: Written) -> None:
-    """Write pictures, maps of objects and, where all classes are VOC's, maps of classes."""
+    """Write images, maps of objects and, where all classes are VOC's, maps of classes."""
     for item in footage:
         for frame, stem in enumerate(copy_pictures(root / "JPEGImages", item)):
             ids = written.map_of(item, frame, largest=VOID - 1)

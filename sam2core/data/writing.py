@@ -1,4 +1,4 @@
-"""What all writers of labelled data share: pictures that go along, maps of ids, and an account of what was lost."""
+"""What all writers of labelled data share: images that go along, maps of ids, and an account of what was lost."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Written:
             self.lost[what] += count
 
     def lose_identity(self, item: Footage) -> None:
-        """Tell that a format of pictures does not say which objects of a clip's frames are the same."""
+        """Tell that a format of images does not say which objects of a video's frames are the same."""
         if not item.still:
-            self.lose("clips whose objects are no longer known from frame to frame")
+            self.lose("videos whose objects are no longer known from frame to frame")
 
     @property
     def sentences(self) -> list[str]:
@@ -69,16 +69,16 @@ class Written:
 
 
 def stem_of(item: Footage, frame: int) -> str:
-    """What a labelled frame's picture is called in a format of pictures, without its ending."""
+    """What a labelled frame's image is called in a format of images, without its ending."""
     flat = item.name.replace("/", "_")
     return Path(flat).stem if item.still else f"{flat}_{item.names[frame]}"
 
 
 def copy_pictures(folder: Path, item: Footage, *, every: bool = False) -> list[str]:
-    """Copy the labelled frames' files, or every frame's, into a folder; frames of a clip in one file become PNGs.
+    """Copy the labelled frames' files, or every frame's, into a folder; frames of a video in one file become PNGs.
 
     With `every` the files keep the names of the frames. Returns the names of what was written, without endings.
-    Raises DataError where two pictures would have one name.
+    Raises DataError where two images would have one name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
@@ -86,7 +86,7 @@ def copy_pictures(folder: Path, item: Footage, *, every: bool = False) -> list[s
     for place, number in enumerate(numbers):
         stem = item.frame_name(number) if every else stem_of(item, place)
         if list(folder.glob(f"{glob_safe(stem)}.*")):
-            raise DataError(f"{folder} would hold two pictures called {stem!r}")
+            raise DataError(f"{folder} would hold two images called {stem!r}")
         if isinstance(item.media, tuple):
             source = item.media[number]
             shutil.copyfile(source, folder / f"{stem}{source.suffix}")

@@ -32,7 +32,7 @@ def _settings_file(root: Path) -> Path | None:
 
 
 def read(root: Path, *, split: str = "") -> list[Footage]:
-    """The pictures of a split, or of all that the YAML names, in order; one without a txt has no object.
+    """The images of a split, or of all that the YAML names, in order; one without a txt has no object.
 
     Raises DataError that names the file and the line.
     """
@@ -50,9 +50,9 @@ def read(root: Path, *, split: str = "") -> list[Footage]:
         for image in files_below(folder, PICTURES):
             found.append(_picture(image, root, _labels_of(image), classes))
     if not found:
-        raise DataError(f"{', '.join(map(str, folders))} holds no picture ({', '.join(PICTURES)})")
+        raise DataError(f"{', '.join(map(str, folders))} holds no image ({', '.join(PICTURES)})")
     if not any(item.objects(0) for item in found):
-        raise DataError(f"{root} holds no object: none of its {len(found)} pictures has a polygon in a labels/*.txt")
+        raise DataError(f"{root} holds no object: none of its {len(found)} images has a polygon in a labels/*.txt")
     return found
 
 
@@ -85,7 +85,7 @@ def _settings(root: Path) -> dict[str, Any]:
 
 
 def _folders(root: Path, settings: dict[str, Any], split: str) -> list[Path]:
-    """The folders of a split's pictures; the YAML's `path` is where it was made, so what lies here comes first."""
+    """The folders of a split's images; the YAML's `path` is where it was made, so what lies here comes first."""
     said = settings.get(split)
     found = []
     for each in said if isinstance(said, list) else [said] if said else []:
@@ -100,7 +100,7 @@ def _folders(root: Path, settings: dict[str, Any], split: str) -> list[Path]:
 
 
 def _labels_of(image: Path) -> Path:
-    """The txt of a picture: its path with the last ``images`` as ``labels``."""
+    """The txt of an image: its path with the last ``images`` as ``labels``."""
     parts = list(image.with_suffix(".txt").parts)
     for place in range(len(parts) - 1, -1, -1):
         if parts[place] == "images":

@@ -1,9 +1,9 @@
 """What a model must beat: methods of before that answer the same clicks, boxes and first masks, without learning.
 
-The free settings come from ``benchmarks/evaluation.py tune``: 50 training photographs (25 of COCO's train half, 25 of
+The free settings come from ``benchmarks/evaluation.py tune``: 50 training photos (25 of COCO's train half, 25 of
 CCP without its last 100), one region each, three clicks; what each setting scored is kept in
 ``benchmarks/results/evaluation_tuning.json``. They are frozen here as defaults, and say what else was tried.
-OpenCV and scikit-image are imported when a method that needs them looks at its first picture; both come with
+OpenCV and scikit-image are imported when a method that needs them looks at its first image; both come with
 ``sam2core[baselines]``.
 """
 
@@ -48,7 +48,7 @@ def _ring(size: tuple[int, int], share: float = 0.02) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ConstantDisc:
-    """The baseline that ignores the picture: a disc around each positive click, cut out again at negative ones."""
+    """The baseline that ignores the image: a disc around each positive click, cut out again at negative ones."""
 
     radius: float = 0.1  # as a share of the image's shorter side; of 0.05 to 0.4
 
@@ -96,7 +96,7 @@ class GrabCut:
     From a box: OpenCV's own start, all outside certainly background.
     """
 
-    radius: float = 0.05  # as a share of the image's shorter side; of 0.025 to 0.5, on every third photograph
+    radius: float = 0.05  # as a share of the image's shorter side; of 0.025 to 0.5, on every third photo
     side: int = 640  # the longer side it computes on; at 320 it loses small objects whole
     iterations: int = 5
 
@@ -147,7 +147,7 @@ class GrabCut:
 class RandomWalker:
     """scikit-image's random walker (Grady 2006) on CIE Lab, seeded by the clicks' discs and by the image's border."""
 
-    beta: float = 130.0  # of 90, 130, 300 and 1000, on every third photograph
+    beta: float = 130.0  # of 90, 130, 300 and 1000, on every third photo
     side: int = 320  # the longer side it computes on; probabilities are scaled up
 
     def encode(self, image: np.ndarray) -> Answers:

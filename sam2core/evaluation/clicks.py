@@ -1,6 +1,6 @@
 """Simulated clicks on images: the model and simple baselines answer the same user.
 
-The first click is the point deepest inside the object, each next one the centre of the largest error (upstream's
+The first click is the point deepest inside the object, each next one the centre of the largest error (Meta's
 "center" clicks); an answer without error is kept and gets no further click.
 """
 
@@ -219,11 +219,11 @@ def samples_of(
     smallest: float = 0.005,
     largest: float = 0.6,
 ) -> Iterator[Sample]:
-    """Samples of a data set in any format: its pictures, or the labelled frames of its clips.
+    """Samples of a data set in any format: its images, or the labelled frames of its videos.
 
-    Objects are asked for whose area is within the given shares of the picture; of more than `most` some are drawn, and
-    of several annotators of a picture one. background: where a picture has a map of classes, 0 is a class like any
-    other. last: only the last so many pictures. Raises DataError that names the file that does not fit.
+    Objects are asked for whose area is within the given shares of the image; of more than `most` some are drawn, and
+    of several annotators of an image one. background: where an image has a map of classes, 0 is a class like any
+    other. last: only the last so many images. Raises DataError that names the file that does not fit.
     """
     frames = [(item, frame) for item in data.footage for frame in range(item.length)]
     first = 0 if last is None else max(len(frames) - last, 0)
@@ -241,7 +241,7 @@ def samples_of(
             zero = background and isinstance(item, LabelPicture)
             masks = regions_of(ids, background=zero, void=void, generator=generator, **areas)
         if masks.shape[1:] != image.shape[:2]:
-            raise DataError(f"{item.source} has labels of {masks.shape[1:]} on a picture of {image.shape[:2]}")
+            raise DataError(f"{item.source} has labels of {masks.shape[1:]} on an image of {image.shape[:2]}")
         if len(masks):
             yield Sample(
                 image, masks, item.name if item.still else f"{item.name}/{item.names[frame]}", item.ignored(frame)

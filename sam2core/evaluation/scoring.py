@@ -55,7 +55,7 @@ class ObjectScore:
     f: Course
     frames: int
     area: float
-    """Its mean share of the picture where it is in it; 0 when it never is."""
+    """Its mean share of the image where it is in it; 0 when it never is."""
     returned: float | None
     """Mean J of the frames after it was away and had come back; None when it never did."""
 
@@ -173,14 +173,14 @@ def _number(value: float) -> float | None:
 def truths(
     root: str | Path, name: str = "", videos: Sequence[str] | None = None, subset: str | None = None
 ) -> list[Footage]:
-    """The true masks of a data set in any format of clips, or of a bare folder of annotations.
+    """The true masks of a data set in any format of videos, or of a bare folder of annotations.
 
     name: the format, if it is not to be recognised. videos: only these, all of which must be there; subset: those of a
     list of the data set. Raises DataError.
     """
     root = Path(root)
     likely = [name] if name else [each for each in recognise(root) if FORMATS[each].clips]
-    if not likely or likely[0] == "davis":  # masks may lie without their pictures
+    if not likely or likely[0] == "davis":  # masks may lie without their images
         return read_masks(root, videos=list(videos or ()) or listed(root, subset))
     return open_clips(root, likely[0], videos=videos or (), subset=subset).footage
 

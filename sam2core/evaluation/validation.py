@@ -1,6 +1,6 @@
 """A few numbers about a model while it is trained, through the predictors that its users have.
 
-Pictures are clicked on as `clicks` does, videos are tracked from their first masks and scored as DAVIS or SA-V does.
+Images are clicked on as `clicks` does, videos are tracked from their first masks and scored as DAVIS or SA-V does.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def validation(
 ) -> Callable[[Sam2], dict[str, float]]:
     """What to call with a model now and then: `picture_scores` or `clip_scores`, by what the folder holds.
 
-    root: labelled data in the format `name`, or in the one it looks like. pictures: the last so many are clicked on.
-    objects: of each picture, at most. Raises ValueError for another folder.
+    root: labelled data in the format `name`, or in the one it looks like. images: the last so many are clicked on.
+    objects: of each image, at most. Raises ValueError for another folder.
     """
     data = open_data(root, name)
     if data.format.clips:

@@ -6,7 +6,7 @@
     OUT/manifest.json             what made them, and a hash of each video's files
 
 A video's folder is called ``VIDEO.part`` until it is whole. A run that was stopped goes on with the next video. Source
-of the layouts: upstream's ``tools/vos_inference.py``.
+of the layouts: Meta's ``tools/vos_inference.py``.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def track_video(
 
 
 def frames_of(video: Footage) -> Any:
-    """A video's frames as `VideoPredictor.open` takes them. Raises DataError for a picture."""
+    """A video's frames as `VideoPredictor.open` takes them. Raises DataError for an image."""
     if video.still:
-        raise DataError(f"{video.source} is a picture and no clip; evaluate clicks takes pictures")
+        raise DataError(f"{video.source} is an image and no video; evaluate clicks takes images")
     return [str(path) for path in video.media] if isinstance(video.media, tuple) else video.media
 
 

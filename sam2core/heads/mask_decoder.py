@@ -20,7 +20,7 @@ class SamMaskDecoder(nn.Module):
     Tokens are object score, IoU, four masks, then the prompt's. Each mask token makes a filter for the upscaled image
     map (stride 4), which the projected finer maps of the neck join on the way up (`high_res_features`). `stability`
     holds the ``delta`` and ``threshold`` of the fallback from an unstable single mask, which the model applies when it
-    predicts; None turns it off. Source: upstream ``MaskDecoder``.
+    predicts; None turns it off. Source: Meta's ``MaskDecoder``.
     """
 
     MASKS = 4

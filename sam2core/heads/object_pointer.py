@@ -12,7 +12,7 @@ class ObjectPointer(nn.Module):
     """A three-layer MLP on the mask token; an absent object points to a learned `absent` vector instead.
 
     `mask_stem` turns a user's mask into a mask input for the decoder, from whose token the object pointer of a mask
-    prompt comes. Source: upstream ``obj_ptr_proj``, ``no_obj_ptr`` and ``mask_downsample`` of ``SAM2Base``.
+    prompt comes. Source: Meta's ``obj_ptr_proj``, ``no_obj_ptr`` and ``mask_downsample`` of ``SAM2Base``.
     """
 
     def __init__(self, dim: int) -> None:

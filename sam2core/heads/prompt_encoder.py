@@ -18,7 +18,7 @@ class PromptEncoder(nn.Module):
 
     A point is the random Fourier code of its place plus a learned code of its label; a padding point is one learned
     code. A mask input is a small convolutional stem at stride 16; its absence is a learned constant.
-    `image_size` is (H, W) in model pixels. Source: upstream ``PromptEncoder``.
+    `image_size` is (H, W) in model pixels. Source: Meta's ``PromptEncoder``.
     """
 
     frequencies: Tensor

@@ -25,7 +25,7 @@ def candidates(
     """The masks on offer (B, M, h, w), their predicted IoU (B, M) and their tokens (B, M, C); M is 3 or 1.
 
     With `multimask_output`, masks 1 to 3. Otherwise mask 0; where it is unstable, the best of the three replaces its
-    logits and its IoU, while the token stays mask 0's (upstream: ``_dynamic_multimask_via_stability``).
+    logits and its IoU, while the token stays mask 0's (Meta's ``_dynamic_multimask_via_stability``).
     """
     if multimask_output:
         return output.masks[:, 1:], output.iou[:, 1:], output.tokens[:, 1:]

@@ -11,7 +11,7 @@ from sam2core.ops.layers import Mlp
 class TwoWayBlock(nn.Module):
     """Tokens to themselves, tokens to image, an MLP, image to tokens; post-norm throughout.
 
-    The first block's self-attention has neither position nor residual (upstream: ``TwoWayAttentionBlock``).
+    The first block's self-attention has neither position nor residual (Meta's ``TwoWayAttentionBlock``).
     """
 
     def __init__(self, dim: int, *, heads: int, hidden: int, first: bool) -> None:
@@ -53,7 +53,7 @@ class TwoWayTransformer(nn.Module):
 
     Takes tokens (B, T, C), image tokens (1 or B, N, C) and their position (1, N, C); gives both back, (B, T, C) and
     (B, N, C). `token_mask` (B, T) marks the tokens that others may read; None: all.
-    Source: upstream ``TwoWayTransformer``.
+    Source: Meta's ``TwoWayTransformer``.
     """
 
     def __init__(self, dim: int, *, heads: int, hidden: int, depth: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""Automatic masks of many pictures: what is found, what is done already, and what is written of each."""
+"""Automatic masks of many images: what is found, what is done already, and what is written of each."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from sam2core.predictors.automask import AutoMask, MaskGenerator
 
 DRAWN_PIXELS = 100_000_000
-"""Larger pictures are not drawn on, nor held as an id map."""
+"""Larger images are not drawn on, nor held as an id map."""
 
 Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True)
 class AutomaskWork:
-    """Finds the masks of pictures that have none yet: called with a worker's number, it returns what does a picture.
+    """Finds the masks of images that have none yet: called with a worker's number, it returns what does an image.
 
     make            builds a worker's generator; picklable, as all of this is
     output          where to write to
     settings        what decides the masks beside the model; results made with anything else are made again
-    tile, overlap   of `MaskGenerator.tiles`; without a tile, pictures are looked at as a whole
-    frame           which picture of files that hold several; None: the first
-    force           do again what is done, and replace what is of other pictures
-    progress        given a picture, gives what is told how far it is; for one worker, in this process
+    tile, overlap   of `MaskGenerator.tiles`; without a tile, images are looked at as a whole
+    frame           which image of files that hold several; None: the first
+    force           do again what is done, and replace what is of other images
+    progress        given an image, gives what is told how far it is; for one worker, in this process
     """
 
     make: Callable[[int], MaskGenerator]
@@ -56,7 +56,7 @@ class AutomaskWork:
 
 
 class _Finder:
-    """A worker's generator, and what it does with a picture."""
+    """A worker's generator, and what it does with an image."""
 
     def __init__(self, work: AutomaskWork, generator: MaskGenerator) -> None:
         self.work, self.generator = work, generator
@@ -64,7 +64,7 @@ class _Finder:
         self.settings = json.loads(json.dumps(settings))
 
     def do(self, picture: Picture, made: Made) -> None:
-        """Find the masks of a picture and write its files, unless that is done."""
+        """Find the masks of an image and write its files, unless that is done."""
         path = self.work.output / f"{picture.name}{DOCUMENT}"
         made.document = str(path)
         origin = Origin.of(picture.path)
@@ -93,7 +93,7 @@ class _Finder:
         return pixels, self.generator.generate(pixels, progress=progress)
 
     def _write(self, picture: Any, found: Sequence[AutoMask], origin: Origin, path: Path, made: Made) -> None:
-        """Write a picture's files; the document has its name last."""
+        """Write an image's files; the document has its name last."""
         from sam2core import __version__
         from sam2core.media.render import write_png
 
@@ -126,13 +126,13 @@ def _drawings(path: Path) -> list[Path]:
 
 
 def check_targets(pictures: Sequence[Picture], output: Path) -> None:
-    """Raise TakenError when automatic masks would replace a file of somebody else, or one of the pictures."""
+    """Raise TakenError when automatic masks would replace a file of somebody else, or one of the images."""
     sources = {picture.path.resolve() for picture in pictures}
     for file, name, _ in pictures:
         path = output / f"{name}{DOCUMENT}"
         for drawn in _drawings(path):
             if drawn.resolve() in sources:
-                raise TakenError(f"what is drawn of {file} would replace the picture {drawn}: {KEEP}")
+                raise TakenError(f"what is drawn of {file} would replace the image {drawn}: {KEEP}")
         check_own([path], [path] if began_as(path, AUTOMASK) else [], "automask")
 
 
@@ -165,6 +165,6 @@ def _draw(picture: np.ndarray, found: Sequence[AutoMask]) -> tuple[np.ndarray, n
     for index in order:
         inside = found[index].mask
         ids[inside] = index + 1
-        # one at a time: a picture can have hundreds of masks
+        # one at a time: an image can have hundreds of masks
         backdrop = overlay(backdrop, [inside], colors=colors[index : index + 1])
     return backdrop, ids

@@ -1,4 +1,4 @@
-"""One run over a clip: what was pointed at, or everything; to its end or until it is stopped; and going on with it."""
+"""One run over a video: what was pointed at, or everything; to its end or until it is stopped; and going on with it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Progress: TypeAlias = "Callable[[str, int, int | None], None]"
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """What a run over a clip was asked for; run.json keeps it, and --resume goes on with nothing else.
+    """What a run over a video was asked for; run.json keeps it, and --resume goes on with nothing else.
 
-    video       the path or address of the clip
+    video       the path or address of the video
     write       kinds of output, of `sam2core.jobs.folder.KINDS`
     palette     the overlay's colours
     everything  options of `track_everything` and of its `MaskGenerator`, where nothing was pointed at

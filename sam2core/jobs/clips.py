@@ -1,4 +1,4 @@
-"""The same done to many clips, on any engine: each a run in a folder of its own, with what was pointed at in it."""
+"""The same done to many videos, on any engine: each a run in a folder of its own, with what was pointed at in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip, the folder of its results, and what was pointed at in it."""
+    """A video, the folder of its results, and what was pointed at in it."""
 
     video: str
     folder: Path
@@ -34,7 +34,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipWork:
-    """Follows what was pointed at through clips: called with a worker's number, it returns what does a clip.
+    """Follows what was pointed at through videos: called with a worker's number, it returns what does a video.
 
     make        builds a worker's predictor; picklable, as all of this is
     writers     makes the writers of labels for other tools
@@ -92,7 +92,7 @@ class ClipWork:
 
 
 def folders(videos: Sequence[str], output: Path) -> list[Path]:
-    """The folder of each clip's results, named after it. Raises ValueError for two that would have one."""
+    """The folder of each video's results, named after it. Raises ValueError for two that would have one."""
     from sam2core.jobs.inputs import named
 
     return [output / name for _, name in named([Path(video) for video in videos])]

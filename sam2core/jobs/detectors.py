@@ -1,4 +1,4 @@
-"""Detectors: what seeds pictures and clips with boxes. Built in is the one that reads what another program found."""
+"""Detectors: what seeds images and videos with boxes. Built in is the one that reads what another program found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BoxesDetector:
-    """Boxes from a file, in any of the forms of `sam2core.jobs.prompt_files`, by picture, or by clip and frame.
+    """Boxes from a file, in any of the forms of `sam2core.jobs.prompt_files`, by image, or by video and frame.
 
     file        the file, or a folder of YOLO's txt; without one nothing is ever found
     threshold   boxes with a lower score are left out
@@ -29,7 +29,7 @@ class BoxesDetector:
         self._told: PromptFile | None = None
 
     def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
-        """The boxes that the file has of a picture, or of a frame. Raises ValueError for a file that is none."""
+        """The boxes that the file has of an image, or of a frame. Raises ValueError for a file that is none."""
         from sam2core.jobs.prompt_files import PromptFile
 
         if self.file and self._told is None:
@@ -63,12 +63,12 @@ def detections(boxes: Any, labels: Any, scores: Any) -> Detections:
 
 
 class Newcomers:
-    """What a detector finds on a frame of a clip and nobody follows yet; for `track_found`.
+    """What a detector finds on a frame of a video and nobody follows yet; for `track_found`.
 
     detector    finds boxes
-    source      what it is told of the clip
-    picture     gives a frame (H, W, 3) uint8 by its place among those that are looked at
-    number      gives that frame's number in the clip
+    source      what it is told of the video
+    image     gives a frame (H, W, 3) uint8 by its place among those that are looked at
+    number      gives that frame's number in the video
     categories  is told the class of each object, by its number as text
     same        IoU of a box with that of an object's mask, from which on it is that object
     joined      told when there are new ones
@@ -111,7 +111,7 @@ class Newcomers:
 
 
 def _inside(boxes: np.ndarray, size: tuple[int, int]) -> list[list[float] | None]:
-    """Boxes (N, 4) cut to a picture of (H, W); None for those that lie outside of it."""
+    """Boxes (N, 4) cut to an image of (H, W); None for those that lie outside of it."""
     height, width = size
     cut = [(max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in boxes.tolist()]
     return [[x0, y0, x1, y1] if x1 > x0 and y1 > y0 else None for x0, y0, x1, y1 in cut]
@@ -127,7 +127,7 @@ def _iou(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def prompts_of(detector: Detector, picture: np.ndarray, source: str) -> tuple[UserPrompt, ...]:
-    """What a detector finds in a picture, an object each, within the picture; what lies outside is left out."""
+    """What a detector finds in an image, an object each, within the image; what lies outside is left out."""
     found = detector.detect(picture, source=source, frame=0)
     boxes = _inside(found.boxes, (picture.shape[0], picture.shape[1]))
     kept = [index for index, box in enumerate(boxes) if box is not None]

@@ -1,7 +1,7 @@
 """One rule for the folders that results are written to, in every verb.
 
-* What is there of another picture or another run is not replaced, unless --force says so; the error says how.
-* What is there of the same picture is replaced as a whole: nothing older stays beside what is new.
+* What is there of another image or another run is not replaced, unless --force says so; the error says how.
+* What is there of the same image is replaced as a whole: nothing older stays beside what is new.
 * What this program did not write is never replaced.
 """
 
@@ -47,7 +47,7 @@ def try_folder(folder: Path) -> None:
                 made.rmdir()
 
 
-# ------------------------------------------------------------------------------------------------- runs over a clip
+# ------------------------------------------------------------------------------------------------- runs over a video
 
 PLACES = {
     "overlay": "overlay.mp4",
@@ -128,13 +128,13 @@ def compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
             )
 
 
-# ------------------------------------------------------------------------------------------------ results of a picture
+# ------------------------------------------------------------------------------------------------ results of an image
 
 AUTOMASK = "sam2core.automask.1"
 SEGMENT = "sam2core.segment.1"
 """What the first key of a document says."""
 DRAWN = (".automask.overlay.png", ".automask.ids.png")
-"""What a picture's name is followed by in the names of the pictures that automatic masks are drawn into."""
+"""What an image's name is followed by in the names of the images that automatic masks are drawn into."""
 DOCUMENT = ".automask.json"
 EARLIER = (".overlay.png", ".ids.png")
 """What earlier versions drew beside NAME.json."""
@@ -142,7 +142,7 @@ EARLIER = (".overlay.png", ".ids.png")
 
 @dataclass(frozen=True)
 class Origin:
-    """The picture that results are of: its path, None where it has none, and the checksum of its bytes."""
+    """The image that results are of: its path, None where it has none, and the checksum of its bytes."""
 
     path: str | None
     sha256: str
@@ -155,7 +155,7 @@ class Origin:
         return cls(str(source), sha256(source))
 
     def owns(self, image: Mapping[str, Any]) -> bool:
-        """Whether a document's ``image`` is this picture: by content, or edited in its place."""
+        """Whether a document's ``image`` is this image: by content, or edited in its place."""
         if image.get("sha256") == self.sha256:
             return True
         theirs = image.get("path")
@@ -172,9 +172,9 @@ def began_as(path: Path, format: str) -> bool:
 
 
 def held(path: Path, origin: Origin, *, force: bool) -> dict[str, Any] | None:
-    """The document of ours that lies at `path`, when it may be replaced: of the same picture, or any when forced.
+    """The document of ours that lies at `path`, when it may be replaced: of the same image, or any when forced.
 
-    None when there is none, or none that is whole. Raises TakenError for one of another picture.
+    None when there is none, or none that is whole. Raises TakenError for one of another image.
     """
     if not path.exists():
         return None

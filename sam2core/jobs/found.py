@@ -13,7 +13,7 @@ from sam2core.storage import read_json
 
 
 class FoundPictures(Sequence[Footage]):
-    """The pictures of some documents of `segment` or `automask`, each read when it is asked for."""
+    """The images of some documents of `segment` or `automask`, each read when it is asked for."""
 
     def __init__(self, documents: Sequence[Path], names: Sequence[str]) -> None:
         self.documents, self.names = documents, names
@@ -32,7 +32,7 @@ class FoundPictures(Sequence[Footage]):
 
 
 def picture(document: Path, name: str) -> Footage:
-    """The picture of a document and its best masks. Raises FileError when it is none."""
+    """The image of a document and its best masks. Raises FileError when it is none."""
     told = read_json(document)
     image = told["image"]
     file = Path(image["path"])
@@ -44,7 +44,7 @@ def picture(document: Path, name: str) -> Footage:
     ]
     classes = {shape.number: shape.label for shape in shapes if shape.label}
     size = (int(image["height"]), int(image["width"]))
-    # the name of a picture is that of its results, which no other has, and ends as the file does
+    # the name of an image is that of its results, which no other has, and ends as the file does
     return ShapeFootage(f"{name}{file.suffix}", (file,), (shapes,), drawn_on=size, origin=document, classes=classes)
 
 
@@ -69,7 +69,7 @@ class _Frames(Sequence[Sequence[Shape]]):
 
 
 def clip(video: str, frames: RleFrames, objects: Sequence[str], classes: Mapping[str, str]) -> Footage:
-    """A clip and the masks of a run over it. Raises ValueError when it cannot be read."""
+    """A video and the masks of a run over it. Raises ValueError when it cannot be read."""
     place = Path(video)
     with open_source(video) as source:
         files = source.files

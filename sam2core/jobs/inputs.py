@@ -12,7 +12,7 @@ from sam2core.media import listing
 from sam2core.media.listing import natural
 
 RASTERS = (".btf", ".npy")
-"""What can be looked at in tiles beside what every verb takes for a picture."""
+"""What can be looked at in tiles beside what every verb takes for an image."""
 PICTURES = (*listing.SUFFIXES, *RASTERS)
 CLIPS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 LISTS = (".csv", ".jsonl")
@@ -25,7 +25,7 @@ def is_pattern(word: str) -> bool:
 
 
 def pictures(words: Sequence[str]) -> list[Path]:
-    """The pictures that words name: files, the pictures of folders, what patterns match; each once, in order.
+    """The images that words name: files, the images of folders, what patterns match; each once, in order.
 
     What an earlier run drew is left out of folders. Raises ValueError for a folder or a pattern without one, and
     OSError for what is not there.
@@ -36,7 +36,7 @@ def pictures(words: Sequence[str]) -> list[Path]:
         if place.is_dir():
             inside = [file for file in listing.listed(place, PICTURES) if not _is_drawn(file)]
             if not inside:
-                raise ValueError(f"{place} holds no picture ({', '.join(PICTURES)})")
+                raise ValueError(f"{place} holds no image ({', '.join(PICTURES)})")
             found += inside
         elif is_pattern(word):
             found += [file for file in _matches(word) if file.is_file() and not _is_drawn(file)]
@@ -46,10 +46,10 @@ def pictures(words: Sequence[str]) -> list[Path]:
 
 
 def clips(words: Sequence[str]) -> list[str]:
-    """The clips that words name, each once: files, folders of frames, addresses, what patterns match.
+    """The videos that words name, each once: files, folders of frames, addresses, what patterns match.
 
-    A pattern that matches pictures is one clip. Raises ValueError for one picture among several words: its frames were
-    meant to be one clip.
+    A pattern that matches images is one video. Raises ValueError for one image among several words: its frames were
+    meant to be one video.
     """
     found: list[str] = []
     for word in words:
@@ -59,7 +59,7 @@ def clips(words: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     if len(found) > 1 and (lone := [each for each in found if listing.is_picture(Path(each))]):
-        raise ValueError(f"{lone[0]} is a picture, no clip: the frames of one are a folder, or a pattern in quotes")
+        raise ValueError(f"{lone[0]} is an image, no video: the frames of one are a folder, or a pattern in quotes")
     return list(dict.fromkeys(found))
 
 
@@ -78,7 +78,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _is_drawn(file: Path) -> bool:
-    """Whether a picture is an overlay or an id map of an earlier run, which may have been stopped."""
+    """Whether an image is an overlay or an id map of an earlier run, which may have been stopped."""
     for ends, document in ((DRAWN, DOCUMENT), (EARLIER, ".json")):
         names = [file.name.removesuffix(end) for end in ends if file.name.endswith(end)]
         if any(began_as(file.with_name(name + document + part), AUTOMASK) for name in names for part in ("", ".part")):

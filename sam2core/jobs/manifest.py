@@ -52,7 +52,7 @@ def fingerprint(model: Sam2) -> str:
 
 
 def build_settings(model: Sam2) -> dict[str, Any]:
-    """What decides the masks of a picture, as far as the model does: a name is not enough, files are replaced."""
+    """What decides the masks of an image, as far as the model does: a name is not enough, files are replaced."""
     return {"spec": asdict(model.spec), "fingerprint": fingerprint(model)}
 
 

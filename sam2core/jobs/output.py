@@ -1,4 +1,4 @@
-"""What a run over a clip writes, frame by frame; what is written is valid at any time it is left."""
+"""What a run over a video writes, frame by frame; what is written is valid at any time it is left."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ClipOutput:
                 guard.check()
 
     def write(self, result: FrameResult, frame: Any, *, time: float | None = None) -> None:
-        """Write one frame's answers; `frame` is the picture they belong to, `time` when it came from a camera."""
+        """Write one frame's answers; `frame` is the image they belong to, `time` when it came from a camera."""
         import numpy as np
 
         from sam2core.media.images import as_bytes

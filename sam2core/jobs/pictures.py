@@ -1,4 +1,4 @@
-"""The same done to many pictures, on any engine: what became of each, and what could not be read."""
+"""The same done to many images, on any engine: what became of each, and what could not be read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Picture(NamedTuple):
-    """A picture's file, the name of its results, and what was pointed at in it."""
+    """An image's file, the name of its results, and what was pointed at in it."""
 
     path: Path
     name: str
@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 @dataclass
 class Made:
-    """What became of a picture: its document and how many masks that holds, or why there is none."""
+    """What became of an image: its document and how many masks that holds, or why there is none."""
 
     path: str
     document: str = ""
@@ -44,7 +44,7 @@ class Made:
 
 @dataclass
 class Done:
-    """What became of the pictures, in the order they were given in."""
+    """What became of the images, in the order they were given in."""
 
     pictures: list[Made] = field(default_factory=list)
     failed: list[Made] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Done:
         return [Path(one.document) for one in self.pictures]
 
     def summary(self, what: str) -> dict[str, Any]:
-        """The same for programs; `what` they are, pictures or clips."""
+        """The same for programs; `what` they are, images or videos."""
         count = len(self.pictures) + len(self.failed)
         return {
             what: [{"path": one.path, "document": one.document, "masks": one.masks} for one in self.pictures],
@@ -76,11 +76,11 @@ def run_pictures(
     guard: InterruptGuard | None,
     progress: Callable[[Made, int], None],
 ) -> Done:
-    """Do every picture or clip; `progress(made, done)` is told of each. One that cannot be read stops no other.
+    """Do every image or video; `progress(made, done)` is told of each. One that cannot be read stops no other.
 
-    `prepare` is what an engine takes; what it makes says of a picture that it is done already. So whatever kills a run,
+    `prepare` is what an engine takes; what it makes says of an image that it is done already. So whatever kills a run,
     the same run again goes on. Raises DiskError when results cannot be written, and Interrupted when the guard is asked
-    to stop; without a guard, a request ends a clip in its own way.
+    to stop; without a guard, a request ends a video in its own way.
     """
     began = time.monotonic()
     made: dict[int, Made] = {}
@@ -98,7 +98,7 @@ def run_pictures(
 
 
 def attempt(picture: Any, do: Callable[[Any, Made], None]) -> Made:
-    """Do a picture; what is wrong with it becomes a part of the answer, a disk that is full stays an error."""
+    """Do an image; what is wrong with it becomes a part of the answer, a disk that is full stays an error."""
     made = Made(str(picture.path))
     try:
         do(picture, made)
@@ -110,17 +110,17 @@ def attempt(picture: Any, do: Callable[[Any, Made], None]) -> Made:
 
 
 def is_same(earlier: Mapping[str, Any], origin: Origin, settings: Mapping[str, Any]) -> bool:
-    """Whether a document is of the same picture and was made in the same way."""
+    """Whether a document is of the same image and was made in the same way."""
     return earlier["image"].get("sha256") == origin.sha256 and renamed(earlier.get("settings")) == settings
 
 
 def read_picture(
     source: Path | BinaryIO, frame: int | None, say: Callable[[str], None], *, name: str | None = None
 ) -> np.ndarray:
-    """The pixels of a picture file, turned the way viewers show it.
+    """The pixels of an image file, turned the way viewers show it.
 
-    Without a `frame` the first is read, and `say` is told when the file holds more pictures. Raises ValueError that
-    names the file: there is none, or no such picture in it.
+    Without a `frame` the first is read, and `say` is told when the file holds more images. Raises ValueError that
+    names the file: there is none, or no such image in it.
     """
     from sam2core.media.files import PictureFile
     from sam2core.media.images import file_pixels
@@ -130,7 +130,7 @@ def read_picture(
         return open_raster(source, frame=frame or 0)[:, :]
     with PictureFile(source, name=name) as file:
         if frame is None and file.count > 1:
-            say(f"{file.name} holds {file.count} pictures, and the first is taken; --frame N takes another")
+            say(f"{file.name} holds {file.count} images, and the first is taken; --frame N takes another")
         return file_pixels(file, frame or 0)
 
 

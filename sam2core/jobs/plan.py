@@ -1,4 +1,4 @@
-"""Which frames a pass over a clip goes through, and in which order; the same plan tells where it goes on."""
+"""Which frames a pass over a video goes through, and in which order; the same plan tells where it goes on."""
 
 from __future__ import annotations
 

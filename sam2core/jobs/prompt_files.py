@@ -1,9 +1,9 @@
-"""Prompts for many pictures or clips from one file: our JSON, a table, or a detector's boxes as COCO or YOLO has them.
+"""Prompts for many images or videos from one file: our JSON, a table, or a detector's boxes as COCO or YOLO has them.
 
 | file | says |
 |---|---|
-| JSON ``{"prompts": [{"file", "object", "frame", "box", ...}]}`` | points, boxes and masks, also of clips |
-| JSON ``{"a.jpg": [[x0, y0, x1, y1], {"box": ..., "category": ...}]}`` | boxes by picture |
+| JSON ``{"prompts": [{"file", "object", "frame", "box", ...}]}`` | points, boxes and masks, also of videos |
+| JSON ``{"a.jpg": [[x0, y0, x1, y1], {"box": ..., "category": ...}]}`` | boxes by image |
 | JSON of COCO: a data set, or a list of results ``[{"image_id", "bbox", "category_id", "score"}]`` | boxes |
 | CSV with a head, JSON lines | a row a box or a click |
 | a folder of YOLO's ``NAME.txt`` | boxes; classes by ``data.yaml`` or ``classes.txt`` |
@@ -47,9 +47,9 @@ KIND = '{"prompts": [{"object", "frame", ...}]}'
 class Row:
     """An entry of a prompts file: where it stands, the file it speaks of, and what it says.
 
-    file    as the prompts file has it; "" for every picture or clip
+    file    as the prompts file has it; "" for every image or video
     loose   object and frame may be left out: objects are counted from 1, the frame is the first
-    shares  the box is (x, y, width, height) of its centre and size, as shares of the picture
+    shares  the box is (x, y, width, height) of its centre and size, as shares of the image
     """
 
     where: str
@@ -60,7 +60,7 @@ class Row:
 
 
 class PromptFile:
-    """The prompts that a file or a folder says, by the picture or clip they are for.
+    """The prompts that a file or a folder says, by the image or video they are for.
 
     Raises ValueError that names the file and the entry, for what it cannot mean.
     """
@@ -82,7 +82,7 @@ class PromptFile:
         return [folder / file for file in self.files]
 
     def add_to(self, prompts: Prompts, rows: Iterable[Row], media: Path | None = None, *, still: bool = False) -> None:
-        """Add rows to the prompts of a picture or a clip; `media` is its file. Raises ValueError that says where."""
+        """Add rows to the prompts of an image or a video; `media` is its file. Raises ValueError that says where."""
         folder = (self.path.parent if self.path.is_file() else self.path).absolute()
         for row in rows:
             if row.said is None and row.loose:  # it names a file, and says nothing of it
@@ -98,14 +98,14 @@ class PromptFile:
             prompts.add_entry(said, row.where, folder)
 
     def prompts(self, media: Path | None = None, *, still: bool = False) -> Prompts:
-        """What it says of one picture or clip, or of whichever it is given with."""
+        """What it says of one image or video, or of whichever it is given with."""
         found = Prompts()
         rows = self.rows[""] + (self._by_file([media])[media] if media is not None and self.files else [])
         self.add_to(found, rows, media, still=still)
         return found
 
     def known(self, media: Path) -> Prompts:
-        """What it says of a picture or clip that it may not know."""
+        """What it says of an image or video that it may not know."""
         found = Prompts()
         names = _Names([media])
         own = [row for file in self.files if names.find(file, str(self.path)) for row in self.rows[file]]
@@ -194,7 +194,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _tree(path: Path) -> Iterator[Row]:
-    """Rows of a JSON file: ours, boxes by picture, or COCO."""
+    """Rows of a JSON file: ours, boxes by image, or COCO."""
     try:
         tree = read_json(path)
     except FileError as error:
@@ -228,14 +228,14 @@ def _coco(path: Path, tree: dict[str, Any]) -> Iterator[Row]:
         where = f"{path}: annotations[{at}]"
         picture = entry(one, "image_id", where)
         if picture not in names:
-            raise ValueError(f"{where} is of the picture {picture!r}, which is none of its images")
+            raise ValueError(f"{where} is of the image {picture!r}, which is none of its images")
         kind = classes.get(one.get("category_id"), "")
         if not one.get("iscrowd"):
             yield Row(where, names[picture], _coco_box(one, where, kind))
 
 
 def _results(path: Path, results: list[dict[str, Any]]) -> Iterator[Row]:
-    """A detector's results: a picture's name is ``file_name``, or its id where that is one."""
+    """A detector's results: an image's name is ``file_name``, or its id where that is one."""
     for at, one in enumerate(results):
         where = f"{path}[{at}]"
         file = one.get("file_name", one.get("image_id"))
@@ -317,7 +317,7 @@ def _row(where: str, said: dict[str, Any]) -> Row:
 
 
 def _yolo(folder: Path) -> Iterator[Row]:
-    """Boxes of YOLO: a txt a picture, a line an object: class, centre and size as shares, or a polygon, score."""
+    """Boxes of YOLO: a txt an image, a line an object: class, centre and size as shares, or a polygon, score."""
     files = files_in(folder, (".txt",))
     files = [file for file in files if file.name != "classes.txt"]
     if not files:

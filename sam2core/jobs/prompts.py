@@ -1,4 +1,4 @@
-"""What a user says of the objects of a clip: object, frame, and points, a box or a mask; as values and as JSON."""
+"""What a user says of the objects of a video: object, frame, and points, a box or a mask; as values and as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UserPrompt:
     labels: list[int] = field(default_factory=list)
     box: list[float] | None = None
     mask: str | dict[str, Any] | None = None
-    """The path of a picture, or COCO RLE."""
+    """The path of an image, or COCO RLE."""
     category: str = ""
     """The object's class, where it was said."""
     score: float | None = None
@@ -123,7 +123,7 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
     if box and not _numbers(box, 4):
         raise ValueError(f"{where}: a box is [x0, y0, x1, y1], not {box!r}")
     if mask and not isinstance(mask, str | dict):
-        raise ValueError(f"{where}: a mask is the path of a picture or COCO RLE, not {mask!r}")
+        raise ValueError(f"{where}: a mask is the path of an image or COCO RLE, not {mask!r}")
     if not isinstance(said.get("score", 0.0), int | float):
         raise ValueError(f"{where}: a score is a number, not {said['score']!r}")
     labels = said.get("labels", [1] * len(points))
@@ -137,7 +137,7 @@ def _numbers(value: Any, count: int) -> bool:
 
 
 def read_mask(mask: str | Mapping[str, Any], size: tuple[int, int], *, of: str = "video") -> np.ndarray:
-    """A mask as (H, W) bool: the path of a picture, with ``@ID`` after it where there are several objects, or COCO RLE.
+    """A mask as (H, W) bool: the path of an image, with ``@ID`` after it where there are several objects, or COCO RLE.
 
     Raises ValueError for what `sam2core.media.labels.read_mask` refuses, and when it is not of the (H, W) of what it
     is a mask `of`.

@@ -1,4 +1,4 @@
-"""What was pointed at in photographs: asked of a predictor, and written; one picture or many, on any engine."""
+"""What was pointed at in photos: asked of a predictor, and written; one image or many, on any engine."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from sam2core.protocols import Detector
 
 CERTAIN = 10.0
-"""The logit that a mask given as a picture stands for: sure, and not beyond what the encoder saw in training."""
+"""The logit that a mask given as an image stands for: sure, and not beyond what the encoder saw in training."""
 TOGETHER = 64
 """Boxes that are asked at once."""
 KINDS = ("masks", "overlay", "palette", "cutouts")
-"""What can be drawn of a picture."""
+"""What can be drawn of an image."""
 
 
 @dataclass(frozen=True)
 class SegmentWork:
-    """Cuts out what was pointed at: called with a worker's number, it returns what does a picture.
+    """Cuts out what was pointed at: called with a worker's number, it returns what does an image.
 
     make        builds a worker's predictor; picklable, as all of this is
     output      where to write to
     settings    what decides the masks beside model and prompts; what was made with the same is not made again
     weights     what documents say of the model's
     kinds       what is drawn, of `KINDS`
-    frame       which picture of files that hold several; None: the first
+    frame       which image of files that hold several; None: the first
     multimask   three masks an object instead of one
-    force       do again what is done, and replace what is of other pictures
+    force       do again what is done, and replace what is of other images
     """
 
     make: Callable[[int], ImagePredictor]
@@ -53,7 +53,7 @@ class SegmentWork:
     multimask: bool = False
     force: bool = False
     detect: Callable[[], Detector] | None = None
-    """Makes a worker's detector, which says what there is in a picture; without it, what was pointed at is."""
+    """Makes a worker's detector, which says what there is in an image; without it, what was pointed at is."""
 
     def __call__(self, number: int) -> Callable[[Picture], Made]:
         from sam2core.media.images import as_bytes
@@ -94,14 +94,14 @@ class Segmenter:
     def __init__(self, predictor: ImagePredictor, *, weights: str | None, multimask: bool) -> None:
         self.predictor, self.weights, self.multimask = predictor, weights, multimask
         self.seconds = (0.0, 0.0)
-        """How long the last picture took: to be encoded, and to be asked of."""
+        """How long the last image took: to be encoded, and to be asked of."""
 
     def segment(
         self, photograph: np.ndarray, prompts: Sequence[UserPrompt], origin: Origin
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """What a document says of a picture, and its masks (B, M, H, W) bool, best first.
+        """What a document says of an image, and its masks (B, M, H, W) bool, best first.
 
-        Raises ValueError for prompts that do not fit the picture.
+        Raises ValueError for prompts that do not fit the image.
         """
         import sam2core
 
@@ -148,7 +148,7 @@ class Segmenter:
             )
         if one.mask is not None:
             keywords["mask_input"] = as_mask_input(
-                read_mask(one.mask, size, of="photograph"), self.predictor.model.image_size
+                read_mask(one.mask, size, of="image"), self.predictor.model.image_size
             )
         return keywords
 
@@ -175,7 +175,7 @@ def _together(prompts: Sequence[UserPrompt]) -> Iterator[list[UserPrompt]]:
 
 
 def said(prompts: Sequence[UserPrompt]) -> dict[str, Any]:
-    """All that was pointed at in a picture, as it is drawn; the mask is that of a lone object."""
+    """All that was pointed at in an image, as it is drawn; the mask is that of a lone object."""
     return {
         "points": [point for one in prompts for point in one.points],
         "labels": [label for one in prompts for label in one.labels],
@@ -185,9 +185,9 @@ def said(prompts: Sequence[UserPrompt]) -> dict[str, Any]:
 
 
 class SegmentOutput:
-    """The files of a photograph in which something was pointed at: NAME.json, and what it names.
+    """The files of a photo in which something was pointed at: NAME.json, and what it names.
 
-    Raises TakenError when they would replace those of another picture, unless forced, or somebody else's.
+    Raises TakenError when they would replace those of another image, unless forced, or somebody else's.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ def _numbers(masks: np.ndarray) -> np.ndarray:
 
 
 def _drawn(backdrop: np.ndarray, masks: np.ndarray, prompt: Mapping[str, Any]) -> np.ndarray:
-    """Masks (B, M, H, W) and prompts over a photograph, the candidates side by side."""
+    """Masks (B, M, H, W) and prompts over a photo, the candidates side by side."""
     import numpy as np
 
     from sam2core.media.render import overlay
@@ -312,7 +312,7 @@ def _told(prompt: UserPrompt) -> dict[str, Any]:
 
 
 def as_mask_input(inside: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Turn a mask of the photograph into the low-resolution logits that a predictor starts from: (h, w) float32."""
+    """Turn a mask of the photo into the low-resolution logits that a predictor starts from: (h, w) float32."""
     import numpy as np
     from PIL import Image
 

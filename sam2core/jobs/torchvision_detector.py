@@ -50,7 +50,7 @@ class TorchvisionDetector:
         self._model: Any = None
 
     def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
-        """The things in a picture (H, W, 3) uint8, surest first.
+        """The things in an image (H, W, 3) uint8, surest first.
 
         The first call reads the weights. Raises ValueError when there are none, or those of another model.
         """

@@ -83,11 +83,11 @@ class Labels:
 
     folder   of the run
     writers  kind -> what writes it
-    names    of the pictures or clips they will be of
+    names    of the images or videos they will be of
     force    replace those of others
 
     Raises ValueError for a kind that cannot hold what the run finds, and TakenError for a folder of a kind that is
-    there already and of other pictures, or that this program did not write.
+    there already and of other images, or that this program did not write.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Pictures, clips and streams, opened and made: the one room that reads pixels and draws."""
+"""Images, videos and streams, opened and made: the one room that reads pixels and draws."""

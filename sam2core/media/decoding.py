@@ -18,8 +18,8 @@ from sam2core.media.images import Damage, Frame, rgb
 from sam2core.media.readers import WINDOW, Reader
 
 VOP = b"\0\0\1\xb6"
-"""Begins a picture in MPEG-4 part 2. Where a packet holds two (DivX's and Xvid's way to have B-frames in AVI), the
-packets' times are not those of the pictures."""
+"""Begins an image in MPEG-4 part 2. Where a packet holds two (DivX's and Xvid's way to have B-frames in AVI), the
+packets' times are not those of the images."""
 
 
 class Video(Reader):
@@ -27,12 +27,12 @@ class Video(Reader):
 
     Frames are numbered by their times, which are taken once from the file's packets: a number means the same frame
     however it is reached, and at a variable frame rate too. Where the packets have no times, or wrong ones, the
-    pictures are counted instead, and the length is not known. Of several video streams the best is read, as FFmpeg
-    chooses it. Pictures are turned and mirrored as the file says, by right angles.
+    images are counted instead, and the length is not known. Of several video streams the best is read, as FFmpeg
+    chooses it. Images are turned and mirrored as the file says, by right angles.
     """
 
     KEPT = 4
-    """Decoded pictures kept for small steps back."""
+    """Decoded images kept for small steps back."""
     KEPT_BACKWARDS = 32
     """The same when reading backwards, where one seek decodes a whole run of them; fewer when they are large."""
     KEPT_BYTES = 128 * 2**20
@@ -54,12 +54,12 @@ class Video(Reader):
         try:
             first = next(self._pictures, None)
         except Damage as error:
-            raise ValueError(f"no picture of {self.where} can be decoded: {error}") from error
+            raise ValueError(f"no image of {self.where} can be decoded: {error}") from error
         if first is None:
             raise ValueError(f"{self.where} is empty: it has no frame")
         self._first = first.pts
         self._unit = self._stream.time_base
-        self._position: int | None = 0  # the number of the picture that came last; None: the decoder must start anew
+        self._position: int | None = 0  # the number of the image that came last; None: the decoder must start anew
         self._kept: OrderedDict[int, Any] = OrderedDict({0: first})
         self._keep = self.KEPT
         self.fps = rate(self._stream)
@@ -108,7 +108,7 @@ class Video(Reader):
             if packets.cut is not None and index == len(packets.times):
                 raise Damage(packets.cut)
             raise IndexError(index)
-        damage = Damage("the decoder gives no picture for it")
+        damage = Damage("the decoder gives no image for it")
         keys = packets.keys(index)
         self._keep = self.KEPT
         if self._position is not None and packets.rank(keys[0]) <= self._position + 1 <= index:
@@ -117,7 +117,7 @@ class Video(Reader):
             return
         if backwards:
             self._keep = self._kept_backwards()
-        for key in keys:  # pictures may need what lies before their key frame: then the one before it serves
+        for key in keys:  # images may need what lies before their key frame: then the one before it serves
             self._seek(key, packets)
             try:
                 if self._reach(index, packets):
@@ -221,7 +221,7 @@ class Packets:
         self.timed = first is not None and None not in times and len(set(times)) == len(times) and not packed
         self._order_times = np.array(times if self.timed else [], dtype=np.int64)
         shown = np.delete(self._order_times, unseen if self.timed else [])
-        self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first picture cannot be decoded
+        self.times = np.sort(shown[shown >= (first or 0)])  # what comes before the first image cannot be decoded
         self._sorted = np.argsort(self._order_times)
         self._keys = np.array(keys, dtype=np.int64)
         self._sizes = np.array(sizes, dtype=np.int64)
@@ -301,7 +301,7 @@ def pyav() -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'video files, addresses and cameras need PyAV, which is not installed: pip install "sam2core[video]" '
-            "(folders of pictures, arrays and iterators go without)",
+            "(folders of images, arrays and iterators go without)",
             name=error.name,
         ) from None
     return av
@@ -369,9 +369,9 @@ def rate(stream: Any) -> float | None:
 
 
 def _decoded(packets: Iterator[Any], stream: Any, time: int | None = None) -> Iterator[Any]:
-    """The pictures of packets, in the order they are shown, from the packet with that time on.
+    """The images of packets, in the order they are shown, from the packet with that time on.
 
-    Raises Damage at the first packet that cannot be decoded, after the pictures shown before it and decoded already.
+    Raises Damage at the first packet that cannot be decoded, after the images shown before it and decoded already.
     """
     errors = pyav().FFmpegError
     sent: deque[int | None] = deque(maxlen=64)

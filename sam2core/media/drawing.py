@@ -1,4 +1,4 @@
-"""Drawing on photographs, in place: masks with contours, names, boxes and clicks, with smooth edges."""
+"""Drawing on photos, in place: masks with contours, names, boxes and clicks, with smooth edges."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def draw_name(canvas: np.ndarray, mask: np.ndarray, name: str, size: int, *, cli
     """Write a word where a mask (H, W) is widest, in letters `size` pixels high.
 
     It goes below the `clicks` (P, 2) it would cover, which reach so far around their places, or above them at the
-    lower edge. An empty mask has no name, and a picture that the word would cover half of shows none.
+    lower edge. An empty mask has no name, and an image that the word would cover half of shows none.
     """
     at = centre(mask)
     if at is None or not name:

@@ -1,7 +1,7 @@
-"""Picture files: the one place that opens them.
+"""Image files: the one place that opens them.
 
 Only the kinds in `FORMATS` are read, whatever a file is called. What comes out is turned as its EXIF orientation says.
-Files may hold several pictures (TIFF stacks, animated PNG, WebP and GIF). All that Pillow raises of damaged data
+Files may hold several images (TIFF stacks, animated PNG, WebP and GIF). All that Pillow raises of damaged data
 becomes one ValueError that names the file.
 """
 
@@ -28,16 +28,16 @@ PictureSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 """What is read, by Pillow's names. None of them starts another program or follows a path that the file names."""
 SEQUENCES = ("TIFF", "PNG", "WEBP", "GIF", "AVIF")
-"""Those of which a file may be many pictures. (The second picture of a phone's JPEG is a preview or a depth map.)"""
+"""Those of which a file may be many images. (The second image of a phone's JPEG is a preview or a depth map.)"""
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 LARGEST = 120_000_000
-"""Pixels that a picture may have to be read whole: as values in fp32 these are 1.4 GB."""
+"""Pixels that an image may have to be read whole: as values in fp32 these are 1.4 GB."""
 LARGEST_DOWNLOAD = 128 << 20
-"""Bytes of a picture that is read from an address."""
+"""Bytes of an image that is read from an address."""
 TIMEOUT = 30.0
 """Seconds in which some byte of it must come."""
 ORIENTATION = 274
-"""EXIF's and TIFF's tag that says how a picture is to be turned."""
+"""EXIF's and TIFF's tag that says how an image is to be turned."""
 TURNS = {
     1: (False, (False, False)),
     2: (False, (False, True)),
@@ -70,7 +70,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 class Stored(Protocol):
-    """A picture file as a decoder sees it."""
+    """An image file as a decoder sees it."""
 
     @property
     def count(self) -> int: ...
@@ -83,7 +83,7 @@ class Stored(Protocol):
 
     @property
     def seconds(self) -> list[float] | None:
-        """How long each picture is shown, where the file says it."""
+        """How long each image is shown, where the file says it."""
         ...
 
     def size(self, frame: int) -> tuple[int, int]:
@@ -112,11 +112,11 @@ def _why(path: Path) -> str:
 
 
 def _fetched(address: str) -> io.BytesIO:
-    """The bytes at an address. Raises ValueError that names it: no answer, no picture's size, a page of HTML."""
+    """The bytes at an address. Raises ValueError that names it: no answer, no image's size, a page of HTML."""
     try:
         with storage.open_address(address, timeout=TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
-                raise ValueError(f"{address!r} is a page of HTML, no picture")
+                raise ValueError(f"{address!r} is a page of HTML, no image")
             content = response.read(LARGEST_DOWNLOAD + 1)
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(f"{address!r} could not be read: {getattr(error, 'reason', error)}") from error
@@ -128,7 +128,7 @@ def _fetched(address: str) -> io.BytesIO:
 
 
 class PictureFile:
-    """A picture file that is open, and the pictures in it; a context manager.
+    """An image file that is open, and the images in it; a context manager.
 
     Args:
         source: a path, an address (http or https, 128 MiB at most), or a file of bytes.
@@ -149,19 +149,19 @@ class PictureFile:
                 is_folder = f"{self.name} is a folder, not an image file"
                 raise ValueError(is_folder if path.is_dir() else f"there is no image file {self.name} ({_why(path)})")
         else:
-            self.name = "the picture" if name is None else name
+            self.name = "the image" if name is None else name
         with self._reading():
             self._stored = _open(source)
 
     @property
     def count(self) -> int:
-        """How many pictures the file holds; a pyramid's smaller copies and a scan's masks are none."""
+        """How many images the file holds; a pyramid's smaller copies and a scan's masks are none."""
         with self._reading():
             return self._stored.count
 
     @property
     def in_order(self) -> bool:
-        """Whether a picture is made from the ones before it, so that going back means to begin anew."""
+        """Whether an image is made from the ones before it, so that going back means to begin anew."""
         return self._stored.in_order
 
     @property
@@ -171,12 +171,12 @@ class PictureFile:
 
     @property
     def seconds(self) -> list[float] | None:
-        """How long each picture is shown; None where the file does not say."""
+        """How long each image is shown; None where the file does not say."""
         with self._reading():
             return self._stored.seconds
 
     def size(self, frame: int = 0, *, stored: bool = False) -> tuple[int, int]:
-        """(H, W) of a picture as displayed, or as stored; nothing is decoded."""
+        """(H, W) of an image as displayed, or as stored; nothing is decoded."""
         with self._reading():
             self._check(frame)
             height, width = self._stored.size(frame)
@@ -189,9 +189,9 @@ class PictureFile:
             return self._stored.orientation(frame)
 
     def picture(self, frame: int = 0, *, largest: int | None = LARGEST) -> Image.Image | np.ndarray:
-        """A picture as displayed, with its own values: a PIL image, or an array where Pillow knows no such values.
+        """An image as displayed, with its own values: a PIL image, or an array where Pillow knows no such values.
 
-        Raises ValueError that names the file: damaged data, no such picture, more than `largest` pixels.
+        Raises ValueError that names the file: damaged data, no such image, more than `largest` pixels.
         """
         with self._reading():
             self._check(frame)
@@ -215,8 +215,8 @@ class PictureFile:
     def _check(self, frame: int) -> None:
         if frame < 0 or (frame and frame >= self._stored.count):
             count = self._stored.count
-            held = "one picture" if count == 1 else f"{count} pictures, 0 to {count - 1}"
-            raise ValueError(f"there is no picture {frame} in it: it holds {held}")
+            held = "one image" if count == 1 else f"{count} images, 0 to {count - 1}"
+            raise ValueError(f"there is no image {frame} in it: it holds {held}")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -276,7 +276,7 @@ class _Pillow:
 
     @property
     def is_deep_tiff(self) -> bool:
-        """Whether the file is a TIFF whose first picture has RGB values of 16 bits.
+        """Whether the file is a TIFF whose first image has RGB values of 16 bits.
 
         Raises ValueError for other colours of 16 bits whose bands are kept apart, which Pillow mixes up.
         """
@@ -299,7 +299,7 @@ class _Pillow:
 
     @property
     def pages(self) -> list[int]:
-        """The pictures of the file by Pillow's numbers."""
+        """The images of the file by Pillow's numbers."""
         if self._pages is None:
             self._pages = self._count()
         return self._pages
@@ -310,7 +310,7 @@ class _Pillow:
             return [0]
         numbers = list(range(getattr(image, "n_frames", 1)))
         if image.format == "PNG" and len(numbers) > 1 and getattr(image, "default_image", False):
-            return numbers[1:]  # the still picture for viewers that know no animation
+            return numbers[1:]  # the still image for viewers that know no animation
         if image.format == "TIFF" and len(numbers) > 1:
             kinds = []
             for number in numbers:
@@ -330,7 +330,7 @@ class _Pillow:
         found = []
         for frame in range(self.count):
             self._seek(frame)
-            self._image.load()  # WebP says it with the picture
+            self._image.load()  # WebP says it with the image
             found.append(float(self._image.info.get("duration", 0)) / 1000)
         return found if all(found) else None
 
@@ -351,12 +351,12 @@ class _Pillow:
 
     def orientation(self, frame: int) -> int:
         self._seek(frame)
-        if frame not in self._orientations:  # asked before the picture is loaded: a TIFF forgets it then
+        if frame not in self._orientations:  # asked before the image is loaded: a TIFF forgets it then
             image: Any = self._image
             if image.format == "TIFF":
                 said = image.tag_v2.get(ORIENTATION)
             elif image.format == "PNG" and not _tells_late(image.fp):
-                said = Image.Image.getexif(image).get(ORIENTATION)  # PNG's own would decode the picture for it
+                said = Image.Image.getexif(image).get(ORIENTATION)  # PNG's own would decode the image for it
             else:
                 said = image.getexif().get(ORIENTATION)
             self._orientations[frame] = int(said) if said in TURNS else 1
@@ -364,11 +364,11 @@ class _Pillow:
 
     def picture(self, frame: int) -> Image.Image | np.ndarray:
         if self._deep_png:
-            orientation = self.orientation(frame)  # before the picture is loaded
+            orientation = self.orientation(frame)  # before the image is loaded
             return turned(self._deep_pixels(), orientation)
         across, (down, along) = TURNS[self.orientation(frame)]
         self._image.load()
-        picture = self._image.copy()  # the next picture of the file is decoded into the same memory
+        picture = self._image.copy()  # the next image of the file is decoded into the same memory
         if self._image.format == "TIFF":  # which Pillow turns by itself
             return picture
         if across:
@@ -456,7 +456,7 @@ class _Tiff:
 
 
 def tiff_pages(file: Any) -> list[Any]:
-    """The pictures of a file that tifffile opened; smaller copies and masks are none."""
+    """The images of a file that tifffile opened; smaller copies and masks are none."""
     pages: list[Any] = [page.aspage() for page in file.pages]
     return [page for page in pages if not int(page.subfiletype) & (_REDUCED | _MASK)] or pages[:1]
 

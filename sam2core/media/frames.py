@@ -25,7 +25,7 @@ from sam2core.media.live import ADDRESSES, camera, network
 from sam2core.media.readers import Folder, Function, Glob, Items, Pages, Reader, Stack, Stream
 
 ANIMATED = (".gif", ".apng", ".avif")
-"""Picture files that are clips, beside those that a folder of frames may hold."""
+"""Image files that are videos, beside those that a folder of frames may hold."""
 AHEAD = 3
 """Frames decoded in advance when frames are read in order."""
 
@@ -116,7 +116,7 @@ class FrameSource:
 
     @property
     def files(self) -> list[Path]:
-        """The file of every frame of the clip, whatever part of it is seen; none where several share one."""
+        """The file of every frame of the video, whatever part of it is seen; none where several share one."""
         return self._reader.files
 
     def has(self, frame: int) -> bool:
@@ -214,15 +214,15 @@ def open_source(source: Any, *, start: int = 0, stop: int | None = None, stride:
 
     `source` may be
 
-    * a folder of pictures (jpg, png, webp, tif, bmp) of any names, in natural order: 2.jpg comes before 10.jpg;
+    * a folder of images (jpg, png, webp, tif, bmp) of any names, in natural order: 2.jpg comes before 10.jpg;
     * a glob pattern, or a list of paths, arrays, PIL images and tensors;
     * an array or a tensor (T, H, W, C) or (T, C, H, W) of uint8, uint16 or floating values in [0, 1], C = 1, 3, 4;
-    * a picture file with any number of pictures: a TIFF stack, an animated PNG, WebP or GIF;
+    * an image file with any number of images: a TIFF stack, an animated PNG, WebP or GIF;
     * a video file, a network address (``rtsp://``, ``http://``) or ``"camera:0"``, with the extra ``sam2core[video]``;
     * anything with a length and an index, or a function of the frame's number: random access;
     * any iterator, which is read as frames are wanted. It and live sources remember their last 8 frames only.
 
-    Nothing is read before it is wanted, except the first frame. Video files and pictures are decoded ahead in a thread
+    Nothing is read before it is wanted, except the first frame. Video files and images are decoded ahead in a thread
     when they are read in order; iterators and functions run in the thread that asks. A function ends its video with
     an IndexError or None. Raises ValueError for anything else, for empty sources and files that are no videos, and
     FrameError where a frame is damaged.
@@ -235,7 +235,7 @@ def open_source(source: Any, *, start: int = 0, stop: int | None = None, stride:
         if fits(source):
             return FrameSource(reader(source), start=start, stop=stop, stride=stride)
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
-    hint = "; one picture goes into a list" if isinstance(source, Image.Image) else ""
+    hint = "; one image goes into a list" if isinstance(source, Image.Image) else ""
     raise ValueError(
         f"frames come from a folder, a glob pattern, a video file, an address, 'camera:0', a list, an array, a tensor, "
         f"an iterator or a function of the frame's number, not from {kind}{hint}"

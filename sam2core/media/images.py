@@ -1,7 +1,7 @@
-"""A picture of any kind as RGB values: files, PIL images, arrays and tensors, turned as they are to be seen.
+"""An image of any kind as RGB values: files, PIL images, arrays and tensors, turned as they are to be seen.
 
-`read_image` gives values for a model, `read_pixels` the picture's own numbers, `read_rgb` bytes for people and for
-training; all three see the same picture.
+`read_image` gives values for a model, `read_pixels` the image's own numbers, `read_rgb` bytes for people and for
+training; all three see the same image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Frame: TypeAlias = "np.ndarray | Tensor"
 CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
 """Pillow's modes that have an alpha channel."""
 ROUNDING = 1 / 512
-"""How far floating values of a picture may lie outside [0, 1]: resizing leaves some of white at 1.0000002."""
+"""How far floating values of an image may lie outside [0, 1]: resizing leaves some of white at 1.0000002."""
 
 
 class Damage(Exception):
@@ -30,12 +30,12 @@ class Damage(Exception):
 
 
 def read_image(image: ImageLike) -> Tensor:
-    """Any picture as RGB values (3, H, W), fp32 in [0, 1].
+    """Any image as RGB values (3, H, W), fp32 in [0, 1].
 
     Accepts a path, an address (http, https), a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor
     (1 | 3 | 4, H, W); values are uint8,
     uint16, or floating in [0, 1] up to rounding. Grey becomes three equal channels, an alpha channel is dropped, a
-    file's EXIF rotation is applied. Raises ValueError for anything else, for an empty picture and for values that are
+    file's EXIF rotation is applied. Raises ValueError for anything else, for an empty image and for values that are
     not finite; it names the file.
     """
     if isinstance(image, str | os.PathLike):
@@ -60,11 +60,11 @@ def at_hand(image: Any) -> Any:
 def read_pixels(
     source: PictureSource, frame: int = 0, *, name: str | None = None, largest: int | None = LARGEST
 ) -> np.ndarray:
-    """A picture file's own values, turned as displayed.
+    """An image file's own values, turned as displayed.
 
     Args:
         source: a path, an address (http, https) or a file of bytes, which `name` is then the name of in messages.
-        frame: which of the file's pictures.
+        frame: which of the file's images.
         largest: pixels that it may have; None for any number.
 
     Returns:
@@ -72,7 +72,7 @@ def read_pixels(
         for PNGs and TIFFs with such values in C channels (TIFFs through tifffile).
 
     Raises:
-        ValueError: no such file or picture, damaged data, values that are not finite or not in [0, 1]. It names the
+        ValueError: no such file or image, damaged data, values that are not finite or not in [0, 1]. It names the
             file.
     """
     with PictureFile(source, name=name) as file:
@@ -92,12 +92,12 @@ def file_pixels(file: PictureFile, frame: int = 0, *, largest: int | None = LARG
 
 
 def read_rgb(source: PictureSource, frame: int = 0, *, name: str | None = None) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8: what `read_image` gives, rounded. Arguments and errors are `read_pixels`'."""
+    """An image file as (H, W, 3) uint8: what `read_image` gives, rounded. Arguments and errors are `read_pixels`'."""
     return as_bytes(read_pixels(source, frame, name=name))
 
 
 def read_rgba(source: PictureSource, frame: int = 0, *, name: str | None = None) -> np.ndarray:
-    """A picture file as (H, W, 4) uint8, opaque where it says nothing. Arguments and errors are `read_pixels`'."""
+    """An image file as (H, W, 4) uint8, opaque where it says nothing. Arguments and errors are `read_pixels`'."""
     with PictureFile(source, name=name) as file:
         colors = as_bytes(file_pixels(file, frame))
         picture = file.picture(frame)
@@ -118,13 +118,13 @@ def as_bytes(frame: Frame) -> np.ndarray:
 
 
 def image_size(source: PictureSource, *, stored: bool = False) -> tuple[int, int]:
-    """(H, W) of a picture file as displayed, or as `stored`, without decoding it. Raises ValueError, naming it."""
+    """(H, W) of an image file as displayed, or as `stored`, without decoding it. Raises ValueError, naming it."""
     with PictureFile(source) as file:
         return file.size(stored=stored)
 
 
 def image_count(source: PictureSource) -> int:
-    """How many pictures a file holds. Raises ValueError that names it."""
+    """How many images a file holds. Raises ValueError that names it."""
     with PictureFile(source) as file:
         return file.count
 
@@ -190,7 +190,7 @@ def _from_tensor(image: Tensor) -> Tensor:
 
 
 def as_frame(item: Any) -> Frame:
-    """A picture of any kind that `read_image` takes, with three channels; its values are left as they are."""
+    """An image of any kind that `read_image` takes, with three channels; its values are left as they are."""
     try:
         if is_text(item):
             item = read_pixels(item)
@@ -216,11 +216,11 @@ def as_frame(item: Any) -> Frame:
 
 
 def rgb(picture: Any) -> np.ndarray:
-    """A decoded picture as (H, W, 3) uint8, turned and mirrored the way it is to be seen, by right angles."""
+    """A decoded image as (H, W, 3) uint8, turned and mirrored the way it is to be seen, by right angles."""
     from av.sidedata.sidedata import SideDataContainer
 
     pixels = picture.to_ndarray(format="rgb24")
-    # not `picture.side_data`: that keeps the picture, 12 MB at 4K, in a cycle until the garbage collector comes by
+    # not `picture.side_data`: that keeps the image, 12 MB at 4K, in a cycle until the garbage collector comes by
     matrix = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no __init__
     if matrix is None:
         return pixels
@@ -231,7 +231,7 @@ def rgb(picture: Any) -> np.ndarray:
 
 
 def three(picture: Frame) -> Frame:
-    """A copy of one picture with three channels: grey is repeated, an alpha channel dropped (as `read_image` does)."""
+    """A copy of one image with three channels: grey is repeated, an alpha channel dropped (as `read_image` does)."""
     if isinstance(picture, Tensor):
         return picture[:3].expand(3, -1, -1).clone() if picture.shape[0] != 3 else picture.clone()
     if picture.shape[2] == 1:

@@ -1,4 +1,4 @@
-"""Pictures whose values say which object a pixel belongs to: label maps, and masks that a person drew."""
+"""Images whose values say which object a pixel belongs to: label maps, and masks that a person drew."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Decode = Callable[[np.ndarray], np.ndarray]
 
 
 def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None = None) -> np.ndarray:
-    """The ids of a label picture, turned as displayed: (H, W) integers.
+    """The ids of a label image, turned as displayed: (H, W) integers.
 
     A palette gives its indices, grey levels of 1 to 32 bits their values; an alpha channel is dropped; of a colour
-    picture whose channels are equal the grey level counts.
+    image whose channels are equal the grey level counts.
 
     Args:
-        frame: which of the file's pictures.
+        frame: which of the file's images.
         decode: what makes ids (H, W) of colours (H, W, 3) uint8, such as `panoptic_ids` and `davis_ids`. Colour
-            pictures are refused without.
+            images are refused without.
 
     Raises:
         ValueError: damaged data, colours without `decode` or that it does not know, values that are no integers. It
@@ -44,7 +44,7 @@ def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None 
             raise ValueError(f"{file.name} {error}") from error
         if (values == values[..., :1]).all():
             return np.ascontiguousarray(values[..., 0])
-        raise ValueError(f"{file.name} is a colour picture; labels have one channel: a palette or grey levels")
+        raise ValueError(f"{file.name} is a colour image; labels have one channel: a palette or grey levels")
 
 
 def panoptic_ids(colors: np.ndarray) -> np.ndarray:
@@ -67,9 +67,9 @@ def davis_ids(colors: np.ndarray) -> np.ndarray:
 
 
 def align_labels(labels: np.ndarray, picture: PictureSource) -> np.ndarray:
-    """Labels (H, W) of a picture file as the picture is displayed.
+    """Labels (H, W) of an image file as the image is displayed.
 
-    Labels that were drawn on the stored pixels, by a tool that knows no EXIF, are turned with the picture where their
+    Labels that were drawn on the stored pixels, by a tool that knows no EXIF, are turned with the image where their
     size tells. Raises ValueError, naming the file, for labels of neither size.
     """
     shown, stored = image_size(picture), image_size(picture, stored=True)
@@ -82,7 +82,7 @@ def align_labels(labels: np.ndarray, picture: PictureSource) -> np.ndarray:
 
 
 def _values(file: PictureFile, frame: int) -> np.ndarray:
-    """A label picture's own values: (H, W) integers, or colours (H, W, 3) uint8."""
+    """A label image's own values: (H, W) integers, or colours (H, W, 3) uint8."""
     picture = file.picture(frame)
     if not isinstance(picture, Image.Image):
         if picture.dtype != np.uint16 or picture.ndim != 3:
@@ -119,7 +119,7 @@ SOFT = 16
 
 @dataclass(frozen=True)
 class DrawnMask:
-    """What a picture says of objects: the numbers of their pixels, 0 for none, and what the numbers are called."""
+    """What an image says of objects: the numbers of their pixels, 0 for none, and what the numbers are called."""
 
     ids: np.ndarray
     names: Mapping[int, str]
@@ -141,7 +141,7 @@ class DrawnMask:
             (number,) = chosen
         inside = self.ids == number
         if inside.all():
-            raise ValueError(f"covers the whole picture: every pixel is {self.names[number]}")
+            raise ValueError(f"covers the whole image: every pixel is {self.names[number]}")
         return inside
 
 
@@ -198,7 +198,7 @@ def _drawn(file: PictureFile, frame: int) -> DrawnMask:
 
 
 def _alpha(picture: Image.Image | np.ndarray) -> np.ndarray | None:
-    """The transparency of a picture, where it differs from pixel to pixel."""
+    """The transparency of an image, where it differs from pixel to pixel."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 4:
             return None
@@ -235,7 +235,7 @@ def _coloured(file: PictureFile, colors: np.ndarray) -> DrawnMask:
     codes = panoptic_ids(colors)
     found = [int(code) for code in np.unique(codes) if code]
     if len(found) > 255:
-        raise ValueError(f"{file.name} has {len(found)} colours: it is no mask but a photograph, or has soft edges")
+        raise ValueError(f"{file.name} has {len(found)} colours: it is no mask but a photo, or has soft edges")
     table = panoptic_ids(davis()).tolist()
     in_table = all(code in table for code in found)
     ids = np.zeros(codes.shape, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which files of a folder count, and their order: one rule for frames, pictures, labels and clips."""
+"""Which files of a folder count, and their order: one rule for frames, images, labels and videos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-"""The pictures that a folder may hold; other files in it are left alone."""
+"""The images that a folder may hold; other files in it are left alone."""
 _LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -47,12 +47,12 @@ def listed(folder: str | os.PathLike[str], suffixes: Sequence[str] | None = None
 
 
 def pictures_in(folder: str | os.PathLike[str], *, deep: bool = False) -> list[Path]:
-    """The pictures of a folder in natural order. Raises OSError when there is no such folder."""
+    """The images of a folder in natural order. Raises OSError when there is no such folder."""
     return listed(folder, SUFFIXES, deep=deep)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its name."""
+    """Whether a file is an image by its name."""
     return path.suffix.lower() in SUFFIXES and not hidden(path) and path.is_file()
 
 

@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-# Apart from each other and from most photographs, also for the colour-blind; the golden angle goes on from there.
+# Apart from each other and from most photos, also for the colour-blind; the golden angle goes on from there.
 _BRIGHT = (
     (30, 144, 255),
     (255, 111, 0),

@@ -1,4 +1,4 @@
-"""Pictures too large to hold: read window by window."""
+"""Images too large to hold: read window by window."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = (GREY_FROM_WHITE, GREY, RGB, PALETTE, YCBCR)
 
 
 class Window(Protocol):
-    """A picture that can be read in part: an array, a memory map, a zarr array, a `raster`."""
+    """An image that can be read in part: an array, a memory map, a zarr array, a `raster`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -32,9 +32,9 @@ def open_raster(source: Any, size: tuple[int, int] | None = None, *, frame: int 
     """Anything that can be read in windows: slicing by rows and columns gives pixels (h, w) or (h, w, C).
 
     `source` is an array, a memory map, a zarr array or whatever has a ``shape`` and slices; a callable
-    ``read(y0, y1, x0, x1)`` with the (H, W) of the picture as `size`; or a path. TIFF files are read a strip or tile at
+    ``read(y0, y1, x0, x1)`` with the (H, W) of the image as `size`; or a path. TIFF files are read a strip or tile at
     a time, when tifffile is installed (``sam2core[raster]``); .npy files are mapped; other files are decoded whole.
-    `frame` is which picture of a file that holds several.
+    `frame` is which image of a file that holds several.
     Raises ValueError for anything else, ModuleNotFoundError for a TIFF without tifffile.
     """
     if isinstance(source, str | os.PathLike):
@@ -48,7 +48,7 @@ def open_raster(source: Any, size: tuple[int, int] | None = None, *, frame: int 
         return read_pixels(path, frame, largest=None)
     if callable(source) and not hasattr(source, "shape"):
         if size is None:
-            raise ValueError("a callable that reads windows needs the (H, W) of the picture as size")
+            raise ValueError("a callable that reads windows needs the (H, W) of the image as size")
         return _Callable(source, size)
     if hasattr(source, "shape") and hasattr(source, "__getitem__"):
         return source
@@ -97,7 +97,7 @@ class _Tiff:
         except tifffile.TiffFileError as error:
             raise ValueError(f"{str(path)!r} could not be read: {error}") from error
         if frame >= len(pages):
-            raise ValueError(f"there is no picture {frame} in {str(path)!r}: it holds {len(pages)}")
+            raise ValueError(f"there is no image {frame} in {str(path)!r}: it holds {len(pages)}")
         page = pages[frame]
         plain = page.photometric in (GREY, RGB) and page.planarconfig == 1 and page.samplesperpixel != 2
         plain = plain and tiff_orientation(page) == 1
@@ -160,7 +160,7 @@ class _Tiff:
 
 
 def coordinates(path: Path) -> tuple[Any, str | None]:
-    """The map from a picture's pixels to coordinates, and the name of their system; identity and None without one.
+    """The map from an image's pixels to coordinates, and the name of their system; identity and None without one.
 
     Needs rasterio (``sam2core[geo]``). Raises FileError where it cannot read the file.
     """

@@ -100,29 +100,29 @@ class Items(Reader):
 
 
 class Folder(Items):
-    """The pictures in a folder."""
+    """The images in a folder."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         folder = Path(folder)
         files = pictures_in(folder)
         if not files:
-            raise ValueError(f"the folder {str(folder)!r} has no pictures ({', '.join(SUFFIXES)})")
+            raise ValueError(f"the folder {str(folder)!r} has no images ({', '.join(SUFFIXES)})")
         super().__init__(files, f"the folder {str(folder)!r}")
 
 
 class Glob(Items):
-    """The pictures that a pattern matches."""
+    """The images that a pattern matches."""
 
     def __init__(self, pattern: str | os.PathLike[str]) -> None:
         pattern = os.fspath(pattern)
         files = [Path(match) for match in glob.glob(pattern, recursive=True) if is_picture(Path(match))]
         if not files:
-            raise ValueError(f"the pattern {pattern!r} matches no pictures ({', '.join(SUFFIXES)})")
+            raise ValueError(f"the pattern {pattern!r} matches no images ({', '.join(SUFFIXES)})")
         super().__init__(sorted(files, key=natural), f"the pattern {pattern!r}")
 
 
 class Pages(Reader):
-    """A picture file, whose pictures are the frames: TIFF stacks, animated PNG, WebP and GIF."""
+    """An image file, whose images are the frames: TIFF stacks, animated PNG, WebP and GIF."""
 
     decodes = True
     KEPT_BYTES = 64 * 2**20
@@ -161,7 +161,7 @@ class Pages(Reader):
 
     @cached_property
     def _begin(self) -> list[float]:
-        """When each picture begins, and the last one ends, in seconds; none where the file does not say."""
+        """When each image begins, and the last one ends, in seconds; none where the file does not say."""
         with self._lock:
             lasting = self._file.seconds
         return [] if lasting is None else [round(sum(lasting[:at]), 6) for at in range(len(lasting) + 1)]
@@ -190,7 +190,7 @@ class Stack(Reader):
         kind = "tensor" if isinstance(stack, Tensor) else "array"
         self.where = f"the {kind} of shape {shape}"
         if stack.ndim != 4:
-            hint = "; a single picture goes into a list, grey frames need a channel axis" if stack.ndim == 3 else ""
+            hint = "; a single image goes into a list, grey frames need a channel axis" if stack.ndim == 3 else ""
             raise ValueError(f"frames in one {kind} are (T, H, W, C) or (T, C, H, W), not {shape}{hint}")
         last, first = shape[3] in (1, 3, 4), shape[1] in (1, 3, 4)
         if last == first:

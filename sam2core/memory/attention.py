@@ -15,7 +15,7 @@ from sam2core.types import TokenBlock
 
 
 class RopeAttention(nn.Module):
-    """Attention whose queries and keys are turned by their place on a grid (upstream: ``RoPEAttention``)."""
+    """Attention whose queries and keys are turned by their place on a grid (Meta's ``RoPEAttention``)."""
 
     def __init__(self, dim: int, *, heads: int, key_dim: int, dropout: float) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class RopeAttention(nn.Module):
 
 
 class RopeMemoryLayer(nn.Module):
-    """Pre-norm self-attention, attention to the memories, feed-forward (upstream: ``MemoryAttentionLayer``)."""
+    """Pre-norm self-attention, attention to the memories, feed-forward (Meta's ``MemoryAttentionLayer``)."""
 
     def __init__(self, dim: int, memory_dim: int, *, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class RopeMemoryAttention(nn.Module):
 
     The image's position is added once, times 0.1; memory positions are added to keys only, never to values.
     One image shared by many objects stays one until the first layer meets their memories.
-    Source: upstream ``MemoryAttention``.
+    Source: Meta's ``MemoryAttention``.
     """
 
     def __init__(

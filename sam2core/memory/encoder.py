@@ -15,7 +15,7 @@ class ConvMemoryEncoder(nn.Module):
 
     Options: the mask's probability enters as `mask_scale` * p + `mask_bias`; `occlusion_embed` adds a learned vector to
     the memory of an absent object (SAM 2.1); `blocks` ConvNeXt blocks with initial `layer_scale`.
-    Source: upstream ``MemoryEncoder``, and ``no_obj_embed_spatial`` of ``SAM2Base``.
+    Source: Meta's ``MemoryEncoder``, and ``no_obj_embed_spatial`` of ``SAM2Base``.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class MemoryPolicy:
 
     A policy has no weights: it can be swapped under a trained model. Its per-object state is whatever `start` returns;
     the session stores it in the object's track and hands it back. Override only what you change. In training all
-    objects of a clip share frames, so one bank and one call serve the whole batch.
+    objects of a video share frames, so one bank and one call serve the whole batch.
     """
 
     horizon: int
@@ -51,7 +51,7 @@ class RecentFrames(MemoryPolicy):
     Options: `frames` is the number of recent frames, taken every `stride` frames; object pointers are read from the
     last `object_pointers` frames; `prompted` limits the prompted frames, nearest first (None: all; otherwise at least
     2); `future_object_pointers` reads object pointers of prompted frames that lie ahead, too, as in training. Source:
-    upstream ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``.
+    Meta's ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ class MemoryReadout(nn.Module):
 
     Options: `slots` is the number of recent frames plus one for prompted frames, which take the last row;
     `pointer_time` is ``"signed"`` (SAM 2.1) or ``"none"`` (SAM 2). `no_memory` stands for an empty past.
-    Source: upstream ``maskmem_tpos_enc``, ``obj_ptr_tpos_proj`` and ``no_mem_embed`` of ``SAM2Base``.
+    Source: Meta's ``maskmem_tpos_enc``, ``obj_ptr_tpos_proj`` and ``no_mem_embed`` of ``SAM2Base``.
     """
 
     POINTER_TIMES = ("signed", "none")
@@ -37,7 +37,7 @@ class MemoryReadout(nn.Module):
         self.pointer_time = nn.Linear(dim, memory_dim) if pointer_time == "signed" else None
 
     def forward(self, recall: Recall | Sequence[Recall]) -> list[TokenBlock]:
-        """The blocks to attend to, in upstream's order: the slots as recalled, then all object pointers as one block.
+        """The blocks to attend to, in Meta's order: the slots as recalled, then all object pointers as one block.
 
         One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
         Raises ValueError for a slot that has no code.

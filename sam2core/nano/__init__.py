@@ -1,4 +1,4 @@
-"""The small model that comes along, as a plugin that lies in the tree: parts, starting weights, recipes and data.
+"""The embedded model that comes along, as a plugin that lies in the tree: parts, starting weights, recipes and data.
 
 What it offers is registered through the same hooks as anyone's; nothing imports it.
 """

@@ -1,4 +1,4 @@
-"""The trunk of the small model: Hiera, smaller than any of SAM 2's."""
+"""The trunk of the embedded model: Hiera, smaller than any of SAM 2's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM's mask decoder with masks that follow the edges of the picture."""
+"""SAM's mask decoder with masks that follow the edges of the image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sam2core.ops.guided import GUIDE, check_filter, fit, guide_of
 
 
 class GuidedMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder, its masks guided by the picture: in each small window they are a linear function of colour.
+    """SAM's mask decoder, its masks guided by the image: in each small window they are a linear function of colour.
 
-    A mask then ends where the picture has an edge nearby, which small models do not find by themselves. `radius` is
-    that of the windows in mask pixels, at least 1; `epsilon`, above 0, is the variance of the normalised picture below
+    A mask then ends where the image has an edge nearby, which small models do not find by themselves. `radius` is
+    that of the windows in mask pixels, at least 1; `epsilon`, above 0, is the variance of the normalised image below
     which a window counts as plain and is only smoothed. It has no weights: those of the decoder it extends fit.
     Logits are clamped to plus or minus 8 first, so that no single pixel outweighs its window.
-    Source: He, Sun and Tang 2010, "Guided Image Filtering", with a picture of three channels (section 3.5).
+    Source: He, Sun and Tang 2010, "Guided Image Filtering", with an image of three channels (section 3.5).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GuidedMaskDecoder(SamMaskDecoder):
         return finest[:, :-GUIDE].to(finer.dtype), finer
 
     def finish(self, masks: Tensor, high_res_features: tuple[Tensor, ...]) -> Tensor:
-        """The masks (B, M, h, w), guided: what the picture allows them to be."""
+        """The masks (B, M, h, w), guided: what the image allows them to be."""
         guide = high_res_features[0][:, -GUIDE:].float()
         slope, offset = fit(masks, guide, radius=self.radius)
         return ((slope * guide[:, None, :3]).sum(2) + offset).to(masks.dtype)

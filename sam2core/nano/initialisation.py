@@ -88,7 +88,7 @@ def init_localised(model: nn.Module, *, content: float = 3.0) -> None:
 def init_localised_for(model: nn.Module, embedding: Tensor, *, match: float = 14.0, fetched: float = 3.0) -> None:
     """Let the tokens' attention to the image start at the clicked cell again, for the features of a trained trunk.
 
-    embedding: (B, C, H, W) of some pictures. Content varies in few directions only; queries and keys are given the
+    embedding: (B, C, H, W) of some images. Content varies in few directions only; queries and keys are given the
     quiet ones, where the position code shows, and values the loud ones. match: attention logit of the clicked cell
     above distant ones. fetched: norm of what is fetched under the click, in units of the click's own code.
     """

@@ -15,7 +15,7 @@ DRAWN, INSIDE, GROUND = 16.0, 2.0, -8.0  # and their logits: clicks, the inside 
 class DrawnPromptEncoder(PromptEncoder):
     """SAM's prompt encoder, which also draws what is said into the mask input.
 
-    A small model that saw little data learns to follow a picture of the prompt long before it learns to read codes of
+    A small model that saw little data learns to follow an image of the prompt long before it learns to read codes of
     places. It has no weights of its own. Source: Sofiiuk et al. 2022, "Reviving Iterative Training".
     """
 

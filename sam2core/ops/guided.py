@@ -17,7 +17,7 @@ def check_filter(radius: int, epsilon: float) -> None:
 
 
 def guide_of(colour: Tensor, *, radius: int, epsilon: float) -> Tensor:
-    """What the filter needs of pictures (B, 3, h, w), normalised: colours, means, inverse covariances (B, 12, h, w).
+    """What the filter needs of images (B, 3, h, w), normalised: colours, means, inverse covariances (B, 12, h, w).
 
     `radius` is that of the windows in pixels; `epsilon` the variance below which a window counts as plain.
     """
@@ -56,9 +56,9 @@ def fit(logits: Tensor, guide: Tensor, *, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def upsample(logits: Tensor, picture: Tensor, *, radius: int, epsilon: float) -> Tensor:
-    """Logits (B, M, h, w) at the size of one picture (3, H, W), normalised, with its edges, in fp32.
+    """Logits (B, M, h, w) at the size of one image (3, H, W), normalised, with its edges, in fp32.
 
-    The functions of colour are fitted at the logits' size and applied at the picture's, a mask at a time.
+    The functions of colour are fitted at the logits' size and applied at the image's, a mask at a time.
     Source: He and Sun 2015, "Fast Guided Filter".
     """
     size = picture.shape[-2:]
@@ -75,7 +75,7 @@ def upsample(logits: Tensor, picture: Tensor, *, radius: int, epsilon: float) ->
 
 
 def window_mean(maps: Tensor, radius: int) -> Tensor:
-    """The mean over each pixel's window, of maps (..., h, w); what lies outside the picture does not count."""
+    """The mean over each pixel's window, of maps (..., h, w); what lies outside the image does not count."""
     ones = torch.ones(maps.shape[-2:], dtype=maps.dtype, device=maps.device)
     return _window_sum(maps, radius) * (1 / _window_sum(ones, radius))
 

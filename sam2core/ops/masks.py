@@ -16,7 +16,7 @@ def refuse_nan(*answers: Tensor) -> None:
     """
     if any(bool(answer.sum().isnan()) for answer in answers):
         raise ValueError(
-            "the mask decoder answers with NaN: the weights are damaged, the picture holds NaN, or numbers grew "
+            "the mask decoder answers with NaN: the weights are damaged, the image holds NaN, or numbers grew "
             "beyond float16 (bfloat16 and float32 hold them)"
         )
 
@@ -53,7 +53,7 @@ def _between(length: int, size: int, start: int, stop: int, device: torch.device
 def stability_score(logits: Tensor, delta: float, threshold: float = 0.0) -> Tensor:
     """How little a mask's area depends on the threshold: area at +`delta` over area at -`delta`, per (..., h, w) mask.
 
-    1.0 for a mask that is empty at both (upstream: ``_get_stability_scores``).
+    1.0 for a mask that is empty at both (Meta's ``_get_stability_scores``).
     """
     inner = (logits > threshold + delta).flatten(-2).sum(-1).float()
     outer = (logits > threshold - delta).flatten(-2).sum(-1).float()
@@ -70,7 +70,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def boxes(masks: Tensor) -> Tensor:
     """The tight boxes (..., 4) of boolean masks (..., H, W): x0, y0, x1, y1 in pixels, the last corner inclusive.
 
-    An empty mask gives zeros (upstream: ``batched_mask_to_box``).
+    An empty mask gives zeros (Meta's ``batched_mask_to_box``).
     """
     rows, columns = masks.any(dim=-1), masks.any(dim=-2)
 
@@ -86,7 +86,7 @@ def boxes(masks: Tensor) -> Tensor:
 def non_overlapping(logits: Tensor, below: float = -10.0) -> Tensor:
     """Give every pixel of (objects, H, W) logits to its strongest object; the others are clamped to `below` there.
 
-    Source: upstream ``_apply_non_overlapping_constraints``.
+    Source: Meta's ``_apply_non_overlapping_constraints``.
     """
     if logits.shape[0] < 2:
         return logits
@@ -110,9 +110,9 @@ def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
 def near_cut(
     boxes: np.ndarray, crop: tuple[int, int, int, int], size: tuple[int, int], reach: float = 20.0
 ) -> np.ndarray:
-    """Which boxes (N, 4) of a picture of (H, W) touch a side of their crop that is not a side of the picture.
+    """Which boxes (N, 4) of an image of (H, W) touch a side of their crop that is not a side of the image.
 
-    A side within `reach` pixels counts as touched (upstream: ``is_box_near_crop_edge``).
+    A side within `reach` pixels counts as touched (Meta's ``is_box_near_crop_edge``).
     """
     boxes = np.asarray(boxes, dtype=np.float32)
     at_crop = np.abs(boxes - np.asarray(crop, dtype=np.float32)) <= reach

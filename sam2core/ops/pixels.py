@@ -1,4 +1,4 @@
-"""What a model sees of a picture: the statistics that its pixels are normalised with."""
+"""What a model sees of an image: the statistics that its pixels are normalised with."""
 
 from __future__ import annotations
 

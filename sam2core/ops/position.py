@@ -42,7 +42,7 @@ def sine_grid(
 ) -> Tensor:
     """The sine position map (1, dim, H, W), fp32, of a (H, W) grid: y in the first half of the channels, then x.
 
-    Rows and columns count from 1 and are divided by the last (upstream: ``PositionEmbeddingSine``).
+    Rows and columns count from 1 and are divided by the last (Meta's ``PositionEmbeddingSine``).
     """
     if dim % 4:
         raise ValueError(f"a sine grid needs a width divisible by 4, not {dim}")
@@ -64,7 +64,7 @@ def sine_tokens(
 
 
 def sine_time(time: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """The code (N, dim), fp32, of points in time (N,): all sines, then all cosines (upstream: ``get_1d_sine_pe``)."""
+    """The code (N, dim), fp32, of points in time (N,): all sines, then all cosines (Meta's ``get_1d_sine_pe``)."""
     angle = time.float()[:, None] / _pairwise_frequencies(dim // 2, temperature, time.device)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
@@ -73,7 +73,7 @@ def fourier(coordinates: Tensor, frequencies: Tensor) -> Tensor:
     """The random Fourier code (..., dim) of x, y coordinates (..., 2) in [0, 1].
 
     `frequencies` is the Gaussian matrix (2, dim / 2); sines fill the first half of the code, cosines the second
-    (upstream: ``PositionEmbeddingRandom``).
+    (Meta's ``PositionEmbeddingRandom``).
     """
     angle = (2 * coordinates.float() - 1) @ frequencies.float() * (2 * math.pi)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)

@@ -18,7 +18,7 @@ def _components(mask: Tensor) -> tuple[Tensor, Tensor]:
 
     A label is 0 outside every region and otherwise distinct among the regions of the batch; an area is the number of
     pixels of the pixel's region, 0 outside. This kernel computes on the CPU and serves every device; a plugin attaches
-    a faster one with ``connected_components.register_kernel(device)``. Source: upstream ``get_connected_components``.
+    a faster one with ``connected_components.register_kernel(device)``. Source: Meta's ``get_connected_components``.
     """
     from scipy import ndimage  # a third of a second, spent only by those who clean masks
 
@@ -84,7 +84,7 @@ def largest(mask: Tensor) -> Tensor:
 def without_small(mask: Tensor, area: int) -> Tensor:
     """A boolean mask (H, W) whose holes of less than `area` pixels are filled and whose islands of less are gone.
 
-    Holes go first; when every island is small, the largest stays. Source: upstream ``remove_small_regions``.
+    Holes go first; when every island is small, the largest stays. Source: Meta's ``remove_small_regions``.
     """
     filled = mask | small_regions(~mask, area - 1)
     if not bool(filled.any()):

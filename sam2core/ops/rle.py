@@ -68,9 +68,9 @@ def runs(mask: np.ndarray) -> np.ndarray:
 
 
 def runs_within(mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """The `runs` of a picture of `size` (H, W) that is zero but for this part (h, w), whose first pixel is at x, y.
+    """The `runs` of an image of `size` (H, W) that is zero but for this part (h, w), whose first pixel is at x, y.
 
-    Only the part is looked at, so a small object in a large picture costs what it covers.
+    Only the part is looked at, so a small object in a large image costs what it covers.
     """
     return runs_of_parts([(mask, corner)], size)
 
@@ -88,7 +88,7 @@ def runs_of_parts(parts: Iterable[tuple[np.ndarray, tuple[int, int]]], size: tup
 
 
 def _edges(part: np.ndarray, corner: tuple[int, int], height: int) -> np.ndarray:
-    """Where, down the columns of a picture of that height, runs of ones begin and end, in turns."""
+    """Where, down the columns of an image of that height, runs of ones begin and end, in turns."""
     padded = np.zeros((part.shape[1], part.shape[0] + 2), dtype=bool)  # columns, so that every run has both ends
     padded[:, 1:-1] = part.T
     column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])

@@ -1,4 +1,4 @@
-"""MaskGenerator: every mask of a picture from a grid of clicks; filtered, without duplicates."""
+"""MaskGenerator: every mask of an image from a grid of clicks; filtered, without duplicates."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ class _Found:
 
 
 class MaskGenerator:
-    """Finds every mask in a picture: a grid of clicks, each answered with several masks; bad ones and duplicates go.
+    """Finds every mask in an image: a grid of clicks, each answered with several masks; bad ones and duplicates go.
 
-    Points: `points_per_side` for an even grid, or `point_grids`, one per layer, as shares of the picture (x, y).
+    Points: `points_per_side` for an even grid, or `point_grids`, one per layer, as shares of the image (x, y).
     `points_per_batch` is how many the model is asked at once; "auto" goes by the memory that is free and the cache.
     Filters: `iou_threshold` on the model's own estimate, which must be above it; `stability_threshold` on how little
-    the mask depends on its cut at `mask_threshold`, moved by `stability_offset` both ways, measured at the picture's
+    the mask depends on its cut at `mask_threshold`, moved by `stability_offset` both ways, measured at the image's
     size, which must reach it; 0 turns either off. `nms_threshold` is the box IoU above which the mask of lower estimate
     is a duplicate.
     Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
     with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
     `multimask_output` asks for three masks a click instead of one; `refine` gives every mask back to the model as a
     mask input and takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels
-    (upstream's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the picture's size and
+    (Meta's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the image's size and
     looks for duplicates again (SAM 1's meaning of that name).
-    Source: upstream ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
+    Source: Meta's ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
     @takes_our_words
@@ -131,10 +131,10 @@ class MaskGenerator:
 
     @takes_our_words
     def generate(self, images: Any, *, progress: Progress | None = None) -> Any:
-        """The masks of a picture, best estimate first; for a list of pictures of any sizes, a list of such lists.
+        """The masks of an image, best estimate first; for a list of images of any sizes, a list of such lists.
 
-        A picture is what `ImagePredictor.encode` takes. `progress(done, total)` is called with the number of clicks
-        answered, of all pictures. Raises ValueError for what is no picture.
+        An image is what `ImagePredictor.encode` takes. `progress(done, total)` is called with the number of clicks
+        answered, of all images. Raises ValueError for what is no image.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, progress=progress))
@@ -149,7 +149,7 @@ class MaskGenerator:
 
     @takes_our_words
     def stream(self, images: Iterable[Any], *, progress: Progress | None = None) -> Iterator[AutoMasks]:
-        """The masks of one picture after the other, as they are done; pictures are read when their turn comes."""
+        """The masks of one image after the other, as they are done; images are read when their turn comes."""
         pictures = len(images) if isinstance(images, Sequence) else 1
         done = 0
         for image in images:
@@ -171,9 +171,9 @@ class MaskGenerator:
     def tiles(
         self, source: Any, *, tile: int = 1024, overlap: int | None = None, progress: Progress | None = None
     ) -> Iterator[AutoMask]:
-        """The masks of a picture of any size, tile by tile and as they are done: `stream_tiles` over `open_raster`.
+        """The masks of an image of any size, tile by tile and as they are done: `stream_tiles` over `open_raster`.
 
-        Options, crops too, apply to each tile; memory does not depend on the picture's size. `progress` counts tiles.
+        Options, crops too, apply to each tile; memory does not depend on the image's size. `progress` counts tiles.
         """
         return stream_tiles(self.generate, open_raster(source), tile=tile, overlap=overlap, progress=progress)
 
@@ -243,7 +243,7 @@ class MaskGenerator:
 
     def _keep(self, iou: Tensor) -> Tensor:
         """Which of the scores (B, 4) belong to masks that can still be found: not the single mask's, nor bad ones."""
-        mask_ops.refuse_nan(iou)  # which is above no threshold, and would pass for a picture without objects
+        mask_ops.refuse_nan(iou)  # which is above no threshold, and would pass for an image without objects
         wanted = (torch.arange(iou.shape[1], device=iou.device) > 0).expand(iou.shape)
         if self.iou_threshold > 0 and not self.refine:
             wanted = wanted & (iou.float() > self.iou_threshold)
@@ -308,7 +308,7 @@ class MaskGenerator:
         return inner / outer
 
     def _drawn(self, found: _Found, crop: Crop, size: tuple[int, int]) -> list[AutoMask]:
-        """What was found in a crop, as masks of the whole picture."""
+        """What was found in a crop, as masks of the whole image."""
         x0, y0, x1, y1 = crop
         drawn = []
         row = 0

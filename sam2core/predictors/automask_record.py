@@ -1,4 +1,4 @@
-"""AutoMask: one mask that was found in a picture; AutoMasks: all of them."""
+"""AutoMask: one mask that was found in an image; AutoMasks: all of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMS = ("binary_mask", "coco_rle", "uncompressed_rle")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AutoMask(ObjectMasks):
-    """One mask found in a picture, as run lengths; it becomes pixels when asked for. A result of one object."""
+    """One mask found in an image, as run lengths; it becomes pixels when asked for. A result of one object."""
 
     size: tuple[int, int]
-    """The picture's (H, W)."""
-    runs: np.ndarray  # lengths of runs down the columns of the whole picture, zeros first
+    """The image's (H, W)."""
+    runs: np.ndarray  # lengths of runs down the columns of the whole image, zeros first
     box: tuple[int, int, int, int]
     """x0, y0, x1, y1 in pixels, the last corner inclusive; zeros for an empty mask."""
     iou: float
@@ -32,7 +32,7 @@ class AutoMask(ObjectMasks):
     point: tuple[float, float]
     """The click that found it, x, y in pixels."""
     crop: Crop
-    """The part of the picture the model saw: x0, y0, x1, y1, the last corner outside."""
+    """The part of the image the model saw: x0, y0, x1, y1, the last corner outside."""
     picture: Picture = None
 
     @property
@@ -51,7 +51,7 @@ class AutoMask(ObjectMasks):
         return {"size": list(self.size), "counts": rle.compress(self.runs)}
 
     def record(self, form: str = "binary_mask") -> dict[str, Any]:
-        """The dictionary that upstream's generator gives, with its segmentation in one of three forms.
+        """The dictionary that Meta's generator gives, with its segmentation in one of three forms.
 
         `form` is ``"binary_mask"`` (bool array), ``"coco_rle"`` or ``"uncompressed_rle"`` (a list of run lengths).
         Boxes are x, y, width, height, where a width is the distance from the first to the last pixel. Raises
@@ -98,7 +98,7 @@ class AutoMask(ObjectMasks):
 
 
 class AutoMasks(ObjectMasks, list[AutoMask]):
-    """The masks found in a picture, best estimate first: a list, and a result of as many objects.
+    """The masks found in an image, best estimate first: a list, and a result of as many objects.
 
     `found[i]` is one mask; lists, slices and booleans give some of them, in the same form.
     """

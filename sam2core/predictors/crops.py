@@ -1,4 +1,4 @@
-"""Where an automatic generator looks: grids of points, and a picture's crops in layers."""
+"""Where an automatic generator looks: grids of points, and an image's crops in layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def point_grid(side: int) -> np.ndarray:
 
 
 def point_grids(side: int, layers: int, downscale: int) -> list[np.ndarray]:
-    """A grid for the picture and one for each layer of crops, `downscale` times sparser from layer to layer.
+    """A grid for the image and one for each layer of crops, `downscale` times sparser from layer to layer.
 
     Raises ValueError when the last layer would have no points.
     """
@@ -36,20 +36,20 @@ def read_grids(grids: Sequence[Any], layers: int) -> list[np.ndarray]:
     """A user's grids, one per layer, checked: (N, 2) x, y in [0, 1]. Raises ValueError for anything else."""
     checked = [np.asarray(grid, dtype=np.float64) for grid in grids]
     if len(checked) <= layers:
-        raise ValueError(f"{layers} layers of crops and the picture need {layers + 1} point grids, not {len(checked)}")
+        raise ValueError(f"{layers} layers of crops and the image need {layers + 1} point grids, not {len(checked)}")
     for layer, grid in enumerate(checked):
         if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid):
-            raise ValueError(f"point grid {layer} is (N, 2), x and y as shares of the picture, not {grid.shape}")
+            raise ValueError(f"point grid {layer} is (N, 2), x and y as shares of the image, not {grid.shape}")
         if not (np.isfinite(grid).all() and grid.min() >= 0 and grid.max() <= 1):
             raise ValueError(f"point grid {layer} lies in [0, 1]; this one has {grid.min():g}..{grid.max():g}")
     return checked
 
 
 def crops(size: tuple[int, int], layers: int, overlap: float) -> list[tuple[Crop, int]]:
-    """The picture itself and then, layer by layer, 2 x 2, 4 x 4, ... overlapping crops of it, each with its layer.
+    """The image itself and then, layer by layer, 2 x 2, 4 x 4, ... overlapping crops of it, each with its layer.
 
     `size` is (H, W); in the first layer crops share `overlap` of the shorter side, later ones proportionally less.
-    Source: upstream ``generate_crop_boxes``.
+    Source: Meta's ``generate_crop_boxes``.
     """
     height, width = size
     found: list[tuple[Crop, int]] = [((0, 0, width, height), 0)]

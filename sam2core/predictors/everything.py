@@ -33,7 +33,7 @@ def track_everything(
 
     On every `every`-th frame the masks found are compared with the objects followed so far. One that has an IoU of
     `same` or more with an object, or lies by a share of `covered` within objects, is that object or a part of it; one
-    smaller than `min_area` of the picture is left out. The others start new objects, numbered from 1 in the order they
+    smaller than `min_area` of the image is left out. The others start new objects, numbered from 1 in the order they
     were found, up to `max_objects`; nested masks give one object, the one with the best estimate. Objects that the
     session has already are followed along. `progress(done, total)` counts frames. Results come one per frame; the
     generator can be closed at any time; ``start=reached(session)`` goes on, also with a session that was saved. Raises

@@ -128,7 +128,7 @@ class ImagePredictor:
     the predictor, so any number of threads can share one. Options: `mask_threshold` on the logits (0.0 is even odds);
     `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels; `keep_largest` keeps one region;
     `keep_clicked` keeps the regions that hold a positive click, however small, where there is one.
-    Source: upstream ``SAM2ImagePredictor``, without its hidden state.
+    Source: Meta's ``SAM2ImagePredictor``, without its hidden state.
     """
 
     @takes_our_words

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Picture: TypeAlias = "ImageLike | Callable[[], ImageLike] | None"
-"""What a result lies over: a picture as its user gave it, or what reads it when it is drawn on."""
+"""What a result lies over: an image as its user gave it, or what reads it when it is drawn on."""
 TOLD = 4
 """Objects that `repr` tells one by one."""
 
@@ -39,15 +39,15 @@ def named(model: Any) -> str:
 
 
 class ObjectMasks(ABC):
-    """The masks of K objects over one picture, and the forms in which people and programs take them.
+    """The masks of K objects over one image, and the forms in which people and programs take them.
 
-    Masks have the picture's size only while they are asked for. ``len`` is K; iterating gives a result per object, and
+    Masks have the image's size only while they are asked for. ``len`` is K; iterating gives a result per object, and
     indexing one or some of the objects: by number (by id in a video), a list of these, a slice, or K booleans, as in
-    ``result[result.scores > 0.8]``. The picture is held as it was given, and read when it is drawn on.
+    ``result[result.scores > 0.8]``. The image is held as it was given, and read when it is drawn on.
     """
 
     size: tuple[int, int]
-    """The picture's (H, W)."""
+    """The image's (H, W)."""
     picture: Picture
 
     if TYPE_CHECKING:  # a field of some results, which a property here would give a default
@@ -137,9 +137,9 @@ class ObjectMasks(ABC):
         return [rle.encode(mask) for mask in self.each()]
 
     def to_coco(self, file_name: str = "", *, labels: str | Mapping[Any, str] = "object") -> dict[str, Any]:
-        """A COCO document of this picture, ready for JSON; pycocotools loads it. Objects without a pixel are left out.
+        """A COCO document of this image, ready for JSON; pycocotools loads it. Objects without a pixel are left out.
 
-        `file_name` is what its entry names; by default the file that the picture was read from. `labels` is the
+        `file_name` is what its entry names; by default the file that the image was read from. `labels` is the
         category of all objects, or one for each object. Raises ValueError for an object without one.
         """
         if not file_name and isinstance(self.picture, str | os.PathLike):
@@ -203,17 +203,17 @@ class ObjectMasks(ABC):
         points: Any = (),
         labels: Any = None,
     ) -> np.ndarray:
-        """The picture with masks drawn on it, (H, W, 3) uint8 RGB; small ones lie above large ones.
+        """The image with masks drawn on it, (H, W, 3) uint8 RGB; small ones lie above large ones.
 
         `picture` takes the place of the one that was given to the model; `names` are written on the masks: words, or
         whether the objects' own are; `boxes` draws the boxes of the masks too. The others are those of
-        `sam2core.media.render.overlay`. Raises ValueError where the picture cannot be had any more, or has another
+        `sam2core.media.render.overlay`. Raises ValueError where the image cannot be had any more, or has another
         size.
         """
         canvas = self._pixels(picture)
         if canvas.shape[:2] != tuple(self.size):
             raise ValueError(
-                f"the picture is {canvas.shape[1]}x{canvas.shape[0]} pixels, the masks are for "
+                f"the image is {canvas.shape[1]}x{canvas.shape[0]} pixels, the masks are for "
                 f"{self.size[1]}x{self.size[0]}"
             )
         colors = palette(len(self)) if colors is None else np.asarray(colors)
@@ -239,10 +239,10 @@ class ObjectMasks(ABC):
         return [str(name) for name in names]
 
     def _pixels(self, picture: ImageLike | None) -> np.ndarray:
-        """The picture to draw on, (H, W, 3) uint8."""
+        """The image to draw on, (H, W, 3) uint8."""
         given = self.picture if picture is None else picture
         if given is None:
-            raise ValueError("this result does not know its picture any more: give it, plot(picture)")
+            raise ValueError("this result does not know its image any more: give it, plot(image)")
         return pixels_of(given)
 
     def show(self, picture: ImageLike | None = None, **drawing: Any) -> None:
@@ -254,7 +254,7 @@ class ObjectMasks(ABC):
             drawn.show()
 
     def save(self, path: str | os.PathLike[str], picture: ImageLike | None = None, **drawing: Any) -> None:
-        """Write `plot` as a picture, whole or not at all, in place of what was there; its folder must be there.
+        """Write `plot` as an image, whole or not at all, in place of what was there; its folder must be there.
 
         The suffix says which kind: .png, .jpg, .webp, .tif, .bmp. Raises ValueError for another, OSError where nothing
         can be written. Further arguments are those of `plot`.
@@ -262,13 +262,13 @@ class ObjectMasks(ABC):
         path = Path(path)
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in KINDS:
-            raise ValueError(f"{path.name!r}: the suffix says which kind of picture: {', '.join(SUFFIXES)}")
+            raise ValueError(f"{path.name!r}: the suffix says which kind of image: {', '.join(SUFFIXES)}")
         drawn = Image.fromarray(self.plot(picture, **drawing))
         with storage.writing(path, force=True) as unfinished:
             drawn.save(unfinished, format=kind)
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows of a result; nothing where its picture is not known any more."""
+        """What a notebook shows of a result; nothing where its image is not known any more."""
         return self._shown("PNG")
 
     def _repr_jpeg_(self) -> bytes | None:
@@ -302,7 +302,7 @@ SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp")
 
 
 def pixels_of(picture: Any) -> np.ndarray:
-    """A picture as its user gave it, or what reads it, as RGB (H, W, 3) uint8. Raises ValueError where it is none."""
+    """An image as its user gave it, or what reads it, as RGB (H, W, 3) uint8. Raises ValueError where it is none."""
     if callable(picture):
         picture = picture()
     return read_rgb(picture) if isinstance(picture, str | os.PathLike) else as_bytes(picture)

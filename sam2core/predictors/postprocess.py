@@ -20,7 +20,7 @@ class Postprocess:
 
     Areas are in pixels of the low-resolution mask (a quarter of the model's image size), 0 turns a step off; regions
     are 8-connected and both areas are judged on the mask as it came. Filled pixels get `threshold` + `margin`, dropped
-    ones `threshold` - `margin`. Source: upstream ``SAM2Transforms.postprocess_masks``.
+    ones `threshold` - `margin`. Source: Meta's ``SAM2Transforms.postprocess_masks``.
     """
 
     fill_holes: int = 0
@@ -72,13 +72,13 @@ def clicks_on(logits: Tensor, points: Tensor, labels: Tensor, *, image_size: tup
 
 
 def sharpen(logits: Tensor, picture: ImageLike, *, radius: int = 2, epsilon: float = 2e-3) -> Tensor:
-    """Low-resolution logits (B, M, h, w) at a picture's size (B, M, H, W), with edges where the picture has them.
+    """Low-resolution logits (B, M, h, w) at an image's size (B, M, H, W), with edges where the image has them.
 
     `logits` are those of an `ImageResult`, or with a dimension more of a `FrameResult` (`logits.unsqueeze(1)`), of the
-    whole picture; `picture` is anything that `encode` takes. `radius` is that of the windows in low-resolution pixels,
+    whole image; `picture` is anything that `encode` takes. `radius` is that of the windows in low-resolution pixels,
     `epsilon` the variance of normalised colours below which a window is only smoothed. Thin things and good masks gain,
     masks of the wrong thing do not. Raises ValueError for logits of another shape, a radius below 1 and an epsilon that
-    is not above 0. Source: He and Sun 2015, "Fast Guided Filter"; upstream resizes without looking at the picture.
+    is not above 0. Source: He and Sun 2015, "Fast Guided Filter"; Meta's sam2 resizes without looking at the image.
     """
     if logits.ndim != 4:
         raise ValueError(f"logits are (B, M, h, w), not {tuple(logits.shape)}")

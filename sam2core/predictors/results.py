@@ -34,7 +34,7 @@ class FrameResult(ObjectMasks):
     objects: tuple[Hashable, ...]
     logits: Tensor  # (N, h, w) low-resolution logits, fp32
     iou: Tensor  # (N,) predicted IoU
-    object_score: Tensor  # (N,) object scores; > 0: the object is in the picture
+    object_score: Tensor  # (N,) object scores; > 0: the object is in the image
     size: tuple[int, int]
     """The video's (H, W)."""
     non_overlapping: bool = False

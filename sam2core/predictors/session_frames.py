@@ -34,7 +34,7 @@ class NewestFrame:
     def read(self, frame: int) -> Any:
         """Its image. Raises ValueError for another frame."""
         if frame != self.frame:
-            raise ValueError(f"frame {frame} of this live session has passed: give its picture, plot(picture)")
+            raise ValueError(f"frame {frame} of this live session has passed: give its image, plot(image)")
         return self.image
 
 

@@ -1,4 +1,4 @@
-"""Automatic masks of pictures of any size: tile by tile, objects that a seam cuts put together, memory bounded."""
+"""Automatic masks of images of any size: tile by tile, objects that a seam cuts put together, memory bounded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sam2core.predictors.crops import Crop
 AGREEMENT = 0.5
 """The IoU, where two tiles overlap, from which their masks are one object."""
 STRIP = 2**24
-"""Pixels of an object that are looked at in one go when it is put together: one may be as large as the picture."""
+"""Pixels of an object that are looked at in one go when it is put together: one may be as large as the image."""
 
 Segment = Callable[[np.ndarray], Sequence[AutoMask]]
 Progress = Callable[[int, int], None]
 
 
 def tile_grid(size: tuple[int, int], tile: int, overlap: int) -> list[list[Crop]]:
-    """Rows of tiles that cover a picture of (H, W), neighbours sharing `overlap` pixels or a little more.
+    """Rows of tiles that cover an image of (H, W), neighbours sharing `overlap` pixels or a little more.
 
     Raises ValueError for a tile that is not larger than twice the overlap.
     """
@@ -49,16 +49,16 @@ def stream_tiles(
     agreement: float = AGREEMENT,
     progress: Progress | None = None,
 ) -> Iterator[AutoMask]:
-    """The masks of a picture of any size, as soon as no further tile can add to them.
+    """The masks of an image of any size, as soon as no further tile can add to them.
 
     `segment` finds the masks of one tile, such as `MaskGenerator.generate`; `source` is (H, W) or (H, W, C), and read
     one tile at a time; `tile` and `overlap` are pixels (default: an eighth of a tile). Masks of neighbouring tiles that
     agree where both see them become one; so an object larger than a tile is put together as well. A mask that its tile
     cuts off, and that the tile beyond does not confirm although it sees all of it, is dropped. `progress(done, total)`
-    counts tiles. Raises ValueError for a source that is no picture.
+    counts tiles. Raises ValueError for a source that is no image.
     """
     if len(source.shape) not in (2, 3) or min(source.shape[:2]) < 1:
-        raise ValueError(f"a picture is (H, W) or (H, W, C), not {tuple(source.shape)}")
+        raise ValueError(f"an image is (H, W) or (H, W, C), not {tuple(source.shape)}")
     size = (int(source.shape[0]), int(source.shape[1]))
     rows = tile_grid(size, tile, tile // 8 if overlap is None else overlap)
     total, done = sum(len(row) for row in rows), 0
@@ -100,7 +100,7 @@ class _Object:
         return len(self.pieces) == 1 and self.pieces[0].unconfirmed
 
     def whole(self, size: tuple[int, int]) -> AutoMask:
-        """The object in the picture of `size`; estimates are those of its largest piece."""
+        """The object in the image of `size`; estimates are those of its largest piece."""
         x0, y0 = (min(piece.box[side] for piece in self.pieces) for side in (0, 1))
         x1, y1 = (max(piece.box[side] for piece in self.pieces) for side in (2, 3))
         step = max(1, STRIP // (y1 - y0 + 1))
@@ -128,7 +128,7 @@ class _Object:
 
 @dataclass(eq=False)
 class _Piece:
-    """A mask of one tile, in the picture's pixels."""
+    """A mask of one tile, in the image's pixels."""
 
     box: Crop  # the last corner inclusive
     packed: np.ndarray  # the box's pixels, eight to a byte
@@ -137,7 +137,7 @@ class _Piece:
     stability: float
     point: tuple[float, float]
     crop: Crop
-    cut: tuple[bool, bool, bool, bool]  # whether it touches the left, top, right, bottom of its tile inside the picture
+    cut: tuple[bool, bool, bool, bool]  # whether it touches the left, top, right, bottom of its tile inside the image
     owner: _Object
     unconfirmed: bool = False
 

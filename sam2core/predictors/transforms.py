@@ -20,7 +20,7 @@ def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
     """RGB values (3, H, W) in [0, 1] to normalised pixels (1, 3, *size), bilinear with antialiasing.
 
     The aspect ratio is not kept.
-    Same result as torchvision's ``Resize`` and ``Normalize`` in upstream ``SAM2Transforms``.
+    Same result as torchvision's ``Resize`` and ``Normalize`` in Meta's ``SAM2Transforms``.
     """
     pixels = values.unsqueeze(0)
     if pixels.shape[-2:] != torch.Size(size):
@@ -105,9 +105,9 @@ def read_boxes(box: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def read_crop(crop: Any, size: tuple[int, int]) -> Crop:
-    """A user's x0, y0, x1, y1 as the whole pixels that it touches of a picture of (H, W).
+    """A user's x0, y0, x1, y1 as the whole pixels that it touches of an image of (H, W).
 
-    It may reach over the picture's edge. Raises ValueError when no pixel is left, and for anything but four numbers.
+    It may reach over the image's edge. Raises ValueError when no pixel is left, and for anything but four numbers.
     """
     corners = _numbers(crop, "crop")
     if corners.shape != (4,):
@@ -119,13 +119,13 @@ def read_crop(crop: Any, size: tuple[int, int]) -> Crop:
         told = ", ".join(f"{value:g}" for value in corners.tolist())
         raise ValueError(
             f"crop ({told}) holds no pixel of {width}x{height}: it is x0, y0, x1, y1 with x0 < x1 and y0 < y1, "
-            "some of it in the picture"
+            "some of it in the image"
         )
     return x0, y0, x1, y1
 
 
 def into_crop(xy: Tensor, marks: Tensor, crop: Crop) -> Tensor:
-    """Points (N, 2) of a picture, with their labels (N,), in pixels of its crop.
+    """Points (N, 2) of an image, with their labels (N,), in pixels of its crop.
 
     Raises ValueError for a click outside the crop and for a box that does not touch it.
     """
@@ -154,7 +154,7 @@ def _check_boxes(boxes: Tensor, area: Crop, where: str) -> None:
 
 
 def drawn_mask(mask: Any, size: tuple[int, int]) -> Tensor:
-    """A mask that a user drew on a picture of (H, W): boolean, on the CPU.
+    """A mask that a user drew on an image of (H, W): boolean, on the CPU.
 
     `mask` holds booleans, or integers of which 0 is off the object. Raises ValueError for anything else, floating
     values among them, which may be logits or probabilities, and for another size.
@@ -170,7 +170,7 @@ def drawn_mask(mask: Any, size: tuple[int, int]) -> Tensor:
     if shape != tuple(size):
         hint = "; its axes are the wrong way round" if shape == tuple(size)[::-1] else ""
         raise ValueError(
-            f"a mask (H, W) is as large as the picture, {tuple(size)}, not {shape}{hint}; "
+            f"a mask (H, W) is as large as the image, {tuple(size)}, not {shape}{hint}; "
             "logits of an earlier answer are a mask_input"
         )
     return torch.as_tensor(values != 0)
@@ -208,7 +208,7 @@ def read_mask_input(mask: Any, size: tuple[int, int]) -> Tensor:
 def read_mask(drawn: Tensor, size: tuple[int, int]) -> Tensor:
     """A boolean mask (H, W) as zeros and ones (H, W) at model size, fp32.
 
-    Resized with antialiasing and cut at one half (upstream: ``add_new_mask``).
+    Resized with antialiasing and cut at one half (Meta's ``add_new_mask``).
     """
     values = drawn.float()
     if values.shape == torch.Size(size):

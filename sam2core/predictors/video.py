@@ -27,7 +27,7 @@ from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import FrameMemory, ImageFeatures, MaskPrediction, Prompt, Recall
 
 FILLED = 0.1
-"""The logit that a filled hole gets (upstream: ``fill_holes_in_mask_scores``)."""
+"""The logit that a filled hole gets (Meta's ``fill_holes_in_mask_scores``)."""
 CPU_OBJECTS = 4
 
 
@@ -39,11 +39,11 @@ class VideoPredictor:
     Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
     a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
     frames with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
-    makes a corrected frame a prompted frame (upstream's default loses corrections on tracked frames);
+    makes a corrected frame a prompted frame (Meta's default loses corrections on tracked frames);
     `forget_around_prompts` clears an object's recent frames near a prompt; `memory_dtype` is the type memories are
     stored in; `objects_per_call` caps how many objects one call of the model takes (None: 4 on a CPU, all elsewhere);
     `policy` replaces the model's memory policy; `compile` compiles the model's parts, or those named, with shapes that
-    stay the same (`compile_model`). Source: upstream ``SAM2VideoPredictor``.
+    stay the same (`compile_model`). Source: Meta's ``SAM2VideoPredictor``.
     """
 
     @takes_our_words

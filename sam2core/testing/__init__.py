@@ -44,7 +44,7 @@ def check(
     options      options the part is made with (for a target alone; default: its own defaults)
     given        other widths than those of `GIVEN`, such as ``{"dim": 64}``; for a policy, ``{"slots": 9}`` when it is
                  for models whose readout has nine slots instead of SAM 2's seven
-    image_size   (H, W) in pixels of the pictures it is tried on, multiples of 32
+    image_size   (H, W) in pixels of the images it is tried on, multiples of 32
     use          for a predictor that has neither `encode` nor `open`: how to use it, ``lambda tool: tool.run(...)``
     state        for a layout: tensors under our names that it must be able to write (default: the tiny model's)
 

@@ -17,7 +17,7 @@ from sam2core.testing.rules import Examination, Found
 
 def examine_detector(examination: Examination, detector: Any) -> None:
     """Raise ContractError at the first rule that the detector breaks."""
-    with examination.rule("protocol", "a method detect(picture, source=, frame=)"):
+    with examination.rule("protocol", "a method detect(image, source=, frame=)"):
         if not isinstance(detector, Detector):
             raise Found(f"a {type(detector).__name__}")
     with examination.rule("answer", "boxes (N, 4) of finite numbers, N labels that are texts, N scores, surest first"):
@@ -32,9 +32,7 @@ def examine_detector(examination: Examination, detector: Any) -> None:
 
 def examine_writer(examination: Examination, writer: Any) -> None:
     """Raise ContractError at the first rule that the writer breaks."""
-    with examination.rule(
-        "protocol", "what it `holds`, pictures or clips or both, and a method write(folder, footage)"
-    ):
+    with examination.rule("protocol", "what it `holds`, images or videos or both, and a method write(folder, footage)"):
         if not isinstance(writer, Writer) or not writer.holds or set(writer.holds) - {"pictures", "clips"}:
             raise Found(f"a {type(writer).__name__} with {getattr(writer, 'holds', None)!r}")
     for holding in writer.holds:
@@ -51,7 +49,7 @@ def examine_writer(examination: Examination, writer: Any) -> None:
 
 
 def _footage(place: Path, holding: str) -> Footage:
-    """A picture, or a clip of two frames, with an object of the class person."""
+    """An image, or a video of two frames, with an object of the class person."""
     files = tuple(place / f"{number}.png" for number in range(1 if holding == "pictures" else 2))
     for file in files:
         Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(file)

@@ -53,7 +53,7 @@ def _leaves_the_model_alone(examination: Examination, make: Callable[[Any], Any]
 
 
 def _ways(tool: Any) -> list[Callable[[Any], Any]]:
-    """How a tool that looks like one of ours is used, on two pictures or clips."""
+    """How a tool that looks like one of ours is used, on two images or videos."""
     random = torch.Generator().manual_seed(0)
     clips = [(torch.rand(3, 40, 56, 3, generator=random) * 255).to(torch.uint8).numpy() for _ in range(2)]
     for does, way in (("open", _tracked), ("encode", _clicked), ("generate", _generated)):

@@ -1,7 +1,7 @@
 """Augmentation: labelled images in, training clips out. Every random draw comes from the generator that is passed in.
 
-Crops, flips and colour changes keep a photograph a photograph. `paste_object` and `paste_shape` make new ones: objects
-cut out by their masks, or procedural shapes filled with texture, laid over another picture with exact occluded masks.
+Crops, flips and colour changes keep a photo a photo. `paste_object` and `paste_shape` make new ones: objects
+cut out by their masks, or procedural shapes filled with texture, laid over another image with exact occluded masks.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from sam2core.training.pseudo import Motion, pseudo_video
 class Augment:
     """How training samples are made from labelled images. Probabilities and ranges; see `Mixture.sample`."""
 
-    zoom: tuple[float, float] = (0.35, 1.0)  # side of the crop as a share of the picture
+    zoom: tuple[float, float] = (0.35, 1.0)  # side of the crop as a share of the image
     stretch: float = 1.3  # largest change of the aspect ratio, either way
-    whole: float = 0.25  # probability of the whole picture squeezed to a square
-    paste: float = 0.5  # probability of pasting objects from other pictures
-    retexture: float = 0.0  # of those, how many keep their outline alone and are filled with another picture
+    whole: float = 0.25  # probability of the whole image squeezed to a square
+    paste: float = 0.5  # probability of pasting objects from other images
+    retexture: float = 0.0  # of those, how many keep their outline alone and are filled with another image
     shapes: float = 0.3  # probability of pasting procedural shapes
     colour: float = 0.8  # probability of a colour change
     grey: float = 0.08
     blur: float = 0.1
     noise: float = 0.2
     max_area: float = 0.8  # objects larger than this share of the crop are not asked for
-    motion: Motion = Motion()  # of clips made from pictures
+    motion: Motion = Motion()  # of clips made from images
     filming: Filming = Filming()  # of clips cut out of footage
 
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A picture in the making: pixels, region ids, and the objects that can be made of them."""
+    """An image in the making: pixels, region ids, and the objects that can be made of them."""
 
     image: np.ndarray  # (S, S, 3) uint8
     regions: np.ndarray  # (S, S) int32
@@ -94,7 +94,7 @@ class Mixture:
     ) -> Clip:
         """The clip with this number: frames of (size, size) and `objects` masks, the same for the same arguments.
 
-        A picture becomes a clip of several frames as a `pseudo_video`. weights: of the collections, if not the usual
+        An image becomes a clip of several frames as a `pseudo_video`. weights: of the collections, if not the usual
         ones. Raises RuntimeError when 50 crops in a row hold
         no object of a usable size.
         """
@@ -107,7 +107,7 @@ class Mixture:
                 if clip is not None:
                     return clip
                 continue
-            # a picture that is set in motion is larger than its frames: the camera has room, zooming in loses less
+            # an image that is set in motion is larger than its frames: the camera has room, zooming in loses less
             canvas = crop(source, size if frames == 1 else size * 5 // 4, self.augment, generator)
             canvas = self._compose(canvas, generator)
             masks = choose_objects(canvas, objects, (min_area, self.augment.max_area), generator, repeat=frames == 1)
@@ -135,7 +135,7 @@ class Mixture:
     def _film(
         self, source: Footage, frames: int, generator: np.random.Generator, *, size: int, objects: int, min_area: float
     ) -> Clip | None:
-        """A clip of footage; a single picture is set in motion when the clip wants several frames."""
+        """A clip of footage; a single image is set in motion when the clip wants several frames."""
         moves = source.length == 1 and frames > 1
         found = film(
             source,
@@ -172,19 +172,19 @@ class Mixture:
         return source.image
 
     def _strangers(self, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Something cut out of any of the pictures, to cross the objects of another: pixels and mask."""
+        """Something cut out of any of the images, to cross the objects of another: pixels and mask."""
         if not self.cut_outs:
             return []
         source, number = self._cut_out(generator)
         inside = np.isin(source.regions, source.objects[number])
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        if not len(rows):  # lost when the picture was reduced
+        if not len(rows):  # lost when the image was reduced
             return []
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         return [(source.image[window], inside[window])]
 
     def _cut_out(self, generator: np.random.Generator) -> tuple[LabelledImage, int]:
-        """A picture, and the number of its object that is cut out."""
+        """An image, and the number of its object that is cut out."""
         start, stop = 0, len(self.cut_outs)
         if self.pasting is not None:
             which = int(generator.choice(len(self.pasting), p=self.pasting))
@@ -207,7 +207,7 @@ class Mixture:
 
 
 def crop(source: LabelledImage, size: int, augment: Augment, generator: np.random.Generator) -> Canvas:
-    """A random rectangle of the picture, resized to (size, size), flipped half of the time."""
+    """A random rectangle of the image, resized to (size, size), flipped half of the time."""
     height, width = source.regions.shape
     if generator.random() < augment.whole:
         top, left, tall, wide = 0.0, 0.0, float(height), float(width)
@@ -235,9 +235,9 @@ def paste_object(
     *,
     texture: np.ndarray | None = None,
 ) -> Canvas:
-    """Lay one object of another picture over the canvas at a random place, size, rotation; its parts stay objects.
+    """Lay one object of another image over the canvas at a random place, size, rotation; its parts stay objects.
 
-    texture: a picture that fills the object's outline; what was inside is gone, its parts too.
+    texture: an image that fills the object's outline; what was inside is gone, its parts too.
     """
     group = source.objects[number]
     lookup = np.zeros(1 + max(int(source.regions.max()), *map(max, source.objects)), dtype=bool)

@@ -1,6 +1,6 @@
-"""Clips to train on: what one sample is, how labelled pictures on disk become samples, how samples become a batch.
+"""Clips to train on: what one sample is, how labelled images on disk become samples, how samples become a batch.
 
-A photograph is a clip of one frame. Readers decode lazily; `Pack` decodes everything once into flat files that are
+A photo is a clip of one frame. Readers decode lazily; `Pack` decodes everything once into flat files that are
 mapped into memory, so that a training step never waits for a JPEG.
 """
 
@@ -30,7 +30,7 @@ VOID = 65535
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """A photograph whose pixels are divided into regions, and the objects that can be made of them.
+    """A photo whose pixels are divided into regions, and the objects that can be made of them.
 
     `objects` lists groups of region ids: a single region, all parts of a person, both shoes. Groups may overlap, which
     is what makes a single click ambiguous.
@@ -39,7 +39,7 @@ class LabelledImage:
     image: np.ndarray  # (H, W, 3) uint8
     regions: np.ndarray  # (H, W) uint16, 0 is unlabelled, VOID is not counted
     objects: tuple[tuple[int, ...], ...]
-    things: tuple[bool, ...]  # per object: may it be cut out and pasted over another picture?
+    things: tuple[bool, ...]  # per object: may it be cut out and pasted over another image?
     source: str
 
 
@@ -154,7 +154,7 @@ def panoptic_jobs(
 ) -> list[Callable[[], LabelledImage]]:
     """Read COCO panoptic: `images/{split}2017`, `panoptic_segmentation/annotations/panoptic_{split}2017{.json,/}`.
 
-    licences: only pictures under these, by the `name` that the JSON gives a licence.
+    licences: only images under these, by the `name` that the JSON gives a licence.
     """
     pictures, things = coco_pictures(Path(root), split, licences)
     return [partial(_divide, picture, things) for picture in pictures]
@@ -196,10 +196,10 @@ def _divide(picture: PanopticPicture, is_thing: dict[int, bool]) -> LabelledImag
 def cut_out_jobs(
     root: str | Path, *, skip: Sequence[str] = (), smallest: int = 100, colours: int = 250
 ) -> list[Callable[[], LabelledImage | None]]:
-    """Read pictures with transparency anywhere below `root`; what is opaque is one object, to be pasted elsewhere.
+    """Read images with transparency anywhere below `root`; what is opaque is one object, to be pasted elsewhere.
 
     skip: paths that contain one of these are left out. smallest: shortest side in pixels. colours: least number of
-    colours (5 bits a channel) of the opaque part, which tells photographs from drawings.
+    colours (5 bits a channel) of the opaque part, which tells photos from drawings.
     """
     paths = [path for path in sorted(files_below(Path(root), (".png",))) if not any(part in str(path) for part in skip)]
     if not paths:
@@ -228,7 +228,7 @@ def from_labels(
     instances: bool = False,
     source: str = "",
 ) -> LabelledImage:
-    """Divide a picture by a map of class or instance ids; see `label_folder` for the options.
+    """Divide an image by a map of class or instance ids; see `label_folder` for the options.
 
     ignored: pixels (H, W) that are not counted; they are the region `VOID`, and in no object.
     """
@@ -276,7 +276,7 @@ def _add_region(regions: np.ndarray, mask: np.ndarray, *, split_pieces: bool, mi
 
 
 def divide(picture: Footage, *, whole: bool = False, instances: bool = False) -> LabelledImage:
-    """A labelled picture as regions; see `label_folder`. Raises DataError when it cannot be read."""
+    """A labelled image as regions; see `label_folder`. Raises DataError when it cannot be read."""
     (pixels,), ids, ignored = picture.pictures([0]), picture.ids(0), picture.ignored(0)
     return from_labels(pixels, ids, ignored, whole=whole, instances=instances, source=picture.source)
 
@@ -345,7 +345,7 @@ class Pack(Sequence[LabelledImage]):
                 )
                 start += height * width
         if not entries:
-            raise DataError(f"there is no picture to decode into {folder}")
+            raise DataError(f"there is no image to decode into {folder}")
         (folder / "origin.txt").write_text(origin)
         storage.write_text(folder / "index.json", json.dumps(entries))
         return Pack(folder)

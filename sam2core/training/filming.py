@@ -1,6 +1,6 @@
 """Clips from footage: which frames and objects, and what is done to all frames alike.
 
-The changes are those of upstream's fine-tuning (hflip, affine, colour jitter, greyscale, mosaic), applied to the whole
+The changes are those of Meta's fine-tuning (hflip, affine, colour jitter, greyscale, mosaic), applied to the whole
 clip with the same numbers; a second, weaker colour jitter differs from frame to frame.
 """
 
@@ -16,7 +16,7 @@ from sam2core.training.clips import Clip
 from sam2core.training.pseudo import affine, inverse, then
 
 BILINEAR = Image.Resampling.BILINEAR
-FILL = (123, 116, 103)  # beyond the picture's edge; the mean of ImageNet, which the model sees as 0
+FILL = (123, 116, 103)  # beyond the image's edge; the mean of ImageNet, which the model sees as 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Filming:
     flip: float = 0.5
     rotate: float = 25.0
     shear: float = 20.0
-    zoom: float = 1.0  # the picture is enlarged by up to this factor about a random place
+    zoom: float = 1.0  # the image is enlarged by up to this factor about a random place
     jitter: tuple[float, float, float] = (0.1, 0.03, 0.03)  # brightness, contrast, saturation, the same on all frames
     jitter_frame: tuple[float, float, float] = (0.1, 0.05, 0.05)  # and on each frame
     grey: float = 0.05
@@ -48,7 +48,7 @@ def film(
 ) -> Clip | None:
     """A clip (frames, size, size) with up to `objects` objects; None when the frames that were drawn show none.
 
-    min_area: share of the picture below which an object is not asked for. Footage that is shorter than the clip goes to
+    min_area: share of the image below which an object is not asked for. Footage that is shorter than the clip goes to
     and fro.
     """
     chosen = draw_frames(footage.length, frames, generator, filming)
@@ -63,7 +63,7 @@ def film(
     for picture, mask in zip(pictures, masks):
         if mask.shape[1:] != (picture.height, picture.width):
             raise ValueError(
-                f"{footage.source}: masks of {mask.shape[1:]} on a picture of {(picture.height, picture.width)}"
+                f"{footage.source}: masks of {mask.shape[1:]} on an image of {(picture.height, picture.width)}"
             )
     large = np.stack(masks).mean((2, 3)).max(0) >= min_area
     if not large.any():
@@ -117,14 +117,14 @@ def _warp_all(
 
 
 def _squeezed(way: np.ndarray, ratio: float, middle: np.ndarray) -> np.ndarray:
-    """A map of the picture as it was, `ratio` times as wide as high, as one of the square it is squeezed to."""
+    """A map of the image as it was, `ratio` times as wide as high, as one of the square it is squeezed to."""
     linear = way[:, :2] * np.array([[1.0, 1 / ratio], [ratio, 1.0]])
     shift = way[:, 2] + way[:, :2] @ middle - middle
     return np.concatenate([linear, (middle + shift - linear @ middle)[:, None]], axis=1)
 
 
 def _warp(picture: Image.Image, way: np.ndarray, size: int, fill: int | tuple[int, ...]) -> Image.Image:
-    """A picture squeezed to (size, size) and then moved by `way`; what is reduced by much is averaged first."""
+    """An image squeezed to (size, size) and then moved by `way`; what is reduced by much is averaged first."""
     if np.allclose(way, np.eye(3)[:2]):
         return picture.resize((size, size), BILINEAR)
     factor = max(1, min(picture.width, picture.height) // size)

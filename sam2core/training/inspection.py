@@ -20,9 +20,9 @@ from sam2core.training.readers import FOOTAGE, JOBS, READERS
 def inspect(
     reader: str, root: Path, options: dict[str, Any], progress: Callable[[int, int], None] | None = None
 ) -> Findings:
-    """Read a whole source, every picture and every mask; what cannot be read becomes a problem instead of an error.
+    """Read a whole source, every image and every mask; what cannot be read becomes a problem instead of an error.
 
-    progress: told how many pictures or videos are done, of how many. Raises ValueError for a reader there is not.
+    progress: told how many images or videos are done, of how many. Raises ValueError for a reader there is not.
     """
     if reader not in READERS and reader not in FOOTAGE:
         raise ValueError(f"there is no reader {reader!r}; there are {', '.join((*READERS, *FOOTAGE))}")
@@ -43,7 +43,7 @@ def inspect(
 
 
 def _looks(reader: str, root: Path, options: dict[str, Any], found: Findings) -> Iterator[Callable[[Findings], None]]:
-    """What looks at each picture or video of a source."""
+    """What looks at each image or video of a source."""
     if reader in FOOTAGE:
         footage = FOOTAGE[reader](root, **options)
         found.notes += [note for item in footage for note in item.notes]

@@ -256,7 +256,7 @@ class _Run:
         return named, bool(stopping)
 
     def _prepare(self, batch: ClipBatch) -> None:
-        """Set the picture size, the learning rates and the seed of the step; initialise again where it asks so."""
+        """Set the image size, the learning rates and the seed of the step; initialise again where it asks so."""
         recipe, step = self.recipe, self.step
         stage = recipe.stage_at(step)
         resize_model(self.model, stage.size)
@@ -270,7 +270,7 @@ class _Run:
         torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, self.team.rank]).generate_state(1)[0]))
 
     def _initialise_again(self, batch: ClipBatch) -> None:
-        """Ask the initialisation again with the batch's first pictures, equally in all processes."""
+        """Ask the initialisation again with the batch's first images, equally in all processes."""
         model: Any = self.model
         torch.manual_seed(self.recipe.seed + self.step)
         with torch.no_grad():

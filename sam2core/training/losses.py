@@ -104,7 +104,7 @@ def step_losses(
 
     masks (M, 4, h, w) logits, iou (M, 4), object score (M, 1), target (M, h, w) in [0, 1].
     several (M,) bool: this object's prompt is ambiguous (one click, or none), so the best of masks 1 to 3 answers and
-    is taught; otherwise mask 0 is. The IoU head is taught on all four masks. Of an object that is not in the picture
+    is taught; otherwise mask 0 is. The IoU head is taught on all four masks. Of an object that is not in the image
     only the object score is taught. ignored (M, h, w) bool: cells that are not counted.
     """
     masks, truth = judged(masks, target[:, None].expand_as(masks), None if ignored is None else ignored[:, None])
@@ -137,7 +137,7 @@ def upstream_losses(
     weights: LossWeights,
     ignored: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The named losses (M,) of one step as upstream's training computes them, before division by the objects.
+    """The named losses (M,) of one step as Meta's training computes them, before division by the objects.
 
     masks (M, K, H, W) logits of the masks on offer, K 1 or 3, gated by object score and at the target's size; iou (M,
     K); object score (M, 1); target (M, H, W) bool. The mask with the smallest weighted sum of focal and dice loss is

@@ -1,8 +1,8 @@
-"""Photographs nobody has drawn masks for, divided by a classical method into regions that follow boundaries and nest.
+"""Photos nobody has drawn masks for, divided by a classical method into regions that follow boundaries and nest.
 
 Small watershed cells are merged, the two most alike first; a node of that tree which lasts, because nothing near it is
 like it, is an object. A network trained on such objects learns what "one region" means on real textures. The masks are
-computed from the picture alone, so nobody else's rights are in them.
+computed from the image alone, so nobody else's rights are in them.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def photograph_jobs(
     smallest: float = 0.006,
     largest: float = 0.7,
 ) -> list[Callable[[], LabelledImage | None]]:
-    """Read pictures anywhere below `root` and divide each; see `divide`.
+    """Read images anywhere below `root` and divide each; see `divide`.
 
-    side: longer side in pixels at which a picture is divided. tiles: a picture larger than `side` is divided as a whole
+    side: longer side in pixels at which an image is divided. tiles: an image larger than `side` is divided as a whole
     and again in 2 x 2 up to tiles x tiles pieces, which show what is small in it. names: only these file names. most:
-    objects of a picture. smallest, largest: share of the picture. What lies well inside a picture may be cut out.
+    objects of an image. smallest, largest: share of the image. What lies well inside an image may be cut out.
     """
     paths = sorted(files_below(Path(root), PICTURES))
     paths = [path for path in paths if not names or path.name in names]
     if not paths:
-        raise DataError(f"{root} holds no picture ({', '.join(PICTURES)})")
+        raise DataError(f"{root} holds no image ({', '.join(PICTURES)})")
     return [
         partial(_photograph, path, box, side, most, (smallest, largest))
         for path in paths
@@ -65,7 +65,7 @@ def _photograph(
 
 
 def drawing_jobs(root: str | Path, *, most: int = 10) -> list[Callable[[], LabelledImage | None]]:
-    """Read cut-outs (pictures with transparency), whatever their colours, and divide each; `most` parts of it."""
+    """Read cut-outs (images with transparency), whatever their colours, and divide each; `most` parts of it."""
     return [partial(_drawing, job, most) for job in cut_out_jobs(root, colours=1)]
 
 
@@ -83,13 +83,13 @@ def _drawing(job: Callable[[], LabelledImage | None], most: int) -> LabelledImag
 
 
 def _stands_alone(mask: np.ndarray) -> bool:
-    """Whether a mask is of a middling size and the picture's border hardly cuts it."""
+    """Whether a mask is of a middling size and the image's border hardly cuts it."""
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return bool(0.015 < mask.mean() < 0.35 and border.mean() < 0.03)
 
 
 def pieces(path: Path, side: int, tiles: int) -> Iterator[tuple[int, int, int, int]]:
-    """The whole of a picture, then its tiles, as (left, top, right, bottom); tiles while they are not small."""
+    """The whole of an image, then its tiles, as (left, top, right, bottom); tiles while they are not small."""
     try:
         height, width = image_size(path)
     except ValueError as error:
@@ -120,10 +120,10 @@ def divide(
     areas: tuple[float, float] = (0.006, 0.7),
     inside: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
-    """Divide a picture (H, W, 3) uint8: a map (H, W) uint16 of regions, and objects as groups of region ids.
+    """Divide an image (H, W, 3) uint8: a map (H, W) uint16 of regions, and objects as groups of region ids.
 
     most: objects, at most; those that last longest, and the larger ones rather. areas: least and largest share of the
-    picture. inside: (H, W) bool, what lies outside of it is one cell of its own and in no object.
+    image. inside: (H, W) bool, what lies outside of it is one cell of its own and in no object.
     """
     features = _features(picture)
     edges = _edges(features)

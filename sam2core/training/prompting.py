@@ -41,7 +41,7 @@ class PromptPlan:
     """
 
     box: float = 0.0  # share of points prompts that are a box instead of a click
-    mask: float = 0.0  # share of objects of clips that are prompted with their mask; pictures never are
+    mask: float = 0.0  # share of objects of clips that are prompted with their mask; images never are
     centre: float = 0.5  # share of clicks drawn towards the inside of the object instead of uniformly
     prompted: int = 1  # frames prompted before tracking, at most: the object's first, and others at random
     corrected: int = 1  # frames that get corrections, at most: the prompted ones, then others at random

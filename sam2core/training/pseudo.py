@@ -1,4 +1,4 @@
-"""Clips made of one labelled picture: a moving camera, objects that move by themselves, what crosses and hides them.
+"""Clips made of one labelled image: a moving camera, objects that move by themselves, what crosses and hides them.
 
 `pseudo_video` cuts objects out by their masks, fills the holes they leave, and moves everything along smooth paths;
 masks are those of what stays visible. NumPy and Pillow alone, 20 clips of 4 frames a second at 256 pixels on one core.
@@ -35,7 +35,7 @@ class Motion:
     lookalike: float = 0.3  # a copy of an object that is not asked for moves besides
     occluder: float = 0.5  # something crosses an object
     vanish: float = 0.3  # what crosses it is large enough to hide it
-    leave: float = 0.15  # an object leaves the picture and comes back
+    leave: float = 0.15  # an object leaves the image and comes back
     swap: float = 0.2  # objects change their order in depth
     drift: float = 0.6  # light changes over the clip
     blur: float = 0.15  # motion blur
@@ -45,7 +45,7 @@ class Motion:
     reverse: float = 0.5  # played backwards
 
     def slowed(self, share: float) -> Motion:
-        """The same motion, going only `share` (0 to 1) as far; nothing leaves the picture."""
+        """The same motion, going only `share` (0 to 1) as far; nothing leaves the image."""
         return replace(
             self,
             rotate=share * self.rotate,
@@ -63,7 +63,7 @@ STILL = Motion(static=1.0, rotate=0.0, scale=1.0, shear=0.0, shift=0.0, lookalik
 
 @dataclass(eq=False)
 class Layer:
-    """Something cut out of a picture: its pixels with opacity, the codes of the objects it shows, and how it moves."""
+    """Something cut out of an image: its pixels with opacity, the codes of the objects it shows, and how it moves."""
 
     pixels: Image.Image  # RGBA
     codes: Image.Image  # mode I; 0: no object
@@ -83,11 +83,11 @@ def pseudo_video(
     source: str = "",
     ignored: np.ndarray | None = None,
 ) -> Clip:
-    """A clip of `frames` frames of (size, size) from a picture (H, W, 3) uint8 and masks (N, H, W) bool of objects.
+    """A clip of `frames` frames of (size, size) from an image (H, W, 3) uint8 and masks (N, H, W) bool of objects.
 
-    Masks that overlap belong to one thing and move together. size: by default the picture's height. strangers: cut-outs
+    Masks that overlap belong to one thing and move together. size: by default the image's height. strangers: cut-outs
     (h, w, 3) uint8 with (h, w) bool masks that may cross the objects; without them, something plain does. Masks of the
-    clip are modal: what is hidden or out of the picture is not in them, and they may be empty; those of the first
+    clip are modal: what is hidden or out of the image is not in them, and they may be empty; those of the first
     frame are not, unless an object is hidden whatever is tried. ignored: pixels (H, W) that are not counted; they move
     with what they lie on.
     """
@@ -173,7 +173,7 @@ def _camera(
     maps = []
     for t in range(frames):
         scale = np.clip(start * motion.scale ** (zoom[t] * 0.5), 0.85, 2.5)
-        room = max(scale - 1, 0) / 2 + 0.1  # how far the view may go without seeing much beyond the picture
+        room = max(scale - 1, 0) / 2 + 0.1  # how far the view may go without seeing much beyond the image
         shift = np.clip(wander[t, 3:] * motion.shift, -room, room) * np.array([width, height])
         maps.append(then(fit, affine(rotate[t], scale, shear[t], shift, centre)))
     return np.stack(maps)
@@ -196,7 +196,7 @@ def _own_path(
 def _excursion(
     path: np.ndarray, centre: np.ndarray, canvas: tuple[int, int], generator: np.random.Generator
 ) -> np.ndarray:
-    """The path with a way out of the picture and back."""
+    """The path with a way out of the image and back."""
     frames = len(path)
     if frames < 3:
         return path
@@ -249,7 +249,7 @@ def cut(image: np.ndarray, inside: np.ndarray, codes: np.ndarray) -> tuple[Layer
 
 
 def fill_holes(image: np.ndarray, holes: np.ndarray) -> np.ndarray:
-    """The picture with `holes` (H, W) bool filled smoothly from around them: far from the edge from far around."""
+    """The image with `holes` (H, W) bool filled smoothly from around them: far from the edge from far around."""
     height, width = holes.shape
     weight = Image.fromarray(~holes * np.uint8(255))
     known = Image.fromarray(np.where(holes[..., None], 0, image).astype(np.uint8))
@@ -319,7 +319,7 @@ def render(
     strangers: Sequence[tuple[np.ndarray, np.ndarray]],
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (T, S, S, 3) uint8 and maps of codes (T, S, S) of a picture set in motion; see `pseudo_video`."""
+    """Frames (T, S, S, 3) uint8 and maps of codes (T, S, S) of an image set in motion; see `pseudo_video`."""
     height, width = codes.shape
     if generator.random() < motion.static:
         motion = replace(motion, rotate=0.0, scale=1.0, shear=0.0, shift=0.0, move=0.0, leave=0.0)
@@ -367,7 +367,7 @@ def _layers(
     strangers: Sequence[tuple[np.ndarray, np.ndarray]],
     generator: np.random.Generator,
 ) -> tuple[list[Layer], np.ndarray]:
-    """What moves by itself, from the back to the front, and the holes it leaves in the picture."""
+    """What moves by itself, from the back to the front, and the holes it leaves in the image."""
     canvas = codes.shape
     layers: list[Layer] = []
     crossing: list[Layer] = []
@@ -423,7 +423,7 @@ def _all_then(path: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _lay(picture: Image.Image, shown: Image.Image, layer: Layer, t: int, camera: np.ndarray) -> None:
-    """Paste a layer, as it is at time t, into a picture and its map of codes."""
+    """Paste a layer, as it is at time t, into an image and its map of codes."""
     place = then(camera, layer.path[t])
     width, height = layer.pixels.size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=float) @ place[:, :2].T + place[:, 2]
@@ -477,7 +477,7 @@ def _light(frames: int, motion: Motion, generator: np.random.Generator) -> list[
 
 
 def _smear(picture: Image.Image, change: np.ndarray, size: int) -> Image.Image:
-    """Motion blur along the way that the middle of the picture went since the frame before."""
+    """Motion blur along the way that the middle of the image went since the frame before."""
     way = change[:, :2] @ np.array([size / 2, size / 2]) + change[:, 2]
     length = float(np.hypot(*way))
     if length < 2:

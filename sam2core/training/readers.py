@@ -1,4 +1,4 @@
-"""The readers that recipes name: labelled pictures that are decoded once, and footage of every format of `data`."""
+"""The readers that recipes name: labelled images that are decoded once, and footage of every format of `data`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JOBS: dict[str, Jobs] = {
     "drawings": drawing_jobs,
     "photographs": photograph_jobs,
 }
-"""Readers that work picture by picture, so that one that cannot be read does not end the reading. A job that gives None
+"""Readers that work image by image, so that one that cannot be read does not end the reading. A job that gives None
 has found nothing to learn from."""
 
 

@@ -32,13 +32,13 @@ class Source:
     path: str
     reader: str
     weight: float = 1.0
-    paste: float = 0.0  # how often its things are pasted over other pictures; 0 everywhere: every thing alike
+    paste: float = 0.0  # how often its things are pasted over other images; 0 everywhere: every thing alike
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Stills:
-    """Steps on photographs between steps on clips, with a batch of their own."""
+    """Steps on photos between steps on clips, with a batch of their own."""
 
     share: float = 0.5  # of the stage's steps
     batch: int = 8
@@ -47,16 +47,16 @@ class Stills:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of steps with one picture size, one length of clips and one way of prompting."""
+    """A stretch of steps with one image size, one length of clips and one way of prompting."""
 
     name: str
     steps: int
     size: int = 256
-    frames: int = 1  # of a clip; 1: photographs
+    frames: int = 1  # of a clip; 1: photos
     batch: int = 8
     objects: int = 8
     stills: Stills | None = None
-    min_area: float = 0.006  # share of the picture below which an object is not asked for
+    min_area: float = 0.006  # share of the image below which an object is not asked for
     dense: float = 0.0  # weight of the dense supervision of the trunk
     lr: float = 1.0  # multiplies the schedule
     weights: tuple[float, ...] = ()  # of the sources in this stage, if not their own
@@ -75,7 +75,7 @@ class Recipe:
     overrides: dict[str, Any] = field(default_factory=dict)  # of the model's spec
     seed: int = 0
     start: str = "fresh"  # an initialisation: "fresh" is the parts' own; or "weights": go on from the model's weights
-    side: int = 640  # longer side of the decoded pictures
+    side: int = 640  # longer side of the decoded images
     dtype: str = "float32"  # of the weights that are written: float32, bfloat16 or float16
     freeze: tuple[str, ...] = ()
     lora: Lora | None = None

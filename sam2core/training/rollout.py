@@ -1,6 +1,6 @@
 """Run the model over clips as a predictor would, with simulated prompts, and teach it on every step's answer.
 
-The same four verbs, the same memory bank and the same policy as in a video session; a photograph is a clip of one
+The same four verbs, the same memory bank and the same policy as in a video session; a photo is a clip of one
 frame. All objects that enter a clip on the same frame are one batch of the decoder and of the memory attention.
 """
 
@@ -78,7 +78,7 @@ class Group:
 
 
 def resize_model(model: nn.Module, size: int | tuple[int, int]) -> None:
-    """Let a model work on pictures of (size, size) or (H, W) from now on; weights do not depend on the size."""
+    """Let a model work on images of (size, size) or (H, W) from now on; weights do not depend on the size."""
     shape = (size, size) if isinstance(size, int) else size
     model.image_size = shape  # type: ignore[assignment]
     model.prompt_encoder.image_size = shape  # type: ignore[union-attr,assignment]
@@ -87,7 +87,7 @@ def resize_model(model: nn.Module, size: int | tuple[int, int]) -> None:
 class Rollout(nn.Module):
     """One training step's forward pass: encode all frames once, prompt every object, track, correct; the losses.
 
-    precision: "full" computes as the weights are, "decoder" decodes in bfloat16 (most of a step on pictures, and
+    precision: "full" computes as the weights are, "decoder" decodes in bfloat16 (most of a step on images, and
     half the time there), "half" does everything in bfloat16 autocast. checkpoint_decoder: forget what decoder steps
     computed and compute it again for the gradient.
     """
@@ -161,7 +161,7 @@ class Rollout(nn.Module):
         return named
 
     def encode(self, pictures: Tensor) -> ImageFeatures:
-        """uint8 pictures (B, 3, H, W) to features."""
+        """uint8 images (B, 3, H, W) to features."""
         return self.model.encode(normalise(pictures.float() / 255))
 
     def _encode(self, clips: Tensor, taught: tuple[int, ...]) -> ImageFeatures:
@@ -197,7 +197,7 @@ class Rollout(nn.Module):
         masked = plan.masked(group.draws, frames=frames).to(group.masks.device)
         bank, state = MemoryBank(), self.policy.start()
         named: dict[str, Tensor] = {}
-        share = 1 if weights.compat else len(group.taught)  # upstream's loss is a sum
+        share = 1 if weights.compat else len(group.taught)  # Meta's loss is a sum
         for frame in schedule.order:
             prompted, clicks = frame in schedule.prompted, schedule.corrections.get(frame, 0)
             last = frame == schedule.order[-1]
@@ -423,7 +423,7 @@ class FrameLosses:
         return named
 
     def means(self) -> dict[str, Tensor]:
-        """Each row's mean over its steps; upstream's losses are sums. Rows that were not taught have none."""
+        """Each row's mean over its steps; Meta's losses are sums. Rows that were not taught have none."""
         if self.weights.compat:
             return self.sums
         return {name: value / self.steps.clamp(min=1) for name, value in self.sums.items()}

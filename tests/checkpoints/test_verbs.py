@@ -262,7 +262,7 @@ def test_the_embedded_model_answers_as_recorded(run, tmp_path):
     [
         ({"answers": []}, "'answers' is empty"),
         ({"answers": [{"image": "coffee.jpg"}]}, "the key 'prompt' is missing"),
-        ({"image": "/etc/passwd"}, "none of the package's pictures"),
+        ({"image": "/etc/passwd"}, "none of the package's images"),
         ({"prompt": {"points": [[1, 1]], "crop": [0, 0, 9, 9]}}, "points, labels or a box"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`automask`: pictures, folders that go on, errors, tiles; with the smallest model, so what it finds means nothing."""
+"""`automask`: images, folders that go on, errors, tiles; with the smallest model, so what it finds means nothing."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def folder(tmp_path):
 def test_a_picture(run, folder, tmp_path):
     answer = run("automask", folder / "a.png", "-o", tmp_path / "out", "--json", *WORDS)
     assert answer.code == 0
-    (told,) = json.loads(answer.out)["pictures"]
+    (told,) = json.loads(answer.out)["images"]
     document = json.loads((tmp_path / "out" / "a.automask.json").read_text())
     assert told["masks"] == len(document["masks"]) > 0 and document["image"]["width"] == 60
     ids = np.asarray(Image.open(tmp_path / "out" / "a.automask.ids.png"))
@@ -53,7 +53,7 @@ def test_a_picture(run, folder, tmp_path):
 
 
 def test_a_folder_goes_on_where_it_was_and_a_bad_picture_stops_nothing(run, folder, tmp_path):
-    (folder / "c.png").write_text("no picture")
+    (folder / "c.png").write_text("no image")
     out = tmp_path / "out"
     answer = run("automask", folder, "-o", out, *WORDS)
     assert answer.code == 1 and "c.png" in answer.err and "1 of 4" in answer.err
@@ -121,12 +121,12 @@ def test_a_folder_of_ones_own_keeps_its_documents_and_pictures(run, folder):
     (folder / "b.png.automask.json").unlink()
     shutil.copy(folder / "a.png", folder / "a.automask.ids.png")
     ended = run("automask", folder, "-o", folder, *WORDS)
-    assert ended.code == 1 and "would replace the picture" in ended.err
+    assert ended.code == 1 and "would replace the image" in ended.err
     (folder / "a.automask.ids.png").unlink()
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     assert run("automask", folder, "-o", folder, *WORDS).code == 0
     again = json.loads(run("automask", folder, "-o", folder, "--json", *WORDS).out)  # not of its own drawings
-    assert [Path(one["path"]).name for one in again["pictures"]] == ["a.png", "b.jpg", "b.png"]
+    assert [Path(one["path"]).name for one in again["images"]] == ["a.png", "b.jpg", "b.png"]
     (folder / "a.automask.json").rename(folder / "a.automask.json.part")  # stopped before the document had its name
     assert run("automask", folder, "-o", folder, *WORDS).code == 0
 
@@ -178,7 +178,7 @@ def test_a_video(run, tmp_path):
 
 def test_what_is_not_there(run, tmp_path):
     assert "no such file" in run("automask", tmp_path / "a.png").err
-    assert "holds no picture" in run("automask", tmp_path, *WORDS).err
+    assert "holds no image" in run("automask", tmp_path, *WORDS).err
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -227,9 +227,9 @@ def test_a_frame_of_a_file_of_many_pictures_is_the_picture_by_itself(run, tmp_pa
     for name in ("stack.tif", "moving.png"):
         assert found(name, "--frame", "2")[0] == alone
         shown, said = found(name)
-        assert shown != alone and f"{name}' holds 3 pictures, and the first is taken; --frame N" in said
+        assert shown != alone and f"{name}' holds 3 images, and the first is taken; --frame N" in said
         refused = ask(name, "--frame", "3")
-        assert refused.code and f"{name}' could not be read: there is no picture 3 in it" in refused.err
+        assert refused.code and f"{name}' could not be read: there is no image 3 in it" in refused.err
 
 
 def masks_in(document):

@@ -1,4 +1,4 @@
-"""Many clips in one run, labels of clips, and a detector that finds what is followed."""
+"""Many videos in one run, labels of videos, and a detector that finds what is followed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_several_clips_with_prompts_of_their_own(run, place):
     first, second = (json.loads((place / each / "masks.json").read_text()) for each in ("alone", "out/a"))
     assert [first[name] for name in names] == [second[name] for name in names]
     ended = run(*words)
-    assert ended.code == 1 and ended.err.count("holds a finished run") == 2 and "2 of 2 clips could not" in ended.err
+    assert ended.code == 1 and ended.err.count("holds a finished run") == 2 and "2 of 2 videos could not" in ended.err
     (place / "out" / "b" / "run.json").unlink()
     (place / "out" / "b" / "masks.json").unlink()
     ended = run(*words, "--resume")

@@ -22,8 +22,8 @@ def coco(run, tmp_path):
 
 def test_check_says_what_there_is_and_draws_it(run, coco, tmp_path):
     done = run("data", "check", coco, "-o", tmp_path / "sheet.png")
-    assert done.code == 0 and "COCO instances (coco), 3 pictures" in done.err
-    assert "3 pictures, 6 objects of" in done.out and "128x96 (3)" in done.out and "classes: object (6)" in done.out
+    assert done.code == 0 and "COCO instances (coco), 3 images" in done.err
+    assert "3 images, 6 objects of" in done.out and "128x96 (3)" in done.out and "classes: object (6)" in done.out
     assert Image.open(tmp_path / "sheet.png").size == (6 * 192, 4 * 192)
 
 
@@ -41,7 +41,7 @@ def test_the_sample_is_a_label_folder(run, tmp_path):
     done = run("data", "sample", tmp_path / "nuclei")
     assert done.code == 0 and len(list((tmp_path / "nuclei" / "images").iterdir())) == 20
     done = run("data", "check", tmp_path / "nuclei")
-    assert done.code == 0 and "20 pictures," in done.out and "0 without any" in done.out
+    assert done.code == 0 and "20 images," in done.out and "0 without any" in done.out
     done = run("data", "sample", tmp_path / "nuclei")
     assert done.code == 1 and "there already and not empty" in done.err
 
@@ -49,7 +49,7 @@ def test_the_sample_is_a_label_folder(run, tmp_path):
 def test_train_check_takes_a_format(run, coco, tmp_path):
     for name in ("coco", "auto"):
         done = run("train", "check", "--data", coco, "--format", name, "-o", tmp_path / "s.png", "stages.0.size=64")
-        assert done.code == 0 and "3 pictures, 6 objects" in done.out
+        assert done.code == 0 and "3 images, 6 objects" in done.out
     done = run("train", "check", "--data", coco, "-o", tmp_path / "s.png")
     assert done.code == 1 and "must hold the folders images/ and labels/" in done.out
     assert "it looks like coco: say --format coco" in done.out
@@ -61,4 +61,4 @@ def test_clicks_and_vos_take_a_format(run, coco, tmp_path):
     done = run("evaluate", "clicks", coco, "--format", "coco", "--no-baselines", *TINY)
     assert done.code in (0, 1) and "COCO instances (coco)" in done.err
     done = run("evaluate", "vos", coco, "-o", tmp_path / "out", *TINY)
-    assert done.code == 1 and "pictures, no clips" in done.err
+    assert done.code == 1 and "images, no videos" in done.err

@@ -1,4 +1,4 @@
-"""`sam2core evaluate`: videos run and scored, what is missing, runs that go on; clicks on pictures."""
+"""`sam2core evaluate`: videos run and scored, what is missing, runs that go on; clicks on images."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ def test_clicks_beside_baselines(run, tmp_path):
     done = run("evaluate", "clicks", tmp_path, "--foreground", "--clicks", 3, *TINY)
     assert done.code == 0, done.err
     head, names, *rows = done.out.splitlines()
-    assert head == "2 pictures, 2 objects; mean IoU after clicks"
+    assert head == "2 images, 2 objects; mean IoU after clicks"
     assert names.split() == ["@1", "@2", "@3", "NoC80", "NoC90", "s/click"]
     assert [row.split()[0] for row in rows] == ["test_tiny", "disc", "flood"]
     done = run("evaluate", "clicks", tmp_path, "--foreground", "--no-baselines", "--json", "--objects", 1, *TINY)
     found = json.loads(done.out)
     assert list(found) == ["test_tiny"] and list(found["test_tiny"]) == ["0.png", "1.png"]
     done = run("evaluate", "clicks", tmp_path, "--foreground", "--smallest", 0.5, *TINY)
-    assert done.code == 1 and "no region of 50 to 60 % of its picture; --smallest" in done.err
+    assert done.code == 1 and "no region of 50 to 60 % of its image; --smallest" in done.err

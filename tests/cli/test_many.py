@@ -1,4 +1,4 @@
-"""Many pictures in one run: which they are, what is done of each, and what is told."""
+"""Many images in one run: which they are, what is done of each, and what is told."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_a_folder_and_a_detectors_boxes(run, photos, tmp_path):
     ended = run(*words, "--json")
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
-    assert [one["masks"] for one in told["pictures"]] == [1, 2, 1, 2, 1, 0] and not told["failed"]
-    assert "says nothing of 1 of 6 pictures" in ended.err
+    assert [one["masks"] for one in told["images"]] == [1, 2, 1, 2, 1, 0] and not told["failed"]
+    assert "says nothing of 1 of 6 images" in ended.err
     document = json.loads((tmp_path / "out" / "1.json").read_text())
     assert [mask["object"] for mask in document["masks"]] == [0, 1] and document["masks"][1]["name"] == "2"
     assert (tmp_path / "out" / "1.mask1.png").exists() and not (tmp_path / "out" / "5.mask0.png").exists()
@@ -80,9 +80,9 @@ def test_objects_have_names_and_classes(run, photos, tmp_path):
 
 
 def test_a_picture_that_cannot_be_read_stops_no_other(run, photos, tmp_path):
-    (photos / "2.png").write_text("no picture")
+    (photos / "2.png").write_text("no image")
     ended = run("segment", photos, "--prompts", tmp_path / "boxes.json", "-o", tmp_path / "out", "--json", *TINY)
-    assert ended.code == 1 and "1 of 6 pictures could not be read" in ended.err
+    assert ended.code == 1 and "1 of 6 images could not be read" in ended.err
     told = json.loads(ended.out)
     assert told["failed"] == [str(photos / "2.png")] and "2.png" in told["reasons"][told["failed"][0]]
-    assert len(told["pictures"]) == 5 and told["pictures_per_second"] > 0
+    assert len(told["images"]) == 5 and told["images_per_second"] > 0

@@ -197,7 +197,7 @@ def test_a_mask_becomes_a_mask_input_at_low_resolution(run, predictor, photo, tm
     assert hint[:, :11].max() == -10 and hint[:, 13:].min() == 10
     Image.fromarray(inside[:10]).save(tmp_path / "hint.png")
     ended = run("segment", photo, "--mask", tmp_path / "hint.png", "--json")
-    assert ended.code == 1 and "40 x 10, the photograph 40 x 30" in ended.err
+    assert ended.code == 1 and "40 x 10, the photo 40 x 30" in ended.err
 
 
 def test_stdin_is_read(run, predictor, photo, monkeypatch, tmp_path):
@@ -251,7 +251,7 @@ def test_wrong_usage_is_exit_code_2(run, predictor, photo, words, complaint):
 
 def test_a_file_that_is_no_picture_is_exit_code_1(run, predictor, tmp_path):
     assert "no such file" in run("segment", tmp_path / "gone.jpg", "-p", "1,1").err
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     ended = run("segment", tmp_path / "text.jpg", "-p", "1,1")
     assert ended.code == 1 and "is not an image of a kind that is read" in ended.err and "Traceback" not in ended.err
     assert ended.err.count("\n") == 1

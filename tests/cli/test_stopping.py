@@ -30,7 +30,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory) -> Path:
-    """Pictures, a clip as frames and as a film, a labelled data set, a recipe, weights."""
+    """Images, a video as frames and as a film, a labelled data set, a recipe, weights."""
     import registry
     from sam2core.checkpoints import files
     from sam2core.media.render import VideoWriter

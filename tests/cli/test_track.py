@@ -255,7 +255,7 @@ def test_stopped_and_resumed_is_as_never_stopped(track, clip, tmp_path, interrup
 
 
 def test_a_crop_is_looked_at_alone(track, clip, tmp_path, interrupt):
-    """Masks are those of the cut pictures, in their place; a stopped run goes on with the same crop and no other."""
+    """Masks are those of the cut images, in their place; a stopped run goes on with the same crop and no other."""
     from sam2core.media.frames import open_source
 
     x0, y0, x1, y1 = 6, 4, 50, 40
@@ -412,7 +412,7 @@ def test_wrong_usage_leaves_nothing_behind(track, clip, tmp_path, words, code, c
         ({"object": 1, "frame": 0, "points": 5}, "points are [[x, y], ...], not 5"),
         ({"object": 1, "frame": 0, "points": [[1, 1]], "labels": 1}, "one label per point"),
         ({"object": 1, "frame": 0, "box": 5}, "a box is [x0, y0, x1, y1], not 5"),
-        ({"object": 1, "frame": 0, "mask": 5}, "a mask is the path of a picture or COCO RLE, not 5"),
+        ({"object": 1, "frame": 0, "mask": 5}, "a mask is the path of an image or COCO RLE, not 5"),
         ({"object": 1, "frame": 0, "points": None, "labels": None, "box": None, "mask": None}, "says nothing"),
         ({"object": 1, "frame": 0, "point": [[1, 1]]}, "did you mean 'points'?"),
         ({"object": 1, "frame": 0, "mask": {"size": [2, 2], "counts": [4]}}, "the mask is 2 x 2, the video 64 x 48"),
@@ -444,7 +444,7 @@ def test_videos_that_are_none(track, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
     for source, complaint in (
-        ("empty", "has no pictures"),
+        ("empty", "has no images"),
         ("text.mp4", "no video"),
         ("gone.mp4", "no file or folder"),
     ):

@@ -77,7 +77,7 @@ def test_the_video_recipe_is_metas():
 
 def test_a_run_leaves_a_table_a_plot_and_weights(data):
     result = call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--workers", 0)
-    assert result.exit_code == 0 and "clips 2/2" in result.stderr and "frames/s" in result.stderr
+    assert result.exit_code == 0 and "videos 2/2" in result.stderr and "frames/s" in result.stderr
     assert result.stdout.strip() == str(data / "run" / "weights.safetensors")
     assert {"checkpoint.pt", "losses.png", "metrics.csv", "weights.safetensors"} <= {
         p.name for p in (data / "run").iterdir()
@@ -92,7 +92,7 @@ def test_decoded_pictures_follow_the_data_and_its_options(data):
     written = (data / "pack" / "0_" / "index.json").stat().st_mtime_ns
     assert len(pack) == 2 and len(open_source(recipe, 0, data, data / "pack", True)) == 2
     assert (data / "pack" / "0_" / "index.json").stat().st_mtime_ns == written
-    assert len(open_source(held, 0, data, data / "pack", True)) == 1  # not the pictures that are kept for the test
+    assert len(open_source(held, 0, data, data / "pack", True)) == 1  # not the images that are kept for the test
     assert len(pack) == 2 and pack[1].image.shape == (80, 100, 3)  # who has it open keeps it
     labels = np.zeros((80, 100), np.uint8)
     labels[:8] = 5
@@ -126,7 +126,7 @@ def test_interrupted_from_the_keyboard(data):
     line = [sys.executable, "-m", "sam2core", "train", *map(str, arguments)]
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     for line in child.stderr:
-        if "clips 1/100000" in line:
+        if "videos 1/100000" in line:
             break
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     out, told = child.communicate(timeout=300)
@@ -136,7 +136,7 @@ def test_interrupted_from_the_keyboard(data):
 
 def test_check_counts_and_draws(data):
     result = call("check", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "sheet.png")
-    assert result.exit_code == 0 and "2 pictures, 2 objects of 20" in result.stdout
+    assert result.exit_code == 0 and "2 images, 2 objects of 20" in result.stdout
     assert Image.open(data / "sheet.png").size == (2 * 192, 4 * 192)
 
 
@@ -146,7 +146,7 @@ def test_check_names_all_that_cannot_be_used(data):
     (data / "images" / "0.png").write_bytes(b"no picture")
     result = call("check", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "sheet.png")
     assert result.exit_code == 1 and not (data / "sheet.png").exists()
-    for part in ("cannot read image", "1.png is (8, 8)", "2.png has no labels/2.png", "0 pictures, no object"):
+    for part in ("cannot read image", "1.png is (8, 8)", "2.png has no labels/2.png", "0 images, no object"):
         assert part in result.stdout
     with pytest.raises(ValueError, match="sheet.png cannot be written: .*nowhere is no folder"):
         call("check", "--recipe", data / "recipe.yaml", "--data", data, "-o", data / "nowhere" / "sheet.png")

@@ -71,7 +71,7 @@ def test_coco_as_pycocotools_and_evaluate_read_it(run, photos, tmp_path):
     ended = run("segment", photos, "-p", "5,5", "-o", tmp_path / "mine", "--write", "yolo", *TINY)
     assert ended.code == 1 and "yolo is there, and this program did not write it: -o OTHER" in ended.err
     ended = run("segment", photos, "-p", "5,5", "--write", "cvat", *TINY)
-    assert ended.code == 1 and "--write cvat holds clips, no pictures" in ended.err
+    assert ended.code == 1 and "--write cvat holds videos, no images" in ended.err
     ended = run("segment", photos, "-p", "5,5", "--write", "cocoo", *TINY)
     assert ended.code == 2 and "did you mean 'coco'" in ended.err
 

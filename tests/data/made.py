@@ -1,4 +1,4 @@
-"""Small labelled data of every format, made from the same pictures and objects."""
+"""Small labelled data of every format, made from the same images and objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = (96, 128)
 
 
 def picture(number: int = 0) -> np.ndarray:
-    """A picture (96, 128, 3) with a bright square that moves with its number."""
+    """An image (96, 128, 3) with a bright square that moves with its number."""
     image = np.full((*SIZE, 3), 40, np.uint8)
     image[:, :, 1] += np.arange(SIZE[1], dtype=np.uint8)
     image[20:60, 10 + number : 50 + number] = (220, 60, 60)
@@ -93,7 +93,7 @@ BY_HAND = {"label_folder": label_folder, "davis": davis, "sav": sav, "coco_panop
 
 
 def data_of(name: str, root: Path) -> Path:
-    """A folder in a format; those that are not made by hand are written from a label folder or a clip."""
+    """A folder in a format; those that are not made by hand are written from a label folder or a video."""
     if name in BY_HAND:
         return BY_HAND[name](root)
     source = root.with_name(f"{root.name}-source")

@@ -79,7 +79,7 @@ def test_hidden_files_are_not_there(tmp_path):
 
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_turned_pictures(tag, tmp_path):
-    """A label as displayed is taken as it is, one of the stored picture is turned, polygons too."""
+    """A label as displayed is taken as it is, one of the stored image is turned, polygons too."""
     stored, shown = made.picture(), made.ids()
     exif = Image.Exif()
     exif[0x0112] = tag
@@ -94,7 +94,7 @@ def test_turned_pictures(tag, tmp_path):
     assert item.pictures([0])[0].shape[:2] == displayed.shape and (item.read(0)[1] == (displayed == 1)).all()
     if not turned:
         return
-    Image.fromarray(shown).save(tmp_path / "labels" / "p.png")  # drawn on the stored picture
+    Image.fromarray(shown).save(tmp_path / "labels" / "p.png")  # drawn on the stored image
     (item,) = open_data(tmp_path).footage
     red = (item.pictures([0])[0] == (220, 60, 60)).all(2)
     assert (red & item.read(0)[1]).sum() == (shown == 1).sum()
@@ -121,7 +121,7 @@ def test_coco_with_marks_texts_and_nulls(tmp_path):
         (None, [ONE], "ann.json: 'images' is null, not a list"),
         ([{"id": 1}], [ONE], r"images\[0\] has no 'file_name'"),
         ([A], [{"segmentation": [SQUARE]}], r"annotations\[0\] has no 'image_id'"),
-        ([A], [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "no annotated picture .*1 annotations without a mask"),
+        ([A], [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "no annotated image .*1 annotations without a mask"),
         ([A], [{"image_id": 1, "segmentation": [SQUARE[:-1]]}], r"annotations\[0\].*an even number of values, not 7"),
         ([{**A, "height": "tall"}], [ONE], "'height' and 'width' are 'tall' and 128"),
         ([{**A, "file_name": "../a.png"}], [ONE], "a.png"),

@@ -89,7 +89,7 @@ def test_check_counts_it(data):
 
 def test_vos_takes_clips_and_refuses_pictures(data, tmp_path):
     if not data.format.clips:
-        with pytest.raises(DataError, match="pictures, no clips"):
+        with pytest.raises(DataError, match="images, no videos"):
             open_clips(data.root)
         return
     opened = open_clips(data.root)
@@ -133,12 +133,12 @@ def test_round_trips(source, target, tmp_path):
     for number, (item, frame) in enumerate(frames(back)):
         assert same(list(item.read(frame).values()), number)
     if source == "davis" and not FORMATS[target].clips:
-        assert any("clips whose objects" in sentence for sentence in written.sentences)
+        assert any("videos whose objects" in sentence for sentence in written.sentences)
 
 
 def test_what_cannot_be_converted_is_refused(tmp_path):
     data = open_data(made.label_folder(tmp_path / "a"))
-    with pytest.raises(DataError, match="davis holds clips, .* holds pictures"):
+    with pytest.raises(DataError, match="davis holds videos, .* holds images"):
         convert(data, tmp_path / "b", "davis")
     with pytest.raises(DataError, match="sav is read and not written"):
         convert(data, tmp_path / "b", "sav")

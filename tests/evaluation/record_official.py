@@ -33,7 +33,7 @@ def davis(truth: Path, answers: Path, root: Path) -> dict[str, Any]:
     (root / "ImageSets" / "2017").mkdir(parents=True)
     names = sorted(path.name for path in truth.iterdir())
     (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(names))
-    for name in names:  # it wants a picture per frame, and never opens one
+    for name in names:  # it wants an image per frame, and never opens one
         folder = root / "JPEGImages" / "480p" / name
         folder.mkdir(parents=True)
         for frame in (truth / name).iterdir():

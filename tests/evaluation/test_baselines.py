@@ -1,4 +1,4 @@
-"""The methods a model must beat: on pictures whose answer is plain."""
+"""The methods a model must beat: on images whose answer is plain."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_errors_name_the_file(folders, tmp_path):
     for picture, words in (
         (Image.fromarray(np.full(made.SIZE, 9, np.uint8)), "00002.png has object 9; the video has 2"),
         (Image.fromarray(np.zeros((5, 5), np.uint8)), r"00002.png is \(5, 5\), the true mask \(48, 64\)"),
-        (Image.fromarray(np.full((*made.SIZE, 3), (9, 0, 0), np.uint8)), "00002.png.* is a colour picture"),
+        (Image.fromarray(np.full((*made.SIZE, 3), (9, 0, 0), np.uint8)), "00002.png.* is a colour image"),
     ):
         picture.save(place)
         with pytest.raises(DataError, match=words):

@@ -1,4 +1,4 @@
-"""A run over pictures that is made to be killed: ``killed.py OUT PICTURE...`` with two workers, without torch."""
+"""A run over images that is made to be killed: ``killed.py OUT PICTURE...`` with two workers, without torch."""
 
 from __future__ import annotations
 

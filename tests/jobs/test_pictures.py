@@ -1,4 +1,4 @@
-"""Pictures done by workers that are killed, and by a run that is: the same bytes in the end, nothing done twice."""
+"""Images done by workers that are killed, and by a run that is: the same bytes in the end, nothing done twice."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_words_name(tmp_path):
     assert clips([str(tmp_path / "*.mp4")]) == [str(tmp_path / "c.mp4"), str(tmp_path / "d.mp4")]
     frames = str(tmp_path / "*.png")
     assert clips([frames]) == [frames] and clips([str(tmp_path)]) == [str(tmp_path)]
-    with pytest.raises(ValueError, match="is a picture, no clip"):
+    with pytest.raises(ValueError, match="is an image, no video"):
         clips([str(tmp_path / "b9.png"), str(tmp_path / "b10.png")])
     with pytest.raises(OSError, match="no such file"):
         pictures([str(tmp_path / "gone.png")])

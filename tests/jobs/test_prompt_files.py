@@ -1,4 +1,4 @@
-"""Prompts of many pictures: every kind of file says the same boxes of the same pictures."""
+"""Prompts of many images: every kind of file says the same boxes of the same images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that say their number, and videos of them."""
+"""Images that say their number, and videos of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEIGHT, WIDTH, BITS = 48, 96, 8
 
 
 def numbered(number: int) -> np.ndarray:
-    """A picture (HEIGHT, WIDTH, 3) that says its number in black and white blocks along its top."""
+    """An image (HEIGHT, WIDTH, 3) that says its number in black and white blocks along its top."""
     picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     picture[...] = np.linspace(30, 200, WIDTH, dtype=np.uint8)[None, :, None]
     picture[:, :, 1] += np.arange(HEIGHT, dtype=np.uint8)[:, None]

@@ -1,4 +1,4 @@
-"""A picture is the same to all who read it: predictors, training, clicks, the command line, the page, rasters."""
+"""An image is the same to all who read it: predictors, training, clicks, the command line, the page, rasters."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def test_a_tiled_tiff_is_read_whole_through_open_slices(shape: tuple, compressio
         raster = open_raster(tmp_path / "a.tif", frame=frame)
         assert np.array_equal(np.asarray(raster[:, :]).reshape(shape), wanted)
         assert np.array_equal(np.asarray(raster[10:50, 20:]).reshape(-1), wanted[10:50, 20:].reshape(-1))
-    with pytest.raises(ValueError, match=r"no picture 2 in .*a\.tif'"):
+    with pytest.raises(ValueError, match=r"no image 2 in .*a\.tif'"):
         open_raster(tmp_path / "a.tif", frame=2)

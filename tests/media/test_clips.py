@@ -1,4 +1,4 @@
-"""Clips as people have them: several streams, B-frames packed in AVI, damaged files, picture files of many pictures."""
+"""Videos as people have them: several streams, B-frames packed in AVI, damaged files, image files of many images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_times_are_the_clips_own(tmp_path: Path) -> None:
 
 
 def test_packed_pictures_are_counted_and_exact_in_any_order(tmp_path: Path) -> None:
-    """Xvid's B-frames in AVI: a packet with two pictures, then one with none; the packets' times are not theirs."""
+    """Xvid's B-frames in AVI: a packet with two images, then one with none; the packets' times are not theirs."""
     plain, path = tmp_path / "plain.avi", tmp_path / "packed.avi"
     write(plain, "mpeg4", 24, bf="1", qscale="3", g="12", b_strategy="0")
     container, stream = open_video(str(plain), "it")
@@ -157,7 +157,7 @@ def test_all_pictures_of_a_file_are_frames(name: str, tmp_path: Path) -> None:
         assert [np.array_equal(frame, pictures[1 + 2 * at]) for at, frame in enumerate(source)] == [True] * 3
         assert [source.name(at) for at in range(2)] == ["00001", "00003"]
     assert np.array_equal(read_rgb(path, 4), pictures[4])
-    with pytest.raises(ValueError, match=rf"{name}.*no picture 7 in it: it holds 7 pictures, 0 to 6"):
+    with pytest.raises(ValueError, match=rf"{name}.*no image 7 in it: it holds 7 images, 0 to 6"):
         read_pixels(path, 7)
 
 

@@ -1,4 +1,4 @@
-"""Colours of 16 bits, which Pillow would give as 8: read whole by everything that reads a picture, or refused."""
+"""Colours of 16 bits, which Pillow would give as 8: read whole by everything that reads an image, or refused."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_wrong_ranges(wrong: dict[str, Any], says: str) -> None:
         ((5, 3, 20, 3), "either axis could be the channels"),
         ((5, 4, 20, 1), "either axis could be the channels"),
         ((5, 20, 30, 2), "no axis is 1, 3 or 4 channels"),
-        ((20, 30, 3), "a single picture goes into a list"),
+        ((20, 30, 3), "a single image goes into a list"),
         ((0, 20, 30, 3), "is empty"),
     ],
 )
@@ -155,7 +155,7 @@ def test_stacks_of_unclear_shape(make: Callable[..., Any], shape: tuple[int, ...
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     for wrong, says in [
-        (Image.new("RGB", (4, 4)), "one picture goes into a list"),
+        (Image.new("RGB", (4, 4)), "one image goes into a list"),
         (17, "not from builtins.int"),
         ([], "is empty"),
         (iter(()), "is empty"),
@@ -164,8 +164,8 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         ([np.zeros((4, 4, 7))], "frame 0 of the list of frames cannot be read"),
         (["a"], "frame 0 of 'a' cannot be read: there is no image file"),
         ({"a": 1}, "frame 0 of the dict of frames cannot be read: asking for it raises KeyError"),
-        (tmp_path, "has no pictures"),
-        (f"{tmp_path}/*.png", "matches no pictures"),
+        (tmp_path, "has no images"),
+        (f"{tmp_path}/*.png", "matches no images"),
         (tmp_path / "nothing.mp4", "there is no file or folder"),
     ]:
         with pytest.raises(ValueError, match=re.escape(says)):
@@ -182,7 +182,7 @@ def test_folders_are_in_natural_order_and_hold_other_files_too(tmp_path: Path) -
     names = ["2.jpg", "10.PNG", "1.webp", "a2b10.tif", "a2b9.tiff", "b.bmp", "a10.jpeg"]
     for value, name in enumerate(names):
         Image.new("RGB", (8, 6), (value, 0, 0)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "._2.jpg").write_text("what another system leaves behind")
     (tmp_path / "more.png").mkdir()
     source = open_source(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures of every kind that Pillow saves: each is read once, turned as displayed, or refused by name."""
+"""Images of every kind that Pillow saves: each is read once, turned as displayed, or refused by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _grey(dtype: str) -> Image.Image:
 
 
 def pictures() -> dict[str, tuple[Image.Image, str]]:
-    """A picture of every mode, with the kind of file that keeps it."""
+    """An image of every mode, with the kind of file that keeps it."""
     rgb = Image.fromarray(pattern())
     alpha = Image.fromarray(pattern(1)[..., 0])
     rgba = rgb.copy()
@@ -162,7 +162,7 @@ def test_pictures_too_large_to_hold_are_refused_before_they_are_decoded(tmp_path
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
 def test_damaged_files_are_read_or_refused_by_name(kind: str, tmp_path: Path) -> None:
-    """Bytes flipped, files cut: whatever happens is a picture or one error that names the file."""
+    """Bytes flipped, files cut: whatever happens is an image or one error that names the file."""
     Image.fromarray(np.kron(pattern(), np.ones((8, 8, 1), np.uint8))).save(buffer := io.BytesIO(), kind)
     whole, generator, refused = buffer.getvalue(), np.random.default_rng(7), 0
     for number in range(22):
@@ -205,11 +205,11 @@ def test_a_picture_at_an_address_is_read(served, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a.png")
     (folder / "page.html").write_text("<html>")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     assert (read_pixels(f"{address}/a.png") == pixels).all()
     assert (at_hand(f"{address}/a.png") == pixels).all() and at_hand(pixels) is pixels
     for name, words in (
-        ("page.html", "page of HTML, no picture"),
+        ("page.html", "page of HTML, no image"),
         ("text.png", "text.png"),
         ("nothing.png", "nothing.png' could not be read"),
     ):

@@ -1,4 +1,4 @@
-"""Label pictures and drawn masks: one reader, that says what it found when it cannot tell what is meant."""
+"""Label images and drawn masks: one reader, that says what it found when it cannot tell what is meant."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_empty_and_full_masks_say_what_was_found(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"m\.png' is empty: it holds only 0"):
             read_mask(path)
     Image.new("L", (9, 7), 3).save(path)
-    with pytest.raises(ValueError, match=r"m\.png' covers the whole picture: every pixel is 3"):
+    with pytest.raises(ValueError, match=r"m\.png' covers the whole image: every pixel is 3"):
         read_mask(path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"m\.png' has \d+ colours"):
@@ -134,7 +134,7 @@ def test_colours_are_labels_only_where_their_meaning_is_said(tmp_path: Path) -> 
     path = tmp_path / "l.png"
     ids = objects().astype(np.int64) * 70_001
     Image.fromarray((ids[..., None] >> np.array([0, 8, 16]) & 255).astype(np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r"l\.png' is a colour picture"):
+    with pytest.raises(ValueError, match=r"l\.png' is a colour image"):
         read_labels(path)
     assert np.array_equal(read_labels(path, decode=panoptic_ids), ids)
     with pytest.raises(ValueError, match=r"l\.png' has the colour #711101, none of DAVIS's table"):

@@ -1,4 +1,4 @@
-"""The law of this room: nothing outside it opens a picture, a clip or a raster."""
+"""The law of this room: nothing outside it opens an image, a video or a raster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPENERS = {
 
 
 def openings(source: str) -> Iterator[str]:
-    """The calls in a module that open pictures or clips to read them."""
+    """The calls in a module that open images or videos to read them."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

@@ -1,4 +1,4 @@
-"""Pictures: masks tint what they cover and nothing else, prompts land where they were given. Files: whole, or none."""
+"""Images: masks tint what they cover and nothing else, prompts land where they were given. Files: whole, or none."""
 
 import json
 import sys
@@ -121,7 +121,7 @@ def test_names_are_written_inside_their_masks():
     assert rows.size > 30
     assert abs(rows.mean() - 60) < 6 and abs(columns.mean() - 150) < 6
     assert not np.array_equal(drawn, overlay(image, [mask], names=["cat"], opacity=0, contour=0))
-    for name in ("日本", "a very long name that does not fit into the picture at all, wherever it is put"):
+    for name in ("日本", "a very long name that does not fit into the image at all, wherever it is put"):
         assert overlay(image, [mask], names=[name]).shape == image.shape
     with pytest.raises(ValueError, match="as many names"):
         overlay(image, [mask], names=[])
@@ -390,7 +390,7 @@ def test_pictures_too_small_for_a_name_go_without():
     rows = np.flatnonzero(
         (overlay(huge, [mask], names=["dog"], contour=0) != overlay(huge, [mask], contour=0)).any((1, 2))
     )
-    assert 25 < rows[-1] - rows[0] < 60  # letters grow with the picture
+    assert 25 < rows[-1] - rows[0] < 60  # letters grow with the image
 
 
 @pytest.mark.parametrize("name", ["Müller", "猫", "Ünïcode 猫", "\N{GRINNING FACE}"])

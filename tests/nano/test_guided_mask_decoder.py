@@ -40,7 +40,7 @@ def high_res_features_of(decoder: SamMaskDecoder, images: int) -> tuple[torch.Te
 
 
 def by_definition(picture: np.ndarray, logits: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """He et al. 2010, equations 14 to 16, window by window: a picture (3, h, w) and one map (h, w)."""
+    """He et al. 2010, equations 14 to 16, window by window: an image (3, h, w) and one map (h, w)."""
     height, width = logits.shape
     slope, offset = np.zeros((3, height, width)), np.zeros((height, width))
 

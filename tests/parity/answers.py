@@ -24,7 +24,7 @@ def as_prompt(points: tuple[Tensor, Tensor] | None, mask: Tensor | None, batch: 
 
 
 def as_features(embedding: Tensor, high_res_features: list[Tensor], position: Tensor | None = None) -> ImageFeatures:
-    """Features made of upstream's tensors, so that a stage is compared on equal inputs."""
+    """Features made of Meta's tensors, so that a stage is compared on equal inputs."""
     return ImageFeatures(
         embedding, torch.zeros_like(embedding[:1]) if position is None else position, tuple(high_res_features)
     )

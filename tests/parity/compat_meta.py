@@ -1,6 +1,6 @@
 """Runs `compat_program.py` on Meta's package as if its CUDA extension were built, without its progress bars.
 
-Memories without object pointers are read in the model's type, where upstream fails for mixing bfloat16 and float32.
+Memories without object pointers are read in the model's type, where Meta's sam2 fails for mixing bfloat16 and float32.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ OBJECTS = (1, "cup", 7)
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A smooth picture with edges: random blocks, enlarged and mixed."""
+    """A smooth image with edges: random blocks, enlarged and mixed."""
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     blocks = Image.fromarray(coarse).resize((width, height), Image.NEAREST)
     smooth = Image.fromarray(coarse[::-1]).resize((width, height), Image.BICUBIC)

@@ -63,7 +63,7 @@ SHAPES = {
 def upstream(shape: Shape, *, stability: bool = True, hard_prompt_masks: bool = True, video: bool = False) -> Any:
     """Meta's model (``SAM2Base``, or ``SAM2VideoPredictor`` when ``video``) in eval mode, assembled without Hydra.
 
-    ``stability`` and ``hard_prompt_masks`` are the two flags that upstream's builder calls postprocessing.
+    ``stability`` and ``hard_prompt_masks`` are the two flags that Meta's builder calls postprocessing.
     """
     from sam2.modeling.backbones.hieradet import Hiera
     from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
@@ -168,7 +168,7 @@ def upstream(shape: Shape, *, stability: bool = True, hard_prompt_masks: bool = 
 
 
 def upstream_predictor(model: Any) -> Any:
-    """Upstream's image predictor, told the feature sizes of this model (it only knows those of 1024 pixels)."""
+    """Meta's image predictor, told the feature sizes of this model (it only knows those of 1024 pixels)."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     predictor = SAM2ImagePredictor(model)
@@ -326,7 +326,7 @@ def randomise(module: nn.Module, seed: int, *, half: bool = False) -> nn.Module:
 
 @torch.no_grad()
 def force_object_score(model: Any, value: float) -> None:
-    """Make upstream's object scores about ``value`` (+5: always there, -5: never) whatever the image."""
+    """Make Meta's object scores about ``value`` (+5: always there, -5: never) whatever the image."""
     head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
     head.weight.mul_(0.05)
     head.bias.fill_(value)
@@ -334,7 +334,7 @@ def force_object_score(model: Any, value: float) -> None:
 
 @torch.no_grad()
 def force_best(model: Any, index: int) -> None:
-    """Make upstream's IoU head prefer mask ``index`` of the four by a clear margin."""
+    """Make Meta's IoU head prefer mask ``index`` of the four by a clear margin."""
     head = model.sam_mask_decoder.iou_prediction_head.layers[-1]
     head.weight.mul_(0.1)
     head.bias.zero_()
@@ -343,7 +343,7 @@ def force_best(model: Any, index: int) -> None:
 
 @torch.no_grad()
 def force_stability(model: Any, stable: bool) -> None:
-    """Make mask 0 of upstream's decoder clearly stable (large logits) or clearly not (logits in the band of +-0.05)."""
+    """Make mask 0 of Meta's decoder clearly stable (large logits) or clearly not (logits in the band of +-0.05)."""
     head = model.sam_mask_decoder.output_hypernetworks_mlps[0].layers[-1]
     scale = 1e3 if stable else 1e-2
     head.weight.mul_(scale)

@@ -1,13 +1,13 @@
-"""Random sessions, played on upstream's video predictor and on ours: what each shows at every step, and how far apart.
+"""Random sessions, played on Meta's video predictor and on ours: what each shows at every step, and how far apart.
 
-A script is a list of steps (prompt, draw, propagate, clear, remove, reset) over a short clip. `play` gives every step
+A script is a list of steps (prompt, draw, propagate, clear, remove, reset) over a short video. `play` gives every step
 to both sides and compares every frame that either returns or yields, object by object, in logits at the video's size.
 
-Upstream is driven as it is, apart from five things that are none of its behaviour: frames are handed over as normalised
-pixels (resampling is compared elsewhere), encoded frames are kept, its progress bars are off, holes are found by scipy
-instead of by its CUDA extension, and memories without object pointers are read in the model's type, where it fails for
-mixing bfloat16 and float32. `Book` leaves out the steps that upstream answers with an exception or not at all;
-`test_video.py` states what ours does there.
+Meta's sam2 is driven as it is, apart from five things that are none of its behaviour: frames are handed over as
+normalised pixels (resampling is compared elsewhere), encoded frames are kept, its progress bars are off, holes are
+found by scipy instead of by its CUDA extension, and memories without object pointers are read in the model's type,
+where it fails for mixing bfloat16 and float32. `Book` leaves out the steps that Meta's sam2 answers with an exception
+or not at all; `test_video.py` states what ours does there.
 """
 
 from __future__ import annotations
@@ -119,18 +119,19 @@ class _Object:
 
 
 class Book:
-    """Keeps account of a session as upstream would, to tell the steps that it answers from those that it does not."""
+    """Keeps account of a session as Meta's sam2 would, to tell the steps that it answers from those that it does
+    not."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.objects: dict[Any, _Object] = {}
 
     def legal(self, step: Step) -> bool:
-        """Whether upstream answers this step; if so, it is entered."""
+        """Whether Meta's sam2 answers this step; if so, it is entered."""
         if isinstance(step, Prompt | Draw):
             one = self.objects.get(step.object) or _Object()
             if step.frame in one.tracked and not one.prompted:
-                return False  # upstream: AssertionError, a correction finds no prompted frame to look at
+                return False  # Meta's sam2: AssertionError, a correction finds no prompted frame to look at
             if isinstance(step, Prompt) and step.add and step.box is not None:
                 return False
             self.objects[step.object] = one
@@ -158,7 +159,7 @@ class Book:
             return False  # both raise
         frames = self.frames(step)
         if not frames:
-            return False  # upstream yields nothing, ours raises
+            return False  # Meta's sam2 yields nothing, ours raises
         for one in self.objects.values():
             one.prompted |= one.pending
             one.pending.clear()
@@ -275,7 +276,7 @@ def clip(length: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 @torch.inference_mode()
 def balance(model: Any, settings: Settings, *, absent: float = 0.3, reach: float = 60.0) -> None:
-    """Shift and scale upstream's last layers so that answers fall on both sides of every rule.
+    """Shift and scale Meta's last layers so that answers fall on both sides of every rule.
 
     Of clicked and tracked frames about the share `absent` shows no object, and the largest logits are about `reach`:
     beyond 32, where mask inputs are cut, or well within.
@@ -304,8 +305,8 @@ def balance(model: Any, settings: Settings, *, absent: float = 0.3, reach: float
 class Shown:
     """What one side shows of a frame: logits (N, H, W) in the order of `objects`, before overlaps are removed.
 
-    `certain` leaves out the objects that upstream shows out of date: a prompt on a tracked frame is answered with the
-    waiting answers of other such frames only.
+    `certain` leaves out the objects that Meta's sam2 shows out of date: a prompt on a tracked frame is answered with
+    the waiting answers of other such frames only.
     """
 
     frame: int
@@ -316,7 +317,7 @@ class Shown:
 
 
 def _components(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What upstream's CUDA kernel returns: 8-connected labels of a mask (N, 1, H, W), and each pixel's area."""
+    """What Meta's CUDA kernel returns: 8-connected labels of a mask (N, 1, H, W), and each pixel's area."""
     from scipy import ndimage
 
     labels, areas = torch.zeros(mask.shape, dtype=torch.int64), torch.zeros(mask.shape, dtype=torch.int64)
@@ -329,7 +330,7 @@ def _components(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def driven(model: Any) -> Iterator[None]:
-    """Upstream's video predictor as this file needs it; see above."""
+    """Meta's video predictor as this file needs it; see above."""
     read = model.memory_attention.forward
 
     def one_type(*, memory: Tensor, **rest: Any) -> Tensor:
@@ -344,7 +345,7 @@ def driven(model: Any) -> Iterator[None]:
 
 
 class Theirs:
-    """Upstream's predictor, driven by steps."""
+    """Meta's predictor, driven by steps."""
 
     def __init__(self, model: Any, pixels: Tensor, settings: Settings, encoded: dict[int, Any] | None = None) -> None:
         self.model, self.settings = model, settings
@@ -378,7 +379,7 @@ class Theirs:
         return self._now(step.frame, self._storage(step.frame, step.object), shown)
 
     def propagate(self, step: Propagate) -> Iterator[Shown]:
-        count = None if step.frames is None else step.frames - 1  # upstream counts the steps, not the frames
+        count = None if step.frames is None else step.frames - 1  # Meta's sam2 counts the steps, not the frames
         visits = self.model.propagate_in_video(self.state, step.start, count, step.backwards)
         for done, (frame, ids, shown) in enumerate(visits, 1):
             outputs = self.state["output_dict_per_obj"].values()
@@ -415,7 +416,7 @@ class Theirs:
         return next(name for name in waiting if frame in waiting[name])
 
     def _now(self, frame: int, storage: str, shown: Tensor) -> Shown:
-        """What upstream shows of a frame between propagations; `storage` is where it looks for waiting answers."""
+        """What Meta's sam2 shows of a frame between propagations; `storage` is where it looks for waiting answers."""
         with mock.patch.object(self.model, "non_overlap_masks", False):
             raw = self._consolidated(frame, storage)
         other = "cond_frame_outputs" if storage.startswith("non") else "non_cond_frame_outputs"
@@ -462,8 +463,8 @@ class Ours:
         drawn = drawing(step, self.settings)
         if drawn.shape == self.settings.size:
             return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
-        # upstream takes masks of the model's size; ours are drawn on the picture, so this one enters behind that check
-        with pytest.raises(ValueError, match="as large as the picture"):
+        # Meta's sam2 takes masks of the model's size; ours are drawn on the image, so this one enters behind that check
+        with pytest.raises(ValueError, match="as large as the image"):
             self.session.prompt(step.frame, step.object, mask=drawn)
         with mock.patch.object(session_prompts, "drawn_mask", lambda mask, size: torch.as_tensor(mask)):
             return self._shown(self.session.prompt(step.frame, step.object, mask=drawn))
@@ -486,7 +487,7 @@ class Ours:
         return self._shown(self.session.clear(step.frame, step.object))
 
     def remove(self, step: Remove) -> list[Shown]:
-        """The other objects on the frames where the removed one was prompted, in order; upstream shows these."""
+        """The other objects on the frames where the removed one was prompted, in order; Meta's sam2 shows these."""
         frames = sorted(self.session.tracks[step.object].prompts)
         self.session.remove(step.object)
         return [self.on(frame) for frame in frames] if self.session.objects else []
@@ -611,5 +612,5 @@ def shorter(settings: Settings, steps: list[Step], fails: Any) -> list[Step]:
 
 
 def pixels(frames: np.ndarray, image: int) -> Tensor:
-    """The clip as our sessions see it, normalised (T, 3, S, S)."""
+    """The video as our sessions see it, normalised (T, 3, S, S)."""
     return torch.cat([to_model(read_image(frame), (image, image)) for frame in frames])

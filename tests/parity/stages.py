@@ -1,7 +1,7 @@
-"""Every stage of upstream's model as named tensors, so that ours can be compared stage by stage, live or recorded.
+"""Every stage of Meta's model as named tensors, so that ours can be compared stage by stage, live or recorded.
 
-Each function here runs upstream on given inputs and returns plain tensors in our conventions: batch first, (B, C, H, W)
-maps and (B, N, C) tokens. The counterparts for our model are in `answers.py`; both produce the same names.
+Each function here runs Meta's sam2 on given inputs and returns plain tensors in our conventions: batch first, (B, C, H,
+W) maps and (B, N, C) tokens. The counterparts for our model are in `answers.py`; both produce the same names.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def segment(
     points: tuple[Tensor, Tensor] | None,
     mask: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Gated candidates, the believed mask and its object pointer, by upstream's own rule for one mask or three."""
+    """Gated candidates, the believed mask and its object pointer, by Meta's own rule for one mask or three."""
     inputs = None if points is None else {"point_coords": points[0], "point_labels": points[1]}
     multimask_output = model._use_multimask(True, inputs)
     candidates, _, iou, best, best_full, object_pointer, object_score = model._forward_sam_heads(
@@ -130,7 +130,7 @@ def memorize(model: Any, embedding: Tensor, full: Tensor, object_score: Tensor, 
 def output_dict(
     prompted: dict[int, Any], recent: dict[int, Any], grid: tuple[int, int], position: Tensor
 ) -> dict[str, Any]:
-    """Upstream's bank. Memories are (tokens (B, N, Cm), object pointer (B, C)) by frame; ``position`` is (1, N, Cm)."""
+    """Meta's bank. Memories are (tokens (B, N, Cm), object pointer (B, C)) by frame; ``position`` is (1, N, Cm)."""
 
     def entry(memory: tuple[Tensor, Tensor]) -> dict[str, Any]:
         def as_map(tokens: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def condition(
     }
 
 
-# Pasts to recall: which frames hold memories, where we are, and upstream's two options that matter for it.
+# Pasts to recall: which frames hold memories, where we are, and Meta's two options that matter for it.
 PASTS: dict[str, dict[str, Any]] = {
     "second_frame": {"anchors": [0], "trail": [], "frame": 1, "length": 20},
     "third_frame": {"anchors": [0], "trail": [1], "frame": 2, "length": 20},

@@ -1,4 +1,4 @@
-"""Automatic masks live against upstream's generator: same count, same masks, same order, same fields."""
+"""Automatic masks live against Meta's generator: same count, same masks, same order, same fields."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS = {
 
 
 def generators(theirs, ours, **options):
-    """Both generators with the same options, in upstream's words."""
+    """Both generators with the same options, in Meta's words."""
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     reference = SAM2AutomaticMaskGenerator(theirs, **options)
@@ -85,7 +85,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("size", "image", "seed"), [("mini", 128, 0), ("mini", 192, 3)])
 def test_random_models(size, image, seed, name):
-    """Random weights give masks of noise that cover the picture: only without suppression are there many."""
+    """Random weights give masks of noise that cover the image: only without suppression are there many."""
     loose = {"points_per_side": 5, "stability_score_thresh": 0.05, "stability_score_offset": 0.1}
     loose |= {"pred_iou_thresh": 0.2, "box_nms_thresh": 1.0, "crop_nms_thresh": 1.0}
     theirs, ours = generators(*pair(size, image, seed), **(loose | CASES[name]))
@@ -95,12 +95,12 @@ def test_random_models(size, image, seed, name):
 
 @lru_cache(maxsize=1)
 def trained():
-    """The embedded model, and its image parts in upstream's code: masks that are things, so that suppression counts."""
+    """The embedded model, and its image parts in Meta's code: masks that are things, so that suppression counts."""
     from sam2core import registry
     from sam2core.checkpoints.facebook import FACEBOOK
 
     shape = oracle.Shape(32, 1, (1, 2, 6, 2), (8, 4, 8, 4), (5, 8), (7, 7), image=512, dim=128, memory_dim=32)
-    # as upstream reads it: prompts are not drawn into the mask input, masks not guided
+    # as Meta's sam2 reads it: prompts are not drawn into the mask input, masks not guided
     decoder = {"type": "sam", "heads": 4, "hidden": 512}
     model = registry.build("sam2core_nano", image_size=512, prompt_encoder="sam", mask_decoder=decoder)
     theirs = oracle.upstream(shape.at(hidden=512, decoder_heads=4, attention_layers=2), stability=False)
@@ -129,7 +129,7 @@ def test_a_trained_model_on_a_photograph(name, monkeypatch):
     if name == "regions":
         options |= {"stability_score_thresh": 0.3, "stability_score_offset": 0.3}
     theirs, ours = generators(*trained(), **options)
-    if name == "regions":  # upstream needs its CUDA extension for this, and else warns and does nothing
+    if name == "regions":  # Meta's sam2 needs its CUDA extension for this, and else warns and does nothing
         monkeypatch.setattr(misc, "get_connected_components", connected_components)
         theirs.predictor._transforms.max_hole_area = theirs.predictor._transforms.max_sprinkle_area = 20
         ours = MaskGenerator(

@@ -23,7 +23,7 @@ TENSORS = {"t": 471, "s": 519, "b+": 615, "l": 903}
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Upstream's trunk reads numbers out of a linspace, which has none on the meta device."""
+    """Meta's trunk reads numbers out of a linspace, which has none on the meta device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

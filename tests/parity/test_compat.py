@@ -23,7 +23,7 @@ SEEDS = int(os.environ.get("SAM2CORE_PARITY_SEEDS", "4"))
 """How many random flows of each kind; set the variable for a longer search."""
 TOLERANCE = 1e-3
 
-# The released architecture with a small trunk, two layers of attention and small pictures, said in Hydra's notation.
+# The released architecture with a small trunk, two layers of attention and small images, said in Hydra's notation.
 SMALL = {
     "image_size": 256,
     "image_encoder.trunk.embed_dim": 16,
@@ -99,7 +99,7 @@ def difference(name: str, mine: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _same_owners(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Ours, with upstream's values in the few pixels that two objects claim with equal logits and one of them gets."""
+    """Ours, with Meta's values in the few pixels that two objects claim with equal logits and one of them gets."""
     tops = mine.max(axis=0, keepdims=True), theirs.max(axis=0, keepdims=True)
     equal = np.abs(tops[0] - tops[1]) <= TOLERANCE * np.abs(theirs).max()
     other = equal & (mine.argmax(axis=0) != theirs.argmax(axis=0))[None]
@@ -113,7 +113,7 @@ def compare(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> dict[
     mine = sessions(ours)
     for session, saved in sessions(theirs).items():
         for place, (name, value) in enumerate(saved):
-            if name == "stopped":  # upstream fails here; what ours does then is tested where it lives
+            if name == "stopped":  # Meta's sam2 fails here; what ours does then is tested where it lives
                 break
             assert place < len(mine[session]), f"{session}: ours ends at {place}, before {name}"
             own_name, own = mine[session][place]

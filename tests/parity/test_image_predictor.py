@@ -1,4 +1,4 @@
-"""Our image predictor live against upstream and transformers: the same picture and prompts in, the same masks out."""
+"""Our image predictor live against Meta's sam2 and transformers: the same image and prompts in, the same masks out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask
 
 
 def picture(height, width, seed=0):
-    """A picture with edges and smooth parts, uint8."""
+    """An image with edges and smooth parts, uint8."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3), dtype=np.uint8)
     sharp = coarse.repeat(10, axis=0).repeat(10, axis=1)[:height, :width].astype(int)

@@ -1,4 +1,4 @@
-"""Every stage of the published sizes, live against upstream, on equal inputs and with every tensor re-randomised."""
+"""Every stage of the published sizes, live against Meta's sam2, on equal inputs and with every tensor re-randomised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPTS = list(stages.PROMPTS)
 
 @lru_cache(maxsize=1)
 def pair(size: str, seed: int, family: str):
-    """Upstream's model and ours with the same random tensors, and upstream's view of two random images."""
+    """Meta's model and ours with the same random tensors, and Meta's view of two random images."""
     shape = oracle.SHAPES[size].at(family=family)
     theirs = oracle.upstream(shape)
     oracle.randomise(theirs, seed)
@@ -259,7 +259,7 @@ def test_large_once():
 
 
 def test_images_that_are_not_square():
-    """Upstream's parts take them once told the sizes; only its constructor insists on a square."""
+    """Meta's parts take them once told the sizes; only its constructor insists on a square."""
     shape = oracle.SHAPES["mini"]
     height, width = 96, 160
     grid = (height // 16, width // 16)

@@ -35,7 +35,7 @@ def invoke(command, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Videos as MOSE has them, and the frames of one as pictures."""
+    """Videos as MOSE has them, and the frames of one as images."""
     root = tmp_path_factory.mktemp("data")
     for name in ("JPEGImages/a", "Annotations/a", "images", "labels"):
         (root / name).mkdir(parents=True)

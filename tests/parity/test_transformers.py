@@ -1,7 +1,7 @@
 """Our model live against transformers' ``Sam2Model`` and ``Sam2VideoModel`` with the same re-randomised tensors.
 
-transformers' mask prompts take their object pointer from the best of three masks, upstream's and ours from the single
-one, so mask prompts are compared with upstream only (``test_stages.py``).
+transformers' mask prompts take their object pointer from the best of three masks, Meta's and ours from the single
+one, so mask prompts are compared with Meta's sam2 only (``test_stages.py``).
 """
 
 from __future__ import annotations

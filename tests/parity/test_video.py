@@ -1,4 +1,4 @@
-"""Our sessions live against upstream's ``SAM2VideoPredictor``: hundreds of random scripts, every frame compared."""
+"""Our sessions live against Meta's ``SAM2VideoPredictor``: hundreds of random scripts, every frame compared."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODELS = {
 
 @lru_cache(maxsize=2)
 def pair(name: str):
-    """Upstream's model and ours with equal tensors, in which objects are absent now and then."""
+    """Meta's model and ours with equal tensors, in which objects are absent now and then."""
     settings = MODELS[name]
     shape = oracle.SHAPES["mini"].at(image=settings.image, family=settings.family)
     theirs = oracle.upstream(shape, stability=settings.stability, video=True)
@@ -43,7 +43,7 @@ def pair(name: str):
 
 @lru_cache(maxsize=16)
 def encoded(name: str, length: int, size: tuple[int, int]):
-    """A clip, its pixels, and what upstream makes of each frame."""
+    """A video, its pixels, and what Meta's sam2 makes of each frame."""
     theirs, _ = pair(name)
     frames = clip(length, size)
     values = scripts.pixels(frames, MODELS[name].image)
@@ -135,12 +135,12 @@ def test_memories_are_stored_as_upstream_stores_them(name):
         assert bank.get(frame).object_pointer.dtype == output["obj_ptr"].dtype == torch.float32
 
 
-# where upstream has no answer, ours has
+# where Meta's sam2 has no answer, ours has
 
 
 @pytest.fixture
 def both():
-    """Both sides on one clip, by model and settings."""
+    """Both sides on one video, by model and settings."""
 
     def make(name="2.1-96", **changes):
         settings = replace(MODELS[name], **changes)
@@ -152,7 +152,7 @@ def both():
 
 
 def test_a_lost_correction_is_kept_by_default(both):
-    """Upstream, as it comes, forgets a correction of a tracked frame when tracking goes on; ours does not."""
+    """Meta's sam2, as it comes, forgets a correction of a tracked frame when tracking goes on; ours does not."""
     kept, _, _ = both("2.0-96", keep_corrections=True)
     lost, theirs, model = both("2.0-96")
     with driven(model):
@@ -165,7 +165,7 @@ def test_a_lost_correction_is_kept_by_default(both):
 
 
 def test_one_frame_that_was_tracked_can_be_clicked_again(both):
-    """Upstream divides an age of 0 by a horizon of 0."""
+    """Meta's sam2 divides an age of 0 by a horizon of 0."""
     ours, theirs, model = both(length=1)
     with driven(model):
         for side in (ours, theirs):
@@ -179,7 +179,7 @@ def test_one_frame_that_was_tracked_can_be_clicked_again(both):
 
 
 def test_a_past_without_object_pointers_can_be_read(both):
-    """Upstream mixes bfloat16 and float32 when the only prompt lies ahead."""
+    """Meta's sam2 mixes bfloat16 and float32 when the only prompt lies ahead."""
     ours, theirs, _ = both()
     for side in (ours, theirs):
         side.prompt(click(5))
@@ -190,7 +190,7 @@ def test_a_past_without_object_pointers_can_be_read(both):
 
 
 def test_backwards_from_frame_0_is_an_error(both):
-    """Upstream yields nothing."""
+    """Meta's sam2 yields nothing."""
     ours, theirs, model = both()
     for side in (ours, theirs):
         side.prompt(click(0))
@@ -201,7 +201,7 @@ def test_backwards_from_frame_0_is_an_error(both):
 
 
 def test_a_correction_without_a_prompted_frame_is_answered(both):
-    """Upstream fails an assertion: it was tracked, but every prompt was taken back."""
+    """Meta's sam2 fails an assertion: it was tracked, but every prompt was taken back."""
     ours, theirs, model = both(keep_corrections=True)
     with driven(model):
         for side in (ours, theirs):

@@ -85,7 +85,7 @@ def one_step(start: str) -> Recipe:
 
 
 def answers(model: Any) -> list[torch.Tensor]:
-    """What an image, its automatic masks and a clip get from a model."""
+    """What an image, its automatic masks and a video get from a model."""
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8))
     image = registry.predictor(model).encode(frames[0]).predict(points=[[20, 20]], box=[5, 5, 50, 40])
     session = registry.predictor(model, "video").open(frames)

@@ -114,7 +114,7 @@ def test_bad_images_are_told_apart(predictor, image, message):
 
 
 def test_a_text_file_named_jpg(predictor, tmp_path):
-    (tmp_path / "notes.jpg").write_text("not a picture")
+    (tmp_path / "notes.jpg").write_text("not an image")
     with pytest.raises(ValueError, match="not an image"):
         predictor.encode(tmp_path / "notes.jpg")
     Image.fromarray(picture((64, 64))).save(tmp_path / "whole.png")

@@ -1,4 +1,4 @@
-"""The image predictor against upstream's, from the recording: a picture that is not square, every kind of prompt."""
+"""The image predictor against Meta's, from the recording: an image that is not square, every kind of prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def handle():
 def compare(result, case):
     expected = section(f"{EXPECTED}/{case}")
     masks, iou, logits = (expected[name] for name in ("masks", "iou", "logits"))
-    if masks.ndim == 3:  # upstream drops the axis of a lone object
+    if masks.ndim == 3:  # Meta's sam2 drops the axis of a lone object
         masks, iou, logits = masks[None], iou[None], logits[None]
     assert oracle.error(result.logits, logits) <= 1e-4
     assert oracle.error(result.iou, iou) <= 1e-4

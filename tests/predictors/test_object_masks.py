@@ -1,4 +1,4 @@
-"""One vocabulary for the results of images, videos and automatic masks: numbers, pictures, and what others read."""
+"""One vocabulary for the results of images, videos and automatic masks: numbers, images, and what others read."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_what_is_built_says_what_it_is(model, tmp_path):
     assert (
         answer._repr_png_() is None and photo.predict(box=[4, 4, 40, 40]).to_coco()["images"][0]["file_name"] == "a.png"
     )
-    with pytest.raises(ValueError, match=r"plot\(picture\)"):
+    with pytest.raises(ValueError, match=r"plot\(image\)"):
         answer.plot()
 
 

@@ -107,7 +107,7 @@ def test_what_is_clicked_is_no_island():
 def test_sharpening_finds_the_edges_of_the_picture():
     y, x = np.mgrid[:256, :192]
     disc = (y - 120.3) ** 2 + (x - 90.7) ** 2 < 50**2
-    disc |= abs(y - 120.3 - 0.7 * (x - 90.7)) < 3  # and a thin thing across the whole picture
+    disc |= abs(y - 120.3 - 0.7 * (x - 90.7)) < 3  # and a thin thing across the whole image
     picture = np.where(disc[..., None], np.uint8([200, 80, 60]), np.uint8([70, 90, 130]))
     rough = F.interpolate(torch.from_numpy(disc)[None, None].float(), (32, 24), mode="bilinear", antialias=True)
     logits = (rough - 0.5) * 10

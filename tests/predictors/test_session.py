@@ -590,7 +590,7 @@ def test_what_lies_outside_a_crop_is_refused(predictor, frames):
         ({"box": [30, 45, 60, 48]}, r"box \(30, 45, 60, 48\) lies outside the crop"),
         ({"points": [[81, 20]]}, "outside the image of 80x48"),
         ({"mask": mask}, "the mask lies outside the crop"),
-        ({"mask": mask[:-1]}, r"as large as the picture, \(48, 80\), not \(47, 80\)"),
+        ({"mask": mask[:-1]}, r"as large as the image, \(48, 80\), not \(47, 80\)"),
     ):
         with pytest.raises(ValueError, match=message):
             session.prompt(0, "a", **said)

@@ -1,4 +1,4 @@
-"""Pictures of any size: tiles, seams, windows; with a segmenter that is never wrong, so that only the seams can be."""
+"""Images of any size: tiles, seams, windows; with a segmenter that is never wrong, so that only the seams can be."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def scene():
     picture = np.zeros((300, 330), np.uint8)
     y, x = np.mgrid[:300, :330]
     picture[(x - 110) ** 2 + (y - 105) ** 2 < 60**2] = 1  # four tiles and more
-    picture[200:208, 5:325] = 2  # as wide as the picture
+    picture[200:208, 5:325] = 2  # as wide as the image
     picture[20:30, 20:30] = 3
     picture[95:99, 190:196] = 4  # in a seam
     picture[250:290, 40:120] = 5
     picture[250:290, 120:160] = 6  # its neighbour
-    picture[215:300, 300:330] = 7  # at the picture's corner
+    picture[215:300, 300:330] = 7  # at the image's corner
     return picture
 
 

@@ -34,7 +34,7 @@ def squares(count: int = 3, size: int = 96) -> Sequence[LabelledImage]:
 
 
 def recipe(steps: int, **optim: object) -> Recipe:
-    """Clips of three frames mixed with pictures; dropout is on, for resuming has to get it right as well."""
+    """Clips of three frames mixed with images; dropout is on, for resuming has to get it right as well."""
     prompts = {"mask": 0.4, "box": 0.4, "prompted": 2, "corrected": 2, "corrections": 1}
     stage = {"name": "all", "steps": steps, "size": 64, "frames": 3, "batch": 2, "objects": 2, "prompts": prompts}
     return Recipe.read(

@@ -209,7 +209,7 @@ def test_workers_elsewhere_get_readers_not_pictures(davis, tmp_path):
 def test_sa1b_and_coco_decode_what_is_asked_for(tmp_path):
     frames, ids = video()
     Image.fromarray(frames[2]).save(tmp_path / "sa_1.jpg")
-    with pytest.raises(DataError, match=r"1 pictures .* no .json, the first is .*sa_1.jpg"):
+    with pytest.raises(DataError, match=r"1 images .* no .json, the first is .*sa_1.jpg"):
         sa1b(tmp_path)
     annotations = [
         {"segmentation": rle.encode(ids[2] == value), "area": int((ids[2] == value).sum()), "predicted_iou": sure}

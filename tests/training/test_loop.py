@@ -213,7 +213,7 @@ def test_gradients_reach_every_part_an_image_needs():
 
 
 def mosaics() -> torch.Tensor:
-    """Four pictures of 16 x 16 squares in random colours."""
+    """Four images of 16 x 16 squares in random colours."""
     squares = torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8)
     return squares.repeat_interleave(16, 2).repeat_interleave(16, 3)
 

@@ -1,4 +1,4 @@
-"""Pictures divided without masks: regions follow boundaries and nest; what is pasted from where."""
+"""Images divided without masks: regions follow boundaries and nest; what is pasted from where."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam2core.training.readers import READERS
 
 
 def scene(seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A noisy picture: sky, ground, and a house with a door of another colour."""
+    """A noisy image: sky, ground, and a house with a door of another colour."""
     rng = np.random.default_rng(seed)
     parts = {name: np.zeros((120, 160), bool) for name in ("sky", "house", "door")}
     parts["sky"][:60] = True
@@ -75,7 +75,7 @@ def test_photographs_reads_tiles_and_says_what_stands_alone(tmp_path):
     assert [one.image.shape for one in whole] == [(120, 160, 3)]
     assert any(whole[0].things) and not all(whole[0].things)
     assert len(list(READERS["photographs"](tmp_path, side=160, tiles=2))) == 5
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         next(READERS["photographs"](tmp_path, names=["b.png"]))
 
 

@@ -1,4 +1,4 @@
-"""Clips made of one picture: what moves, what hides what, and that masks are what is seen."""
+"""Clips made of one image: what moves, what hides what, and that masks are what is seen."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_masks_lie_on_what_they_are_of():
             red = (frame[..., 0] > 190) & (frame[..., 2] < 90)
             blue = (frame[..., 2] > 190) & (frame[..., 0] < 90)
             for colour, mask in ((red, seen[0]), (blue, seen[1])):
-                # edges are soft, and what lies beyond the picture is its mirror image: no object
+                # edges are soft, and what lies beyond the image is its mirror image: no object
                 assert (colour & mask).sum() >= 0.8 * mask.sum() - 10, seed
         assert clip.masks[0].any((1, 2)).all()
 

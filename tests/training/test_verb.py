@@ -1,4 +1,4 @@
-"""`sam2core train` and `sam2core evaluate clicks`, from a folder of pictures to weights that load and a table."""
+"""`sam2core train` and `sam2core evaluate clicks`, from a folder of images to weights that load and a table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_train_and_evaluate(data):
     common = [str(data / "data" / "squares"), "-m", str(data / "run" / "weights.safetensors"), "--device", "cpu"]
     result = CliRunner().invoke(evaluate, ["clicks", *common, "--clicks", "2", "--foreground"], catch_exceptions=False)
     lines = result.stdout.strip().splitlines()
-    assert lines[0].startswith("3 pictures, 3 objects")
+    assert lines[0].startswith("3 images, 3 objects")
     scores = {line.split()[0]: float(re.search(r"\d\.\d+", line.partition(" ")[2])[0]) for line in lines[-2:]}
     flood = scores["flood"]
     assert flood > 0.8  # squares of one colour

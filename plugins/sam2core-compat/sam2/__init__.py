@@ -1,7 +1,7 @@
-"""The package `sam2` over sam2core: upstream's names and signatures. It belongs to the distribution sam2core-compat.
+"""The package `sam2` over sam2core: Meta's names and signatures. It belongs to the distribution sam2core-compat.
 
-Importing it imports no torch. Where Hydra is installed, its configurations are found under ``pkg://sam2``, as upstream
-leaves it.
+Importing it imports no torch. Where Hydra is installed, its configurations are found under ``pkg://sam2``, as Meta's
+sam2 leaves it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``SAM2AutomaticMaskGenerator``: every mask of a picture."""
+"""``SAM2AutomaticMaskGenerator``: every mask of an image."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _TRANSFORMS_METHODS = ("to_tensor", "transforms", "__call__", "transform_coords"
 
 
 class SAM2AutomaticMaskGenerator:
-    """A grid of clicks on a picture, each answered with masks; bad ones and duplicates go.
+    """A grid of clicks on an image, each answered with masks; bad ones and duplicates go.
 
-    Options as upstream's, and changeable between pictures. `min_mask_region_area` cleans low-resolution masks, as it
-    does upstream where the CUDA extension is built. No output mode needs pycocotools or OpenCV.
+    Options as Meta's, and changeable between images. `min_mask_region_area` cleans low-resolution masks, as it
+    does Meta's sam2 where the CUDA extension is built. No output mode needs pycocotools or OpenCV.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SAM2AutomaticMaskGenerator:
             multimask_output=self.multimask_output,
             refine=self.use_m2m,
         )
-        # upstream cleans at zero whatever the threshold of the masks is
+        # Meta's sam2 cleans at zero whatever the threshold of the masks is
         rules = self.predictor._transforms
         engine.postprocess = Postprocess(
             fill_holes=int(rules.max_hole_area),
@@ -127,7 +127,7 @@ class SAM2AutomaticMaskGenerator:
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """The masks of a picture (H, W, 3) of bytes, best estimate first.
+        """The masks of an image (H, W, 3) of bytes, best estimate first.
 
         Dictionaries with ``segmentation``, ``area``, ``bbox`` (x, y, width, height), ``predicted_iou``,
         ``point_coords``, ``stability_score`` and ``crop_box``.
@@ -168,10 +168,10 @@ class SAM2AutomaticMaskGenerator:
             and model.core is not None
         )
 
-    # upstream's way, for a generator whose methods, predictor or model are touched
+    # Meta's way, for a generator whose methods, predictor or model are touched
 
     def _generate_masks(self, image: np.ndarray) -> MaskData:
-        """The masks of a picture, crop by crop."""
+        """The masks of an image, crop by crop."""
         size = image.shape[:2]
         crops, layers = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         data = MaskData()
@@ -185,7 +185,7 @@ class SAM2AutomaticMaskGenerator:
     def _process_crop(
         self, image: np.ndarray, crop_box: list[int], crop_layer_idx: int, orig_size: tuple[int, ...]
     ) -> MaskData:
-        """The masks of a crop x0, y0, x1, y1, in the picture's pixels."""
+        """The masks of a crop x0, y0, x1, y1, in the image's pixels."""
         x0, y0, x1, y1 = crop_box
         part = image[y0:y1, x0:x1]
         size = part.shape[:2]

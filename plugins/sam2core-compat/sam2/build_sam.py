@@ -1,4 +1,4 @@
-"""Models and predictors by upstream's configuration names, or by the names of sam2core's registry."""
+"""Models and predictors by Meta's configuration names, or by the names of sam2core's registry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_sam2(
 ):
     """A model by its configuration, on a device, in evaluation mode unless `mode` says otherwise.
 
-    `config_file` is upstream's name, the path of such a YAML file, or a model of sam2core's registry. `ckpt_path` is a
+    `config_file` is Meta's name, the path of such a YAML file, or a model of sam2core's registry. `ckpt_path` is a
     file in any layout that sam2core reads; None is a fresh initialisation. The default device falls back to the CPU
     where there is no CUDA. `hydra_overrides_extra` are overrides of the configuration in Hydra's notation.
     """
@@ -66,7 +66,8 @@ def build_sam2_video_predictor(
 
 
 def _postprocessing(wanted: bool, *, video: bool) -> list[str]:
-    """What upstream calls postprocessing: the stability fallback; for videos hard prompt masks and filled holes too."""
+    """What Meta's sam2 calls postprocessing: the stability fallback; for videos hard prompt masks and filled holes
+    too."""
     if not wanted:
         return []
     options: dict[str, Any] = {f"sam_mask_decoder_extra_args.{name}": value for name, value in _STABILITY.items()}
@@ -103,7 +104,7 @@ def _from_registry(name: Any, overrides: list[str], otherwise: ValueError) -> An
 
 
 def _device(device: Any) -> torch.device:
-    """The device asked for; upstream's default, "cuda", is the CPU where there is no CUDA."""
+    """The device asked for; Meta's default, "cuda", is the CPU where there is no CUDA."""
     if device is None:
         device = "cuda"
     place = torch.device(device)

@@ -28,7 +28,7 @@ class NoConfiguration(ValueError):
 
 
 def names() -> list[str]:
-    """The configurations that come with the package, as upstream spells them."""
+    """The configurations that come with the package, as Meta's sam2 spells them."""
     return sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("**/*.yaml"))
 
 

@@ -20,10 +20,10 @@ _GROUPS = ("cond_frame_outputs", "non_cond_frame_outputs")
 
 
 class SAM2VideoPredictor(SAM2Base):
-    """Upstream's interactive predictor. The state is a plain dictionary with upstream's keys, and holds everything.
+    """Meta's interactive predictor. The state is a plain dictionary with Meta's keys, and holds everything.
 
     Objects are tracked together where their memories allow it. A correction of a tracked frame is forgotten when
-    tracking goes on, as upstream's default is, unless `add_all_frames_to_correct_as_cond`.
+    tracking goes on, as Meta's default is, unless `add_all_frames_to_correct_as_cond`.
     """
 
     def __init__(
@@ -442,7 +442,7 @@ class SAM2VideoPredictor(SAM2Base):
         return torch.cat([masks[index] for index in range(count)])
 
     def _follow_alone(self, state, known, frame_idx, reverse):
-        """An object's logits on a frame, upstream's way."""
+        """An object's logits on a frame, Meta's way."""
         out, masks = self._run_single_frame_inference(
             inference_state=state,
             output_dict=known,

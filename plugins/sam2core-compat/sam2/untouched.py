@@ -2,7 +2,7 @@
 
 A program may override a method, patch an instance, a class or a function, replace a part, hook it, or set an option.
 `Untouched.core` looks for all of that before every frame; what it finds is never passed over: a model that sam2core can
-still express is made anew from the options as they are, any other goes upstream's way.
+still express is made anew from the options as they are, any other goes Meta's way.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Untouched:
                 raise ValueError(self._refusal(method))
 
     def core(self) -> Any:
-        """sam2core's model, with the weights as they are now; None when this model goes upstream's way.
+        """sam2core's model, with the weights as they are now; None when this model goes Meta's way.
 
         Raises ValueError for a model of the registry that is touched: it has no other way to go.
         """
@@ -245,7 +245,7 @@ class Untouched:
             self.held = None
 
     def needs_parts(self) -> None:
-        """Raise ValueError for a model of the registry, whose parts are not upstream's."""
+        """Raise ValueError for a model of the registry, whose parts are not Meta's."""
         if self.registered is not None:
             raise ValueError(self._refusal("a step of its inside is called"))
 

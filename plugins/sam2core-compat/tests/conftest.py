@@ -21,7 +21,7 @@ if "sam2" in sys.modules and PLUGIN not in Path(sys.modules["sam2"].__file__ or 
 
 @pytest.fixture(scope="session")
 def model():
-    """The whole architecture in its smallest size, with upstream's interface."""
+    """The whole architecture in its smallest size, with Meta's interface."""
     import torch
     from sam2.build_sam import build_sam2
 

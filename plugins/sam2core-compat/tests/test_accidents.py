@@ -1,4 +1,4 @@
-"""What README.md says is the same as upstream on purpose, one test per line of its table."""
+"""What README.md says is the same as Meta's sam2 on purpose, one test per line of its table."""
 
 from __future__ import annotations
 

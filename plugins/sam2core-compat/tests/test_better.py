@@ -1,4 +1,4 @@
-"""What works here where upstream fails, as README.md lists it."""
+"""What works here where Meta's sam2 fails, as README.md lists it."""
 
 from __future__ import annotations
 

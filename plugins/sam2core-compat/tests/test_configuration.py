@@ -1,4 +1,4 @@
-"""Configurations by upstream's names, and overrides in Hydra's notation."""
+"""Configurations by Meta's names, and overrides in Hydra's notation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When sam2core computes, when upstream's methods do, and what is refused."""
+"""When sam2core computes, when Meta's methods do, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A step of Meta's own `training/` on top of a `sam2` package: `python training_step.py FOLDER OUT.npz`.
 
-The folder of `training` is on the path. One process over gloo, clips of noise, clicks that are corrected: losses, the
+The folder of `training` is on the path. One process over gloo, videos of noise, clicks that are corrected: losses, the
 gradients' norms and the weights after the step are saved, in the optimizer's order.
 """
 
@@ -40,7 +40,7 @@ def absent() -> None:
 
 
 def clip(frames: int = 3, objects: int = 2, side: int = 64) -> types.SimpleNamespace:
-    """A batch of one clip of noise, in which squares move."""
+    """A batch of one video of noise, in which squares move."""
     made = torch.Generator().manual_seed(5)
     masks = torch.zeros(frames, objects, side, side, dtype=torch.bool)
     for frame in range(frames):

@@ -70,7 +70,7 @@ class Perceiver(nn.Module):
 
     Both groups go through the same layers. The first group has no place; the second lies on a grid of `cells`, whatever
     the size of the map. Source: Zhou et al. 2025, "EdgeTAM: On-Device Track Anything Model" (2D Spatial Perceiver);
-    upstream class ``PerceiverResampler``.
+    EdgeTAM's class ``PerceiverResampler``.
     """
 
     def __init__(self, dim: int, *, latents: int, cells: int, layers: int) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/pooled.py --size 1024 --clip ../../registry/samples/chair.mp4 --box 180 60 350 340
 
 Time: sam2.1_hiera_t with random weights, one object, its past full; the plain memory attention and the pooled one take
-turns frame by frame. Masks: `sam2core_nano`, trained without pooling, follows the box along the clip with both.
+turns frame by frame. Masks: `sam2core_nano`, trained without pooling, follows the box along the video with both.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class PooledRopeAttention(RopeAttention):
     """Attention to the memories whose keys are pooled after they were turned, and whose values are pooled.
 
     `count` says where log 4 is added: to the ``"logits"`` of pooled keys, or to their ``"keys"``, every channel, which
-    is another function but lets fused attention run (upstream: ``EfficientRoPEAttention1`` and ``2``).
+    is another function but lets fused attention run (EfficientTAM's ``EfficientRoPEAttention1`` and ``2``).
     """
 
     COUNTS = ("logits", "keys")

@@ -68,7 +68,7 @@ class PlainViT(nn.Module):
 
     The position table was trained on a 14 x 14 grid and is resized; its first row, for a class token, is not used.
     Source: Li et al. 2022, "Exploring Plain Vision Transformer Backbones for Object Detection"; Xiong et al. 2024,
-    "Efficient Track Anything"; upstream class ``ViT``.
+    "Efficient Track Anything"; EfficientTAM's class ``ViT``.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from sam2core.ops.layers import LayerNorm2d
 class SingleLevelNeck(nn.Module):
     """A pointwise and a 3 x 3 convolution, each with a layer norm behind it: one map (B, dim, H / 16, W / 16).
 
-    There are no finer maps, so the mask decoder is built without skips. Source: upstream ``ViTDetNeck``.
+    There are no finer maps, so the mask decoder is built without skips. Source: EfficientTAM's ``ViTDetNeck``.
     Raises ValueError for a backbone with more than one map, or of another stride than 16.
     """
 

@@ -80,7 +80,7 @@ def test_every_model_has_the_published_size_and_its_layout_is_a_bijection():
 @pytest.mark.parametrize("variant", ["ti", "ti_1", "ti_2"])
 @torch.inference_mode()
 def test_masks_are_those_of_the_original(variant):
-    """Clicks, tracking of two objects together, and a correction that tracking forgets again, as upstream does."""
+    """Clicks, tracking of two objects together, and a correction that tracking forgets again, as the original does."""
     expected = load_file(HERE / "recording.safetensors")
     ours, clip = model(variant), recorder().clip().numpy()
     embedding = ours.encode(to_model(read_image(clip[0]), ours.image_size)).embedding[:, ::8]

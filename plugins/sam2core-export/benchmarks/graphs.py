@@ -1,4 +1,4 @@
-"""Exported graphs beside the model they were made of: seconds for a picture, and the masks along a clip.
+"""Exported graphs beside the model they were made of: seconds for an image, and the masks along a video.
 
     sam2core export sam2core_nano -o graphs/ && sam2core export sam2core_nano --int8 -o graphs8/
     python benchmarks/graphs.py sam2core_nano graphs/ graphs8/ --clip chair.mp4 --box 180,60,350,340

@@ -1,7 +1,7 @@
 """sam2core as an interactor for CVAT's annotation functions: a click or a box in, CVAT's mask out.
 
-CVAT's agents call `detect` with a picture and prompts (cvat-sdk, `cvat_sdk.auto_annotation`). Here is what that takes:
-the picture is opened once for all clicks on it, and a mask becomes CVAT's points: runs of what lies in the mask's box,
+CVAT's agents call `detect` with an image and prompts (cvat-sdk, `cvat_sdk.auto_annotation`). Here is what that takes:
+the image is opened once for all clicks on it, and a mask becomes CVAT's points: runs of what lies in the mask's box,
 row by row, outside first, then the box itself, its last corner inclusive.
 """
 
@@ -31,7 +31,7 @@ def encode(mask: Mask) -> list[int]:
 
 
 class Interactor:
-    """Answers clicks on pictures; the picture that was clicked on last stays open."""
+    """Answers clicks on images; the image that was clicked on last stays open."""
 
     def __init__(self, client: Client | None = None) -> None:
         self.client = client or Client()
@@ -45,7 +45,7 @@ class Interactor:
         negative: Sequence[Point] = (),
         box: Sequence[float] | None = None,
     ) -> list[int]:
-        """CVAT's mask for what was said on a picture (PIL): points on the object and beside it, or a box around it."""
+        """CVAT's mask for what was said on an image (PIL): points on the object and beside it, or a box around it."""
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
         self._open(buffer.getvalue())

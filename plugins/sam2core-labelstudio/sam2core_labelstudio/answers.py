@@ -14,14 +14,14 @@ from sam2core_labelstudio import regions as r
 from sam2core_labelstudio.client import ApiError, Client, Session
 
 KEPT = 4
-"""Sessions that stay open, so that a second click is answered without another look at the picture."""
+"""Sessions that stay open, so that a second click is answered without another look at the image."""
 Key = tuple[str, int, int]
 """A file, when it was written, and its bytes."""
 
 
 @dataclass
 class Opened:
-    """A task's picture or clip on the server, and what was made of it."""
+    """A task's image or video on the server, and what was made of it."""
 
     session: Session
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -37,7 +37,7 @@ class Opened:
 class Answers:
     """Predictions for tasks, over sessions of one server.
 
-    `frames`: how many frames a call tracks at most, from the first that changed; None: to the clip's end.
+    `frames`: how many frames a call tracks at most, from the first that changed; None: to the video's end.
     """
 
     def __init__(self, client: Client, *, frames: int | None = None) -> None:
@@ -49,11 +49,11 @@ class Answers:
     def image(
         self, path: str, drawn: list[r.Region], *, from_name: str, to_name: str, labels: list[str]
     ) -> dict[str, Any]:
-        """The prediction for a picture: a brush region per object that was drawn on. `labels` are the tag's."""
+        """The prediction for an image: a brush region per object that was drawn on. `labels` are the tag's."""
         return self._with(path, lambda opened: self._image(opened, drawn, from_name, to_name, labels))
 
     def video(self, path: str, drawn: list[r.Region]) -> dict[str, Any]:
-        """The prediction for a clip: the drawn regions, tracked."""
+        """The prediction for a video: the drawn regions, tracked."""
         return self._with(path, lambda opened: self._video(opened, drawn))
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Answers:
     ) -> dict[str, Any]:
         session = opened.session
         if session.kind != "image":
-            raise ValueError("the task shows a clip, where a picture was expected")
+            raise ValueError("the task shows a video, where an image was expected")
         chosen = [label for region in drawn for label in r.labels_of(region) if label in labels] or labels
         found = []
         for number, said in enumerate(r.image_prompts(drawn, session.size), 1):
@@ -111,7 +111,7 @@ class Answers:
     def _video(self, opened: Opened, drawn: list[r.Region]) -> dict[str, Any]:
         session = opened.session
         if session.kind != "clip":
-            raise ValueError("the task shows a picture, where a clip was expected")
+            raise ValueError("the task shows an image, where a video was expected")
         drawn = [region for region in drawn if region["type"].startswith(("videorectangle", "keypoint", "video"))]
         if not drawn:
             return _prediction([], [])

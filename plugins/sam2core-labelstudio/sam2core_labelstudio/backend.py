@@ -27,7 +27,7 @@ def backend(answers: Answers, *, hostname: str = "", access_token: str = "") -> 
     """The class that `label_studio_ml.api.init_app` takes. The last two are Label Studio's, for files that it keeps."""
 
     class Sam2Backend(LabelStudioMLBase):
-        """Masks for what is drawn in pictures, tracks for what is drawn in clips."""
+        """Masks for what is drawn in images, tracks for what is drawn in videos."""
 
         def setup(self) -> None:
             self.set("model_version", f"sam2core {answers.client.about()['model']}")

@@ -1,4 +1,4 @@
-"""Masks as Label Studio's brush regions store them: bit-packed runs over the bytes of an RGBA picture.
+"""Masks as Label Studio's brush regions store them: bit-packed runs over the bytes of an RGBA image.
 
 The format is that of rle-pack: 32 bits with the number of values, 5 with a value's bits less one, four times 4 with
 the bits of a run's length less one; then per run a flag, 2 bits that choose among the four, the length less one, and a
@@ -76,7 +76,7 @@ def decode(rle: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         raise ValueError("the brush region's rle is cut off")
     total = int(bits[:32], 2)
     if total != size[0] * size[1] * CHANNELS:
-        raise ValueError(f"the brush region has {total // CHANNELS} pixels, the picture {size[0] * size[1]}")
+        raise ValueError(f"the brush region has {total // CHANNELS} pixels, the image {size[0] * size[1]}")
     word = int(bits[32:37], 2) + 1
     sizes = [int(bits[37 + 4 * number : 41 + 4 * number], 2) + 1 for number in range(4)]
     values = np.zeros(total, dtype=np.uint8)

@@ -1,6 +1,6 @@
 """A client of sam2core's HTTP API in one file: standard library only, to embed in any annotation tool.
 
-    with Client().open("clip.mp4") as clip:
+    with Client().open("clip.mp4") as video:
         clip.prompt(1, frame=0, box=(190, 120, 330, 340))
         for frame in clip.track():
             draw(frame.number, frame.masks[1].runs())
@@ -41,7 +41,7 @@ class Mask:
     area: int
     iou: float
     object_score: float | None = None
-    """A logit: above 0 the object is in the picture; None for pictures."""
+    """A logit: above 0 the object is in the image; None for images."""
 
     @property
     def coco(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Client:
         return self.json("GET", "/about")
 
     def open(self, file: str | os.PathLike[str] | None = None, *, sample: str = "", media: str = "") -> Session:
-        """Open a picture or clip: a file from here, a sample, or a file of the server's media folder."""
+        """Open an image or video: a file from here, a sample, or a file of the server's media folder."""
         if file is None:
             return Session(self, self.json("POST", "/sessions", {"sample": sample} if sample else {"media": media}))
         path = Path(file)
@@ -181,7 +181,7 @@ class Answer:
 
 
 class Session:
-    """One opened picture or clip; a context manager that closes it."""
+    """One opened image or video; a context manager that closes it."""
 
     def __init__(self, client: Client, state: dict[str, Any]) -> None:
         self.client = client

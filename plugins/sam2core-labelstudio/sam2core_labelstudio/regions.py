@@ -18,7 +18,7 @@ LABEL_KEYS = ("brushlabels", "rectanglelabels", "keypointlabels", "labels", "ell
 
 @dataclass
 class Said:
-    """What regions say of one object in a picture."""
+    """What regions say of one object in an image."""
 
     points: list[tuple[float, float]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -129,7 +129,8 @@ def _within(xy: tuple[float, float], box: Box) -> bool:
 
 
 class Clock:
-    """Label Studio's frames and the clip's: it counts by the rate that its Video tag names, whatever the clip's is."""
+    """Label Studio's frames and the video's: it counts by the rate that its Video tag names, whatever the video's
+    is."""
 
     def __init__(self, value: Mapping[str, Any], frames: int, fps: float | None) -> None:
         self.frames = frames
@@ -137,7 +138,7 @@ class Clock:
         self.duration = float(value.get("duration") or frames / (fps or 25.0))
 
     def to_clip(self, frame: int) -> int:
-        """The clip's frame, from 0, that is shown at one of Label Studio's."""
+        """The video's frame, from 0, that is shown at one of Label Studio's."""
         if self.count == self.frames:
             return min(max(frame - 1, 0), self.frames - 1)
         return min(max(int((frame - 1) * self.frames / self.count + 0.5), 0), self.frames - 1)

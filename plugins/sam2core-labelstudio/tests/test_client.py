@@ -70,8 +70,8 @@ def test_a_clip_is_tracked_cancelled_and_gone_on_with(server: SimpleNamespace) -
 
 def test_what_goes_wrong_is_said(server: SimpleNamespace, tmp_path: Path) -> None:
     words = tmp_path / "words.jpg"
-    words.write_text("no picture")
-    with pytest.raises(ApiError, match="no picture") as refused:
+    words.write_text("no image")
+    with pytest.raises(ApiError, match="no image") as refused:
         server.client.open(words)
     assert refused.value.status == 415
     for address in ("localhost", "127.0.0.1:8000", "http://localhost:http", "http://[::1"):

@@ -61,6 +61,6 @@ def test_clicks_become_cvat_masks(server: SimpleNamespace) -> None:
     boxed = interactor.detect(picture, box=(60, 20, 300, 280))
     wanted = handle.predict(box=[60, 20, 300, 280]).masks[0, 0].numpy()
     assert np.array_equal(cvat.decode(boxed, wanted.shape), wanted)
-    assert interactor._session is opened, "the picture was opened once"
+    assert interactor._session is opened, "the image was opened once"
     interactor.close()
     assert len(server.app.state.sessions) == 0

@@ -20,7 +20,7 @@ from sam2core_labelstudio.answers import Answers
 from sam2core_labelstudio.command import application
 
 PICTURE = """<View>
-  <Image name="image" value="$picture" zoom="true"/>
+  <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Cup"/></BrushLabels>
   <KeyPointLabels name="points" toName="image" smart="true"><Label value="Cat"/><Label value="Cup"/></KeyPointLabels>
   <RectangleLabels name="boxes" toName="image" smart="true"><Label value="Cat"/><Label value="Cup"/></RectangleLabels>
@@ -42,7 +42,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def files(server: SimpleNamespace) -> Iterator[str]:
-    """The address of a web server that has the pictures and clips, as a task's data has it."""
+    """The address of a web server that has the images and videos, as a task's data has it."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(server.samples))) as one:
         thread = threading.Thread(target=one.serve_forever)
         thread.start()
@@ -94,7 +94,7 @@ def shown(region: dict[str, Any]) -> np.ndarray:
 
 def test_a_picture(backend: SimpleNamespace, files: str, server: SimpleNamespace) -> None:
     handle = server.image.encode(server.samples / "cat.jpg")
-    task = {"id": 1, "data": {"picture": f"{files}/cat.jpg"}}
+    task = {"id": 1, "data": {"image": f"{files}/cat.jpg"}}
     assert backend.ask(PICTURE, task, None) == [{"result": [], "score": 0.0}]
 
     (found,) = backend.ask(PICTURE, task, [key_point(220, 150, "Cat")])
@@ -108,7 +108,7 @@ def test_a_picture(backend: SimpleNamespace, files: str, server: SimpleNamespace
     (region,) = backend.ask(PICTURE, task, drawn)[0]["result"]
     wanted = handle.predict(box=[60, 20, 300, 280], points=[[20, 20]], labels=[0])
     assert np.array_equal(shown(region), wanted.masks[0, 0].numpy()) and region["value"]["brushlabels"] == ["Cup"]
-    assert len(server.app.state.sessions) == 1, "the picture was opened once"
+    assert len(server.app.state.sessions) == 1, "the image was opened once"
 
     again = backend.ask(PICTURE, task, [region])[0]["result"][0]
     assert np.array_equal(shown(again), shown(region)), "a brush region is its own answer"
@@ -119,7 +119,7 @@ def test_a_picture(backend: SimpleNamespace, files: str, server: SimpleNamespace
 def test_a_session_that_the_server_dropped_is_opened_again(
     backend: SimpleNamespace, files: str, server: SimpleNamespace
 ) -> None:
-    task = {"id": 1, "data": {"picture": f"{files}/cat.jpg"}}
+    task = {"id": 1, "data": {"image": f"{files}/cat.jpg"}}
     first = backend.ask(PICTURE, task, [key_point(220, 150, "Cat")])[0]["result"][0]
     (opened,) = backend.answers._opened.values()
     opened.session.close()
@@ -205,7 +205,7 @@ def test_a_clip(backend: SimpleNamespace, files: str, server: SimpleNamespace) -
 
 
 def test_another_frame_rate(backend: SimpleNamespace, files: str) -> None:
-    """Label Studio counts 20 frames where the clip has 40: each of its frames is every other one of the clip's."""
+    """Label Studio counts 20 frames where the video has 40: each of its frames is every other one of the video's."""
     task = {"id": 2, "data": {"clip": f"{files}/chair.mp4"}}
     region = track("a", "Chair", frame_1=BOX)
     region["value"] |= {"framesCount": COUNT // 2}
@@ -218,9 +218,9 @@ def test_another_frame_rate(backend: SimpleNamespace, files: str) -> None:
 
 def test_a_configuration_without_a_place_for_masks(backend: SimpleNamespace, files: str) -> None:
     control = '<Choices name="choice" toName="image"><Choice value="x"/></Choices>'
-    config = f'<View><Image name="image" value="$picture"/>{control}</View>'
+    config = f'<View><Image name="image" value="$image"/>{control}</View>'
     backend.http.post("/setup", json={"project": "7.1", "schema": config})
-    body = {"tasks": [{"id": 1, "data": {"picture": f"{files}/cat.jpg"}}], "project": "7.1", "label_config": config,
+    body = {"tasks": [{"id": 1, "data": {"image": f"{files}/cat.jpg"}}], "project": "7.1", "label_config": config,
             "params": {"context": {"result": [key_point(1, 1, "Cat")]}}}  # fmt: skip
     answer = backend.http.post("/predict", json=body)
     assert answer.status_code >= 400 and "BrushLabels" in answer.get_data(as_text=True)

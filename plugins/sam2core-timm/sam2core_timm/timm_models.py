@@ -24,7 +24,7 @@ def timm_trunk(*, name: str = "resnet50", pretrained: bool | str = False, drop_p
     drop_path    how often the last block is left out in training; earlier ones in proportion
 
     Raises UnknownName for a name timm does not know, ValueError for one without a map at stride 16, one that takes
-    pictures of a single size, weights that do not fit.
+    images of a single size, weights that do not fit.
     """
     kind, _, tag = name.partition(".")
     if not timm.is_model(kind) or (tag and name not in timm.list_pretrained(f"{kind}.*")):
@@ -66,12 +66,12 @@ def _levels(name: str, whole: nn.Module) -> tuple[list[int], dict[int, int], int
 
 
 def _check_sizes(name: str, trunk: Trunk) -> None:
-    """Raise ValueError for a classifier, without storage, that takes pictures of one size alone."""
+    """Raise ValueError for a classifier, without storage, that takes images of one size alone."""
     height, width = 96, 128
     try:
         rows = [x.shape[2] for x in trunk(torch.empty(1, 3, height, width))]
     except (AssertionError, RuntimeError) as error:  # what torch and timm raise
-        raise ValueError(f"timm's {name!r} does not take pictures of any size: {error}") from error
+        raise ValueError(f"timm's {name!r} does not take images of any size: {error}") from error
     if rows != [height // stride for stride in trunk.strides]:
         raise ValueError(f"timm's {name!r} says strides {list(trunk.strides)} and gives {rows} rows for {height}")
 

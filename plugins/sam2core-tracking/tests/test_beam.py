@@ -92,7 +92,7 @@ def test_forks_streams_and_later_prompts(model, clip):
         if at == 4:
             fork = live.fork()
     assert fork.position == 4 and len(fork.tracks["a"].policy_state.rows) == 2
-    # a live session does not know its length, a file does: the object pointers' time code of a short clip differs by
+    # a live session does not know its length, a file does: the object pointers' time code of a short video differs by
     # design
     assert result.logits.shape == offline[8].logits.shape
     session = predictor.open(clip)

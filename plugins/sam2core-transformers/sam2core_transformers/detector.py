@@ -44,7 +44,7 @@ class PipelineDetector:
         self._pipeline: Any = None
 
     def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
-        """The things in a picture (H, W, 3) uint8, surest first.
+        """The things in an image (H, W, 3) uint8, surest first.
 
         The first call reads the model. Raises OSError when there is none, and ValueError for a class it has not.
         """

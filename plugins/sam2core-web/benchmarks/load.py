@@ -2,7 +2,7 @@
 
     python plugins/sam2core-web/benchmarks/load.py [--clients 20] [--requests 1000] [--rounds 3]
 
-Starts `sam2core serve`, and lets the clients open pictures and clips, prompt, preview, track, cancel, add objects, go
+Starts `sam2core serve`, and lets the clients open images and videos, prompt, preview, track, cancel, add objects, go
 on, undo, export and close, as each one's seed says. Every mask that came is compared with the library's own for what
 that client said, afterwards. Prints the figures and writes `results/load.{json,md}` beside this file.
 """

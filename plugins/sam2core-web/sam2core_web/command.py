@@ -36,7 +36,7 @@ def _token(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--media", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
-              help="A folder whose pictures and clips are offered on the page.")  # fmt: skip
+              help="A folder whose images and videos are offered on the page.")  # fmt: skip
 @click.option(
     "--token",
     metavar="TOKEN",
@@ -44,7 +44,7 @@ def _token(context: click.Context, option: click.Parameter, value: str | None) -
     help="What callers must show.  [default: none on loopback, else a new one]",
 )
 @click.option("--max-upload", type=click.IntRange(min=1), default=512, show_default=True, metavar="MB")
-@click.option("--max-frames", type=click.IntRange(min=1), default=1500, show_default=True, help="Of one clip.")
+@click.option("--max-frames", type=click.IntRange(min=1), default=1500, show_default=True, help="Of one video.")
 @click.option("--idle", type=click.IntRange(min=1), default=30, show_default=True,
               help="Minutes after which a session that nobody uses is closed.")  # fmt: skip
 @click.option("--save", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -56,7 +56,7 @@ def _token(context: click.Context, option: click.Parameter, value: str | None) -
               help="How much they may take; beyond that those go that were not used for longest.")  # fmt: skip
 @model_options
 def serve(host: str, port: int, media: Path | None, token: str | None, **options: Any) -> None:
-    """Open a page to segment pictures and track objects in clips; the API is described at /openapi.json.
+    """Open a page to segment images and track objects in videos; the API is described at /openapi.json.
 
     \b
     sam2core serve                                    http://127.0.0.1:8000

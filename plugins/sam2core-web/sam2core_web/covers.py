@@ -1,4 +1,4 @@
-"""Small pictures of sessions, for lists: the first frame, with what is known of it."""
+"""Small images of sessions, for lists: the first frame, with what is known of it."""
 
 from __future__ import annotations
 

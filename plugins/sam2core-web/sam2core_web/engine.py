@@ -49,7 +49,7 @@ class Engine:
 
     @torch.inference_mode()
     def handle(self, session: VideoSession, frame: int) -> ImageHandle:
-        """A handle on one frame of a clip, over the features that the session has of it anyway."""
+        """A handle on one frame of a video, over the features that the session has of it anyway."""
         features = session.features(frame)
         conditioned = replace(features, embedding=self.model.condition(features, None))
         return ImageHandle(self.image, conditioned, session.size)

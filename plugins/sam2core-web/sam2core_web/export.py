@@ -66,7 +66,7 @@ def write(
 def coco(work: Work, things: Mapping[int, Thing], frames: list[int], name: str) -> dict[str, Any]:
     """The masks as COCO instances: a category per name, so that two things called car are of one class.
 
-    A picture has its own file's name; a frame of a clip says its number and the clip, for it is no file.
+    An image has its own file's name; a frame of a video says its number and the video, for it is no file.
     """
     document = Document(thing.name for thing in things.values())
     for frame in frames:

@@ -86,8 +86,8 @@ async def export(
     kind: Literal["palette", "coco", "overlay", "transparent", "cutouts"],
     effect: Literal["highlight", "contour", "dim", "blur", "remove"] = "highlight",
 ) -> Any:
-    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a clip) or PNG that
-    shows them by an `effect`, `transparent` a WebM (a clip) or PNG of all objects without a background.
+    """The masks as a file: `palette` and `cutouts` are zips of PNGs, `coco` JSON, `overlay` an mp4 (a video) or PNG
+    that shows them by an `effect`, `transparent` a WebM (a video) or PNG of all objects without a background.
 
     A session has one export at a time (429), the server a few that are being written (503); `Retry-After` says when to
     ask again.

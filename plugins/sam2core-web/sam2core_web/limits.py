@@ -13,9 +13,9 @@ class Limits:
     body_bytes: int = 32 * 2**20
     """Of all other calls, and of messages to a WebSocket: enough for a mask of 20 M characters."""
     picture_pixels: int = 40_000_000
-    """Of a picture; looked up in its header, before it is decoded."""
+    """Of an image; looked up in its header, before it is decoded."""
     frame_pixels: int = 3840 * 2160
-    """Of a clip's frame."""
+    """Of a video's frame."""
     frames: int = 1500
     objects: int = 64
     sessions: int = 64
@@ -24,7 +24,7 @@ class Limits:
     exports: int = 2
     """That are being written at once; a session has one at a time."""
     threads: int = 4
-    """That decode and encode pictures and write exports, beside the model's."""
+    """That decode and encode images and write exports, beside the model's."""
     connections: int = 512
     connections_per_client: int = 128
     header_seconds: float = 10.0

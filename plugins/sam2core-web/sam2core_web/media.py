@@ -1,4 +1,4 @@
-"""What may be opened: pictures and clips, known by their content, measured before they are decoded."""
+"""What may be opened: images and videos, known by their content, measured before they are decoded."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def kind(path: Path) -> str:
         return "image"
     if head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "clip"
-    raise Refused("this is no picture (JPEG, PNG, WebP, BMP, TIFF) and no clip (MP4, MOV, WebM, MKV, AVI)")
+    raise Refused("this is no image (JPEG, PNG, WebP, BMP, TIFF) and no video (MP4, MOV, WebM, MKV, AVI)")
 
 
 def read_picture(path: Path, limits: Limits) -> np.ndarray:
-    """A picture file's own values, as `sam2core.media.images.read_pixels` gives them. Raises Refused."""
+    """An image file's own values, as `sam2core.media.images.read_pixels` gives them. Raises Refused."""
     try:
-        with PictureFile(path, name="the picture") as file:
+        with PictureFile(path, name="the image") as file:
             height, width = file.size()
             if width * height > limits.picture_pixels:
                 raise Refused(
-                    f"the picture has {width} x {height} pixels; at most {limits.picture_pixels:,} are taken", 413
+                    f"the image has {width} x {height} pixels; at most {limits.picture_pixels:,} are taken", 413
                 )
             return file_pixels(file)
     except Refused:
@@ -59,24 +59,24 @@ def read_picture(path: Path, limits: Limits) -> np.ndarray:
 
 
 def open_clip(path: Path, limits: Limits) -> FrameSource:
-    """A clip's frames. Raises Refused when it is damaged, cut off, too long or too large."""
+    """A video's frames. Raises Refused when it is damaged, cut off, too long or too large."""
     if missing := missing_bytes(path):
-        raise Refused(f"the clip is cut off: {missing:,} bytes are missing at its end", 422)
+        raise Refused(f"the video is cut off: {missing:,} bytes are missing at its end", 422)
     try:
-        height, width = coded_size(path, "the clip")
+        height, width = coded_size(path, "the video")
         if not 0 < width * height <= limits.frame_pixels:
             raise Refused(
-                f"the clip's frames have {width} x {height} pixels; at most {limits.frame_pixels:,} are taken", 413
+                f"the video's frames have {width} x {height} pixels; at most {limits.frame_pixels:,} are taken", 413
             )
         source = open_source(path)
     except Refused:
         raise
     except ValueError as error:
-        raise Refused(f"the clip cannot be read: {str(error).replace(str(path), 'it')}", 422) from error
+        raise Refused(f"the video cannot be read: {str(error).replace(str(path), 'it')}", 422) from error
     length = source.length
     if length is None or length > limits.frames:
         source.close()
-        raise Refused(f"the clip has {length or 'too many'} frames; at most {limits.frames} are taken", 413)
+        raise Refused(f"the video has {length or 'too many'} frames; at most {limits.frames} are taken", 413)
     return source
 
 
@@ -103,7 +103,7 @@ def plain(name: str) -> str:
 
 
 def listing(folder: Path, limit: int) -> list[dict[str, Any]]:
-    """The pictures and clips of a folder and of those in it, by relative name, in natural order, `limit` at most."""
+    """The images and videos of a folder and of those in it, by relative name, in natural order, `limit` at most."""
     found: list[dict[str, Any]] = []
     root = folder.resolve()
     for path in listed(folder, tuple(PICTURES | CLIPS), deep=True):

@@ -77,13 +77,13 @@ async def about(request: Request) -> s.About:
 
 @router.get("/samples")
 async def samples() -> list[s.Item]:
-    """The pictures and clips that come with sam2core."""
+    """The images and videos that come with sam2core."""
     return [s.Item(**one) for one in media.listing(opening.SAMPLES, 100)]
 
 
 @router.get("/media")
 async def folder(request: Request) -> list[s.Item]:
-    """The pictures and clips of the folder that the server was started with."""
+    """The images and videos of the folder that the server was started with."""
     if request.app.state.media is None:
         return []
     found = await asyncio.to_thread(media.listing, request.app.state.media, request.app.state.limits.listed)
@@ -94,7 +94,7 @@ async def folder(request: Request) -> list[s.Item]:
 async def thumbnail(
     request: Request, name: Annotated[str, Query(max_length=2000)], of: Literal["samples", "media"] = "samples"
 ) -> Response:
-    """A small JPEG of a sample or of a file of the media folder; of a clip, its first frame."""
+    """A small JPEG of a sample or of a file of the media folder; of a video, its first frame."""
     path = await asyncio.to_thread(opening.place, request.app, of, name)
     data = await asyncio.to_thread(_thumbnail, path, request.app.state.limits)
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
@@ -247,7 +247,7 @@ async def preview(request: Request, session: Found, body: s.PreviewIn) -> s.Mask
 
 @router.post("/sessions/{id}/everything")
 async def everything(request: Request, session: Found, body: s.EverythingIn) -> s.Everything:
-    """Every mask in a picture, or on a clip's frame. To keep one, prompt with it."""
+    """Every mask in an image, or on a video's frame. To keep one, prompt with it."""
     work = session.work
     async with held(session):
         found = await request.app.state.engine.run(lambda: work.everything(body.frame, body.points_per_side))
@@ -369,7 +369,7 @@ def _mask(body: s.PromptIn, work: Work) -> Any:
     if body.mask is None:
         return None
     if tuple(body.mask.size) != work.size:
-        raise ValueError(f"the mask is {list(body.mask.size)}, the picture {list(work.size)} (height, width)")
+        raise ValueError(f"the mask is {list(body.mask.size)}, the image {list(work.size)} (height, width)")
     return rle.decode({"size": work.size, "counts": body.mask.counts})
 
 

@@ -93,7 +93,7 @@ class Mask(BaseModel):
     segmentation: Rle
     area: int
     iou: float = Field(description="the model's own estimate")
-    object_score: float | None = Field(None, description="a logit; above 0 the object is in the picture. Clips only")
+    object_score: float | None = Field(None, description="a logit; above 0 the object is in the image. Videos only")
 
 
 class ObjectOut(BaseModel):

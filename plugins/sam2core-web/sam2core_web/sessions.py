@@ -24,7 +24,7 @@ class Full(Exception):
 
 @dataclass(eq=False)
 class Session:
-    """One picture or clip of one client."""
+    """One image or video of one client."""
 
     id: str
     client: str

@@ -2,7 +2,7 @@
 
 One SQLite file in a folder, written as sessions change: a session's state as JSON, its masks by object and frame, and
 the tensors that the model remembers. Tensors lie in the same file as the state that names them, so that both change in
-one transaction and a session is whole whenever the server dies; each is written once. Uploaded pictures and clips are
+one transaction and a session is whole whenever the server dies; each is written once. Uploaded images and videos are
 files beside it, since decoders read files, and they never change.
 """
 
@@ -251,7 +251,7 @@ class Store:
         return [Entry(*row) for row in rows]
 
     def glimpse(self, id: str) -> tuple[bytes, list[tuple[str, dict[str, Any]]]]:
-        """A session's picture, and its masks there with their colours. Raises Refused when there is no such session."""
+        """A session's image, and its masks there with their colours. Raises Refused when there is no such session."""
         with self._reading() as db:
             row = db.execute("SELECT cover, state FROM sessions WHERE id = ?", (id,)).fetchone()
             if row is None:
@@ -456,7 +456,7 @@ class Store:
 
 
 def remembered(engine: Engine, kept: Kept, source: FrameSource) -> VideoSession:
-    """The library's session over a clip, with what it remembered. Raises ValueError."""
+    """The library's session over a video, with what it remembered. Raises ValueError."""
     if kept.state.video is None:
         raise ValueError("nothing is said of what the model remembers")
     try:
@@ -466,7 +466,7 @@ def remembered(engine: Engine, kept: Kept, source: FrameSource) -> VideoSession:
 
 
 def restore(work: Work, kept: Kept) -> None:
-    """Put what was saved of objects and masks into a new work over the same picture or clip. Raises ValueError."""
+    """Put what was saved of objects and masks into a new work over the same image or video. Raises ValueError."""
     state = kept.state
     if state.size != work.size or state.frames != work.frames:
         raise ValueError(
@@ -482,14 +482,14 @@ def restore(work: Work, kept: Kept) -> None:
         raise ValueError("what can be undone of objects and of what the model remembers differs")
     for first, stop, _ in state.legs:
         if first not in frames or stop is not None and stop not in range(-1, work.frames + 1):
-            raise ValueError("a run is planned beyond the clip's end")
+            raise ValueError("a run is planned beyond the video's end")
     work.legs = [(first, stop, direction) for first, stop, direction in state.legs]
 
 
 def _thing(work: Work, one: KeptObject, answers: dict[int, Answer]) -> Thing:
     said = {frame: prompt.said(work.size) for frame, prompt in one.prompts.items()}
     if not all(frame in range(work.frames) for frame in (*said, *answers)):
-        raise ValueError(f"object {one.number} has frames beyond the clip's end")
+        raise ValueError(f"object {one.number} has frames beyond the video's end")
     return Thing(one.name, one.color, said, answers)
 
 

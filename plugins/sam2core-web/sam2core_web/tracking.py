@@ -55,7 +55,7 @@ router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 @router.post("/sessions/{id}/propagate", response_class=StreamingResponse, responses={**PROBLEMS, **STREAM})
 async def propagate(request: Request, session: Found, body: s.PropagateIn) -> StreamingResponse:
-    """Track all objects over the clip, as server-sent events.
+    """Track all objects over the video, as server-sent events.
 
     `event: start` {total}; then per frame `event: frame` {frame, done, total, masks}; at the end `event: done`
     {reason: "finished" | "cancelled"} or `event: error` {detail}. When the caller goes away, the run stops; a run that
@@ -69,7 +69,7 @@ async def begin(state: Any, session: Session, body: s.PropagateIn) -> tuple[asyn
     """Start a run: what stops it, and its events, None after the last. Raises Refused and ValueError."""
     work = session.work
     if not isinstance(work, ClipWork):
-        raise Refused("a picture has nothing to track", 409)
+        raise Refused("an image has nothing to track", 409)
     if state.sessions.leaving:
         raise Refused("the server is about to stop", 503)
     async with changing(state, session):

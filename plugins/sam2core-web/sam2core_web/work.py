@@ -1,4 +1,4 @@
-"""One opened picture or clip: its objects, what was said of them, and their masks. Runs in the model's thread."""
+"""One opened image or video: its objects, what was said of them, and their masks. Runs in the model's thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Said:
-    """All that was said of an object on a frame, in the picture's pixels."""
+    """All that was said of an object on a frame, in the image's pixels."""
 
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ class Thing:
 
 
 class Work:
-    """What pictures and clips have in common. Prompts raise ValueError, and change nothing, when they make no sense."""
+    """What images and videos have in common. Prompts raise ValueError, and change nothing, when they make no sense."""
 
     kind = ""
 
@@ -196,7 +196,7 @@ class Work:
 
 
 class ImageWork(Work):
-    """A picture, encoded once."""
+    """An image, encoded once."""
 
     kind = "image"
 
@@ -214,13 +214,13 @@ class ImageWork(Work):
         return _answer(self.handle.predict(points=[list(xy)]))
 
     def _ask(self, number: int, frame: int, said: Said) -> dict[int, Answer]:
-        if said.mask is not None:  # as in clips, a mask is its own answer
+        if said.mask is not None:  # as in videos, a mask is its own answer
             return {frame: Answer(rle.encode(said.mask), int(said.mask.sum()), 1.0, None)}
         return {frame: _answer(self.handle.predict(**said.arguments()))}
 
 
 class ClipWork(Work):
-    """A clip in a session of the library, which keeps everything, for corrections anywhere."""
+    """A video in a session of the library, which keeps everything, for corrections anywhere."""
 
     kind = "clip"
 
@@ -247,7 +247,7 @@ class ClipWork(Work):
         return _answer(self.engine.handle(self.session, frame).predict(points=[list(xy)]))
 
     def begin(self, direction: str, start: int | None, stop: int | None) -> int:
-        """Plan a run over the clip; `advance` does it. How many frames it has. Raises ValueError as `propagate`."""
+        """Plan a run over the video; `advance` does it. How many frames it has. Raises ValueError as `propagate`."""
         if not self.things:
             raise Refused("there is no object to track; prompt one first", 409)
         for frame in (start, stop):

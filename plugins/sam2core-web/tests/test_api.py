@@ -234,7 +234,7 @@ def test_objects_are_named_and_removed(client: TestClient) -> None:
 
 
 def test_undo_brings_a_removed_object_back_where_it_stood(client: TestClient) -> None:
-    """In a clip that is half tracked: what follows is as if it had never been removed."""
+    """In a video that is half tracked: what follows is as if it had never been removed."""
     ids = [opened(client, "chair.mp4")["id"] for _ in range(2)]
     for id in ids:
         prompted(client, id, object=1, box=BOX_A)

@@ -35,7 +35,7 @@ with listen("0.0.0.0", 0) as listener:
     print(listener.getsockname()[1], flush=True)
     run(app, listener, Limits())
 """
-"""What `sam2core serve --host 0.0.0.0 --token T` does, with pictures seen small."""
+"""What `sam2core serve --host 0.0.0.0 --token T` does, with images seen small."""
 
 
 @pytest.fixture

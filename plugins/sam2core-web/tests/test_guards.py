@@ -110,12 +110,12 @@ MALFORMED: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "jpeg cut off": (lambda: PICTURE[: len(PICTURE) // 2], {422}),
     "jpeg's first bytes": (lambda: PICTURE[:5], {422}),
     "webp's first bytes": (lambda: b"RIFF\x20\0\0\0WEBPVP8 " + bytes(20), {422}),
-    "clip cut off": (lambda: MOVIE[: len(MOVIE) // 2], {422}),
-    "clip cut off late": (lambda: MOVIE[:-100], {422}),
-    "clip's first bytes": (lambda: MOVIE[:40], {422}),
-    "clip of zeros": (lambda: b"\0\0\0\x18ftypisom" + bytes(400), {422}),
-    "clip without its index": (lambda: MOVIE.replace(b"moov", b"xxxx"), {422}),
-    "clip of noise": (lambda: MOVIE[:2000] + bytes(at * 31 % 251 for at in range(len(MOVIE) - 2000)), {422}),
+    "video cut off": (lambda: MOVIE[: len(MOVIE) // 2], {422}),
+    "video cut off late": (lambda: MOVIE[:-100], {422}),
+    "video's first bytes": (lambda: MOVIE[:40], {422}),
+    "video of zeros": (lambda: b"\0\0\0\x18ftypisom" + bytes(400), {422}),
+    "video without its index": (lambda: MOVIE.replace(b"moov", b"xxxx"), {422}),
+    "video of noise": (lambda: MOVIE[:2000] + bytes(at * 31 % 251 for at in range(len(MOVIE) - 2000)), {422}),
     "mkv's first bytes": (lambda: b"\x1a\x45\xdf\xa3" + bytes(60), {422}),
 }
 

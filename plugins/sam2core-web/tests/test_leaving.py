@@ -78,7 +78,7 @@ def until_ready(address: str, alive: Any) -> None:
 
 
 def prompted(address: str) -> str:
-    """A clip with two objects: its session."""
+    """A video with two objects: its session."""
     id = httpx.post(f"{address}sessions", json={"sample": "chair.mp4"}, timeout=60).json()["id"]
     for body in ({"object": 1, "box": BOX}, {"object": 2, "points": [POINT]}):
         httpx.post(f"{address}sessions/{id}/prompts", json=body, timeout=60).raise_for_status()

@@ -88,7 +88,7 @@ def test_folders_of_before_are_taken_over(tmp_path: Path, caplog: pytest.LogCapt
     broken = [tmp_path / "b" / (letter * 22) for letter in "xyz"]
     for place, text in zip(broken, ("{", "[]", (tmp_path / "b" / clip / "state.json").read_text())):
         place.mkdir()
-        (place / "state.json").write_text(text)  # the last has lost its clip
+        (place / "state.json").write_text(text)  # the last has lost its video
     with caplog.at_level(logging.WARNING), server(tmp_path / "b") as client:
         assert {one["id"] for one in client.get("/api/sessions").json()} == {clip, picture}
         for id in (clip, picture):

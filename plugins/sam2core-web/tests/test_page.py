@@ -44,7 +44,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars "
     "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 ).split()
-CHAIR = (0.26, 0.25)  # parts of the sample clip's width and height
+CHAIR = (0.26, 0.25)  # parts of the sample video's width and height
 FLOOR = (0.6, 0.8)
 SECONDS = 240.0
 """Until the page must have done what was asked of it; machines of others may be busy."""
@@ -151,7 +151,7 @@ class Page:
         self.settle()
 
     def at(self, part: tuple[float, float]) -> ActionChains:
-        """The pointer moves to a place of the picture."""
+        """The pointer moves to a place of the image."""
         canvas = self.driver.find_element(By.ID, "canvas")
         x, y = ((where - 0.5) * canvas.size[side] for where, side in zip(part, ("width", "height")))
         return ActionChains(self.driver, duration=60).move_to_element_with_offset(canvas, int(x), int(y))
@@ -180,7 +180,7 @@ class Page:
         return sorted(self.run("return [...s.things.get(arguments[0]).visible.keys()];", number))
 
     def drawn(self) -> np.ndarray:
-        """The canvas, at the picture's size, RGB."""
+        """The canvas, at the image's size, RGB."""
         data = self.run("return document.getElementById('canvas').toDataURL();").partition(",")[2]
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
             return np.array(picture.convert("RGB").resize(tuple(self.run("return [s.width, s.height];"))))
@@ -241,7 +241,7 @@ def inside(mask: np.ndarray, part: tuple[float, float]) -> bool:
 
 
 def frames(path: Path, codec: str | None = None) -> list[np.ndarray]:
-    """The frames of a clip; RGBA where the decoder is named."""
+    """The frames of a video; RGBA where the decoder is named."""
     with av.open(str(path)) as container:
         if codec is None:
             return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -494,7 +494,7 @@ def test_files_come_by_choosing_by_dropping_and_from_the_camera(page: Page) -> N
     page.run("""const carried = new DataTransfer(); carried.items.add(new File(["no picture"], "words.jpg"));
         const said = { dataTransfer: carried, bubbles: true, cancelable: true };
         document.body.dispatchEvent(new DragEvent("drop", said));""")
-    page.wait("document.querySelector('.toast.bad')?.textContent.includes('no picture')")
+    page.wait("document.querySelector('.toast.bad')?.textContent.includes('no image')")
     assert page.run("return document.body.dataset.view;") == "home"
     page.driver.get_log("browser")  # Chromium notes the 415 that was asked for
 
@@ -650,7 +650,7 @@ def test_a_phone_shows_all_of_it_in_its_width(page: Page, dark: bool) -> None:
 
 
 def touch(page: Page, kind: str, *places: tuple[float, float]) -> None:
-    """Fingers on parts of the picture, as it lies in the window before it is magnified."""
+    """Fingers on parts of the image, as it lies in the window before it is magnified."""
     left, top, width, height = page.run(
         "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top, box.width, box.height];",
         page.driver.find_element(By.ID, "stage"),
@@ -689,7 +689,7 @@ def test_the_keys_are_listed(page: Page) -> None:
     page.open()
     page.keys("?")
     listed = page.wait("document.getElementById('keys').open && document.getElementById('keylist').innerText")
-    assert all(words in listed for words in ("Track forward", "Redo", "Brush", "Everything in the picture"))
+    assert all(words in listed for words in ("Track forward", "Redo", "Brush", "Everything in the image"))
     page.keys(Keys.ESCAPE)
     page.wait("!document.getElementById('keys').open")
 

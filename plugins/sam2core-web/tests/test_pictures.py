@@ -1,4 +1,4 @@
-"""A picture gives on the page what `sam2core segment` makes of it, whatever its depth, colours and turn."""
+"""An image gives on the page what `sam2core segment` makes of it, whatever its depth, colours and turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cat() -> np.ndarray:
 
 
 def written(kind: str) -> tuple[bytes, str]:
-    """A picture file of one kind, and its suffix."""
+    """An image file of one kind, and its suffix."""
     values, file = cat(), io.BytesIO()
     if kind == "16-bit":
         Image.fromarray(np.round(values * 65535).astype(np.uint16)).save(file, "PNG")

@@ -193,7 +193,7 @@ def test_a_file_without_what_could_be_undone_is_read(tmp_path: Path) -> None:
 
 
 def test_tensors_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a frame adds does not grow with the clip, and what nothing names any more is removed."""
+    """What a frame adds does not grow with the video, and what nothing names any more is removed."""
     with server(tmp_path) as client:
         id = client.post("/api/sessions", json={"sample": "chair.mp4"}).json()["id"]
         client.post(f"/api/sessions/{id}/prompts", json={"object": 1, "box": BOX})

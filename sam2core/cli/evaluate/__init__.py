@@ -11,7 +11,7 @@ from sam2core.cli.evaluate.vos import vos
 
 @click.group()
 def command() -> None:
-    """Measure a model: on labelled pictures with clicks, on videos with the evaluators of DAVIS and SA-V."""
+    """Measure a model: on labelled images with clicks, on videos with the evaluators of DAVIS and SA-V."""
 
 
 for verb in (clicks, vos, score):

@@ -1,4 +1,4 @@
-"""`sam2core evaluate clicks`: a model and simple methods, on the same labelled pictures."""
+"""`sam2core evaluate clicks`: a model and simple methods, on the same labelled images."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ GOALS = (0.8, 0.9)
 @click.command()
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clicks", type=click.IntRange(1, 20), default=1, show_default=True, help="Clicks per object.")
-@click.option("--last", type=click.IntRange(min=1), help="Only the last so many pictures in sorted order.")
-@click.option("--objects", type=click.IntRange(min=1), default=10, show_default=True, help="Objects a picture at most.")
+@click.option("--last", type=click.IntRange(min=1), help="Only the last so many images in sorted order.")
+@click.option("--objects", type=click.IntRange(min=1), default=10, show_default=True, help="Objects an image at most.")
 @click.option(
     "--smallest",
     type=click.FloatRange(0, 0.6),
     default=0.005,
     show_default=True,
     metavar="SHARE",
-    help="Share of the picture below which a region is not asked for.",
+    help="Share of the image below which a region is not asked for.",
 )
 @click.option("--foreground", is_flag=True, help="Label 0 is background and never asked for.")
 @click.option("--seed", default=0, show_default=True, help="Draws the annotator and the regions.")
@@ -65,9 +65,9 @@ def clicks(
     """Click on the labelled objects of ROOT, and print the mean IoU after each click.
 
     ROOT is labelled data in any format of docs/data.md, such as images/ with labels/; of several
-    annotators of a picture one is drawn. Regions of 0.5 (see --smallest) to 60 % of the picture are asked
+    annotators of an image one is drawn. Regions of 0.5 (see --smallest) to 60 % of the image are asked
     for. The first click is the middle of the region, each further one the middle of the largest error of
-    the method's own answer. In brackets: the 95 % interval over pictures. NoC: the clicks it took on
+    the method's own answer. In brackets: the 95 % interval over images. NoC: the clicks it took on
     average to an IoU of 0.80 or 0.90, those that never got there counted as all of them.
     """
     import registry
@@ -80,7 +80,7 @@ def clicks(
     samples = list(samples_of(data, last=last, background=not foreground, seed=seed, most=objects, smallest=smallest))
     if not samples:
         raise ValueError(
-            f"{root} holds no region of {100 * smallest:g} to 60 % of its picture; --smallest takes smaller ones"
+            f"{root} holds no region of {100 * smallest:g} to 60 % of its image; --smallest takes smaller ones"
         )
     name = options["model"] or DEFAULT_MODEL
     predictor = registry.predictor(name, "image", *pairs(options["overrides"]), **build_arguments(options))
@@ -103,9 +103,7 @@ def clicks(
         }
         click.echo(json.dumps(document))
         return
-    click.echo(
-        f"{len(samples)} pictures, {sum(len(sample.masks) for sample in samples)} objects; mean IoU after clicks"
-    )
+    click.echo(f"{len(samples)} images, {sum(len(sample.masks) for sample in samples)} objects; mean IoU after clicks")
     shown = [count for count in (1, 2, 3, 5, 8, 12, 20) if count < clicks] + [clicks]
     head = ["", *(f"@{count}" for count in shown), *(f"NoC{100 * goal:.0f}" for goal in GOALS if clicks > 1), "s/click"]
     click.echo(table(head, [_row(label, found, shown, clicks) for label, found in results.items()]))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: Any) -> None:
     """Segment every video of the data set ROOT from what is known of its first frame, and score the masks.
 
-    ROOT holds clips in any format of docs/data.md: DAVIS, MOSE, YouTube-VOS, LVOS, SA-V and others.
+    ROOT holds videos in any format of docs/data.md: DAVIS, MOSE, YouTube-VOS, LVOS, SA-V and others.
     The masks go to OUT/VIDEO as the data set's own evaluator wants them, what made them to
     OUT/manifest.json. --resume resumes a run that was stopped. Without true masks beyond the
     first frame there is nothing to score.

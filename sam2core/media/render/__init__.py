@@ -1,4 +1,4 @@
-"""Pictures for people and masks for programs: overlays, mp4, mask PNGs, COCO RLE, cut-outs. Needs no model.
+"""Images for people and masks for programs: overlays, mp4, mask PNGs, COCO RLE, cut-outs. Needs no model.
 
 `overlay` draws. The writers take one frame after the other, in any order but `VideoWriter`, and keep none of them, so
 their memory does not depend on the video's length. All are context managers. A file is written under another name and

@@ -27,7 +27,7 @@ class RleWriter(Writer):
     ``{"format": "sam2core.masks.1", "video": {"height", "width", ...}, "objects": [{"number", "id"}], "frames":
     {"0": {"name": "00000", "objects": {"ID": {"iou", "object_score", "segmentation"}}}, ...}, "complete": true}``
 
-    `segmentation` is what pycocotools reads; `object_score` is a logit, above 0 the object is in the picture. Every
+    `segmentation` is what pycocotools reads; `object_score` is a logit, above 0 the object is in the image. Every
     frame is a line of its own, so that `RleFrames` can read them one at a time. ``complete`` is false when the block
     was left by an error or an interruption. Until then the document has its name with ``.part`` added; after a crash,
     it is there that its frames are, each whole.

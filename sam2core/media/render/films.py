@@ -82,7 +82,7 @@ class VideoWriter(FileWriter):
         stream.height, stream.width = (side + side % 2 for side in size)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = self._clock
-        # x264's macroblock tree is not the same twice for small pictures: it reads memory that nobody wrote
+        # x264's macroblock tree is not the same twice for small images: it reads memory that nobody wrote
         stream.options = {"crf": str(quality), "preset": "veryfast", "x264-params": "mbtree=0"}
         self._stream = stream
 

@@ -1,4 +1,4 @@
-"""What people see of a photograph and its masks."""
+"""What people see of a photo and its masks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def overlay(
     boxes: np.ndarray | Sequence = (),
     box_colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw masks, their contours and names, and the prompts over a photograph.
+    """Draw masks, their contours and names, and the prompts over a photo.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
         masks: (K, H, W) bool, later ones above earlier ones.
         colors: (K, 3) uint8; `palette(K)` when not given.
         names: K words, each written where its mask is widest, below a click that is there; empty masks go without, and
-            so do pictures too small for the word.
+            so do images too small for the word.
         opacity: of the mask's colour, 0 to 1.
         contour: width of the outline in pixels, 0 for none; by default in proportion to the image.
         points: (P, 2) x, y in pixels.
@@ -46,13 +46,13 @@ def overlay(
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
-        raise ValueError(f"the picture to draw on is (H, W, 3) or (H, W) uint8, not {image.shape} of {image.dtype}")
+        raise ValueError(f"the image to draw on is (H, W, 3) or (H, W) uint8, not {image.shape} of {image.dtype}")
     canvas = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
     height, width = canvas.shape[:2]
     masks = [np.asarray(mask, dtype=bool) for mask in masks]
     for mask in masks:
         if mask.shape != (height, width):
-            raise ValueError(f"a mask of {mask.shape} does not lie over a picture of {(height, width)} (height, width)")
+            raise ValueError(f"a mask of {mask.shape} does not lie over an image of {(height, width)} (height, width)")
     colors = palette(len(masks)) if colors is None else np.asarray(colors)
     if colors.shape != (len(masks), 3):
         raise ValueError(f"{len(masks)} masks want colours of shape ({len(masks)}, 3), not {colors.shape}")

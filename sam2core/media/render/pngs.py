@@ -78,7 +78,7 @@ class MaskWriter(Writer):
 
 
 class CutoutWriter(MaskWriter):
-    """Pictures of the objects alone, ``FOLDER/OBJECT/NAME.png``: of the frame's size, transparent outside the mask.
+    """Images of the objects alone, ``FOLDER/OBJECT/NAME.png``: of the frame's size, transparent outside the mask.
 
     Arguments and errors are those of `MaskWriter`.
     """

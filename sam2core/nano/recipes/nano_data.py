@@ -1,4 +1,4 @@
-"""Collect the free material of `nano.yaml` in one folder. What each picture's licence is goes to LICENCES.tsv.
+"""Collect the free material of `nano.yaml` in one folder. What each image's licence is goes to LICENCES.tsv.
 
     python sam2core/nano/recipes/nano_data.py DIR --from PLACE
 
@@ -56,7 +56,7 @@ VIEW = 320  # pixels of a view out of a panorama
 
 
 def free_photographs(place: Path) -> Iterator[tuple[str, Image.Image, str]]:
-    """(name, picture, licence) of the photographs that come one by one."""
+    """(name, image, licence) of the photos that come one by one."""
     for name, licence in WALLPAPERS.items():
         path = next((place / "lomiri-wallpapers-16.04").rglob(f"{name}.jpg"))
         picture = Image.fromarray(read_rgb(path))

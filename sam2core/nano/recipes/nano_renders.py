@@ -1,9 +1,9 @@
-"""Render the clips of `nano.yaml`: solid things that turn, come nearer and hide one another, with exact masks.
+"""Render the videos of `nano.yaml`: solid things that turn, come nearer and hide one another, with exact masks.
 
     python sam2core/nano/recipes/nano_renders.py DIR
 
-DIR is the folder that `nano_data.py` made; the clips go to DIR/renders. Meshes are pybullet's own (zlib licence),
-covered with pieces of the folder's photographs, before more of them. Needs pybullet.
+DIR is the folder that `nano_data.py` made; the videos go to DIR/renders. Meshes are pybullet's own (zlib licence),
+covered with pieces of the folder's photos, before more of them. Needs pybullet.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def solid(mesh: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def patch(photographs: list[Path], rng: np.random.Generator, side: int) -> Image.Image:
-    """A square piece of some photograph."""
+    """A square piece of some photo."""
     picture = Image.fromarray(read_rgb(photographs[int(rng.integers(len(photographs)))]))
     span = min(picture.size) * rng.uniform(0.3, 1.0)
     left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
@@ -61,7 +61,7 @@ def wander(rng: np.random.Generator, reach: np.ndarray) -> np.ndarray:
 
 
 def clip(number: int, target: Path, meshes: list[Path], photographs: list[Path]) -> None:
-    """Render one clip to target/JPEGImages/NUMBER and target/Annotations/NUMBER."""
+    """Render one video to target/JPEGImages/NUMBER and target/Annotations/NUMBER."""
     rng = np.random.default_rng([7, number])
     pybullet.resetSimulation()
     bodies, paths, turns = [], [], []
@@ -119,7 +119,7 @@ def clip(number: int, target: Path, meshes: list[Path], photographs: list[Path])
 
 
 def main() -> None:
-    """Render all clips that are not there yet."""
+    """Render all videos that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path)
     given = parser.parse_args()

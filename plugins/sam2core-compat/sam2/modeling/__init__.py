@@ -1,1 +1,1 @@
-"""Upstream's parts: descriptions to build from, and the assembled model's parts under upstream's names."""
+"""Meta's parts: descriptions to build from, and the assembled model's parts under Meta's names."""

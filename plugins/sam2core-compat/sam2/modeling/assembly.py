@@ -1,4 +1,4 @@
-"""sam2core's model of one of upstream's, over the same weights."""
+"""sam2core's model of one of Meta's, over the same weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Unsupported(ValueError):
 
 
 def assemble(model: Any) -> Sam2:
-    """The model, without storage, that computes what one of upstream's does, as its options are now.
+    """The model, without storage, that computes what one of Meta's does, as its options are now.
 
     Raises Unsupported for what no released model has and sam2core does not compute.
     """
@@ -302,7 +302,7 @@ def _pointer_time(model: Any) -> str:
 
 
 def multimask(options: Mapping[str, Any]) -> Multimask:
-    """When a prompt is answered with three masks, by upstream's four options."""
+    """When a prompt is answered with three masks, by Meta's four options."""
     if not options["multimask_output_in_sam"]:
         return Multimask(min_points=1, max_points=0)
     return Multimask(
@@ -313,7 +313,7 @@ def multimask(options: Mapping[str, Any]) -> Multimask:
 
 
 def policy(options: Mapping[str, Any]) -> RecentFrames:
-    """What is remembered, by upstream's options."""
+    """What is remembered, by Meta's options."""
     limit = int(options["max_cond_frames_in_attn"])
     if 0 <= limit < 2:
         raise Unsupported(f"max_cond_frames_in_attn is {limit}, and not -1 or at least 2")

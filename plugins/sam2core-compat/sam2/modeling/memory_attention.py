@@ -1,4 +1,4 @@
-"""An image attends to itself and to its memories, layer by layer as upstream has it."""
+"""An image attends to itself and to its memories, layer by layer as Meta's sam2 has it."""
 
 from __future__ import annotations
 

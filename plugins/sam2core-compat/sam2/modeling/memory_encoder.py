@@ -1,4 +1,4 @@
-"""A frame's features and its mask become a memory, as upstream has it."""
+"""A frame's features and its mask become a memory, as Meta's sam2 has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames a frame looks back at, and what they are as tokens: upstream's rules over its dictionaries."""
+"""Which frames a frame looks back at, and what they are as tokens: Meta's rules over its dictionaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are: sine maps, random Fourier codes and rotary turns, under upstream's names."""
+"""Where things are: sine maps, random Fourier codes and rotary turns, under Meta's names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstream's dictionaries of frame outputs, read and written as an object's memories."""
+"""Meta's dictionaries of frame outputs, read and written as an object's memories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sam2core.types import FrameMemory, TokenBlock
 
 
 class FrameOutput(dict):
-    """One object's output on one frame, with upstream's keys; and what upstream does not keep."""
+    """One object's output on one frame, with Meta's keys; and what Meta's sam2 does not keep."""
 
     iou: Tensor | None = None
     """The predicted IoU (B,)."""
@@ -24,7 +24,7 @@ class FrameOutput(dict):
 
 
 def maps_of(memory: FrameMemory) -> tuple[Tensor, list[Tensor]]:
-    """A memory's map (B, Cm, h, w) and the list of its position map, as upstream keeps them."""
+    """A memory's map (B, Cm, h, w) and the list of its position map, as Meta's sam2 keeps them."""
     assert memory.blocks is not None
     block = next(block for block in memory.blocks if block.grid is not None)
     assert block.grid is not None
@@ -74,7 +74,7 @@ def output_of(memory: FrameMemory, storage: torch.device) -> FrameOutput:
 
 
 class _Outputs(MutableMapping[int, FrameMemory]):
-    """One of upstream's ``{frame: output}`` dictionaries as ``{frame: memory}``; both change together."""
+    """One of Meta's ``{frame: output}`` dictionaries as ``{frame: memory}``; both change together."""
 
     def __init__(self, outputs: dict[int, Any], device: torch.device, storage: torch.device) -> None:
         self.outputs = outputs

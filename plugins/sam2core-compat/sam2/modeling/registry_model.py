@@ -1,4 +1,4 @@
-"""Models of sam2core's registry under upstream's names: what they are made of, called as upstream's parts are.
+"""Models of sam2core's registry under Meta's names: what they are made of, called as Meta's parts are.
 
 Such a model is computed by sam2core alone, whatever its parts are; nothing of it can be overridden.
 """
@@ -50,11 +50,11 @@ REGISTRY_NAMES = {
     "mask_downsample": ("object_pointer", "mask_stem"),
     "obj_ptr_tpos_proj": ("memory_readout", "pointer_time"),
 }
-"""What upstream calls some parts of a model of the registry."""
+"""What Meta's sam2 calls some parts of a model of the registry."""
 
 
 class RegistryImageEncoder(nn.Module):
-    """A model's trunk and neck, called as upstream's ``ImageEncoder`` is."""
+    """A model's trunk and neck, called as Meta's ``ImageEncoder`` is."""
 
     def __init__(self, core: Sam2) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class RegistryPositions(nn.Module):
 
 
 class RegistryPromptEncoder(nn.Module):
-    """Points, boxes and masks to sparse and dense embeddings, with upstream's call and attribute names."""
+    """Points, boxes and masks to sparse and dense embeddings, with Meta's call and attribute names."""
 
     def __init__(self, inner: CorePromptEncoder) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class RegistryPromptEncoder(nn.Module):
 
 
 class RegistryMaskDecoder(nn.Module):
-    """Four mask tokens to masks, scores and object score, with upstream's call and attribute names.
+    """Four mask tokens to masks, scores and object score, with Meta's call and attribute names.
 
-    The stability fallback can be switched through upstream's ``dynamic_multimask_*`` attributes.
+    The stability fallback can be switched through Meta's ``dynamic_multimask_*`` attributes.
     """
 
     def __init__(self, inner: SamMaskDecoder) -> None:
@@ -273,7 +273,7 @@ class RegistryMaskDecoder(nn.Module):
 
 
 def options_of(core: Sam2) -> dict[str, Any]:
-    """A model's values of upstream's options."""
+    """A model's values of Meta's options."""
     rule = core.multimask
     recent = core.memory_policy if isinstance(core.memory_policy, RecentFrames) else RecentFrames()
     return {

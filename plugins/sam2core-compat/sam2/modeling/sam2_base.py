@@ -1,4 +1,4 @@
-"""``SAM2Base``: upstream's model, part by part and method by method, computed by sam2core where nobody touched it."""
+"""``SAM2Base``: Meta's model, part by part and method by method, computed by sam2core where nobody touched it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from sam2core.types import NO_OBJECT, ImageFeatures, MaskPrediction, Prompt
 NO_OBJ_SCORE = NO_OBJECT
 
 _OURS = ("backbone.", "neck.", "prompt_encoder.", "mask_decoder.", "memory_readout.", "object_pointer.")
-"""How names begin that are sam2core's and not upstream's."""
+"""How names begin that are sam2core's and not Meta's."""
 _MASK_SCALE, _MASK_BIAS = 20.0, -10.0
 """A mask prompt of zeros and ones as logits."""
 
 
 class SAM2Base(nn.Module):
-    """Upstream's model: its parts, options, names and methods.
+    """Meta's model: its parts, options, names and methods.
 
     As long as nothing of it is overridden, patched, set or hooked, sam2core computes what it computes, from the same
-    weights (`sam2.untouched`); a model that is touched goes upstream's way, method by method. `image_encoder` may be a
+    weights (`sam2.untouched`); a model that is touched goes Meta's way, method by method. `image_encoder` may be a
     `sam2core.Sam2` instead, with None for the other two: a model of the registry, whose parts cannot be overridden.
     """
 
@@ -131,10 +131,10 @@ class SAM2Base(nn.Module):
         self.no_obj_embed_spatial = _code(1, self.mem_dim) if embed_absent else None
 
     def _adopt(self, core: Sam2) -> None:
-        """Take a model of the registry for what upstream's parts do."""
+        """Take a model of the registry for what Meta's parts do."""
         height, width = core.image_size
         if height != width:
-            raise ValueError(f"upstream's programs expect a square model; this one sees {width}x{height} pixels")
+            raise ValueError(f"Meta's programs expect a square model; this one sees {width}x{height} pixels")
         self.core = core
         self.hidden_dim = core.memory_readout.dim
         self.mem_dim = core.memory_readout.memory_dim
@@ -186,7 +186,7 @@ class SAM2Base(nn.Module):
 
     @property
     def core(self) -> Sam2 | None:
-        """sam2core's model where it computes this one; None where this one goes upstream's way."""
+        """sam2core's model where it computes this one; None where this one goes Meta's way."""
         return self._untouched.core()
 
     def __getattr__(self, name: str) -> Any:
@@ -214,7 +214,7 @@ class SAM2Base(nn.Module):
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load tensors under upstream's names, or sam2core's. Raises RuntimeError when `strict` and they do not fit."""
+        """Load tensors under Meta's names, or sam2core's. Raises RuntimeError when `strict` and they do not fit."""
         given = dict(state_dict)
         if "core" in self._modules:
             if not any(name.startswith("core.") for name in given):
@@ -561,7 +561,7 @@ class SAM2Base(nn.Module):
         run_mem_encoder=True,
         prev_sam_mask_logits=None,
     ):
-        """One frame of one object, or of several that share their past: upstream's dictionary of outputs."""
+        """One frame of one object, or of several that share their past: Meta's dictionary of outputs."""
         core = self._untouched.core()
         if core is not None:
             features = self._features(current_vision_feats, current_vision_pos_embeds, feat_sizes)
@@ -655,7 +655,7 @@ def _unflatten(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _maps_of(features: ImageFeatures) -> dict[str, Any]:
-    """sam2core's features under upstream's keys."""
+    """sam2core's features under Meta's keys."""
     maps = [*features.high_res_features, features.embedding]
     dim = features.embedding.shape[1]
     positions = [

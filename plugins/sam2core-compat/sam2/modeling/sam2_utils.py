@@ -1,4 +1,4 @@
-"""Small layers and functions that several parts share, and what training clicks on, under upstream's names."""
+"""Small layers and functions that several parts share, and what training clicks on, under Meta's names."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def sample_box_points(
 ) -> tuple[Tensor, Tensor]:
     """The corners (B, 2, 2) of the boxes of boolean masks (B, 1, H, W), moved at random, and their labels (B, 2).
 
-    A corner moves by up to `noise` of the box's side, and by `noise_bound` pixels at most; it stays in the picture.
+    A corner moves by up to `noise` of the box's side, and by `noise_bound` pixels at most; it stays in the image.
     """
     device = masks.device
     count, _, height, width = masks.shape
@@ -154,7 +154,7 @@ def sample_one_point_from_error_center(
 ) -> tuple[Tensor, Tensor]:
     """The place (B, 1, 2) that is farthest inside what is wrong of masks (B, 1, H, W), and its label (B, 1).
 
-    With `padding` the picture's border bounds a region as its edge does.
+    With `padding` the image's border bounds a region as its edge does.
     """
     assert gt_masks.dtype == torch.bool and gt_masks.shape[1] == 1, "masks are boolean, (B, 1, H, W)"
     pred_masks = torch.zeros_like(gt_masks) if pred_masks is None else pred_masks

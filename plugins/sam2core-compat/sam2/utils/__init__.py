@@ -1,1 +1,1 @@
-"""Functions around the predictors, under upstream's names."""
+"""Functions around the predictors, under Meta's names."""

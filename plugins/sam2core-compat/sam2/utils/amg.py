@@ -1,4 +1,4 @@
-"""Point grids, crops, run lengths and boxes, under upstream's names."""
+"""Point grids, crops, run lengths and boxes, under Meta's names."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MaskData:
 
 
 def is_box_near_crop_edge(boxes: Tensor, crop_box: list[int], orig_box: list[int], atol: float = 20.0) -> Tensor:
-    """Which boxes (N, 4), in pixels of a crop, end near the crop's edge where that is not the picture's."""
+    """Which boxes (N, 4), in pixels of a crop, end near the crop's edge where that is not the image's."""
     placed = uncrop_boxes_xyxy(boxes, crop_box).float()
 
     def near(edges: list[int]) -> Tensor:
@@ -137,7 +137,7 @@ def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer:
 def generate_crop_boxes(
     im_size: tuple[int, ...], n_layers: int, overlap_ratio: float
 ) -> tuple[list[list[int]], list[int]]:
-    """The crops of a picture of (H, W), as corners, and the layer of each."""
+    """The crops of an image of (H, W), as corners, and the layer of each."""
     plan = crops((im_size[0], im_size[1]), n_layers, overlap_ratio)
     return [list(crop) for crop, _ in plan], [layer for _, layer in plan]
 
@@ -147,18 +147,18 @@ def _moved(places: Tensor, offset: list[int]) -> Tensor:
 
 
 def uncrop_boxes_xyxy(boxes: Tensor, crop_box: list[int]) -> Tensor:
-    """Boxes (..., 4) of a crop in the picture's pixels."""
+    """Boxes (..., 4) of a crop in the image's pixels."""
     x0, y0, _, _ = crop_box
     return _moved(boxes, [x0, y0, x0, y0])
 
 
 def uncrop_points(points: Tensor, crop_box: list[int]) -> Tensor:
-    """Points (..., 2) of a crop in the picture's pixels."""
+    """Points (..., 2) of a crop in the image's pixels."""
     return _moved(points, list(crop_box[:2]))
 
 
 def uncrop_masks(masks: Tensor, crop_box: list[int], orig_h: int, orig_w: int) -> Tensor:
-    """Masks (..., h, w) of a crop in a picture of (H, W)."""
+    """Masks (..., h, w) of a crop in an image of (H, W)."""
     x0, y0, x1, y1 = crop_box
     if (x0, y0, x1, y1) == (0, 0, orig_w, orig_h):
         return masks

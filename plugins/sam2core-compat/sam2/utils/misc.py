@@ -1,4 +1,4 @@
-"""Frames, regions and boxes, under upstream's names."""
+"""Frames, regions and boxes, under Meta's names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def concat_points(old_point_inputs, new_points: Tensor, new_labels: Tensor) -> d
 
 
 def _load_img_as_tensor(img_path, image_size):
-    """A picture as float64 (3, S, S) in [0, 1], resized by Pillow in 8 bits, and its own height and width."""
+    """An image as float64 (3, S, S) in [0, 1], resized by Pillow in 8 bits, and its own height and width."""
     picture = Image.fromarray(read_rgb(img_path))
     width, height = picture.size
     values = np.array(picture.resize((image_size, image_size)))
@@ -77,9 +77,9 @@ def _load_img_as_tensor(img_path, image_size):
 
 
 class AsyncVideoFrameLoader:
-    """Frames of a folder, decoded ahead of their use; unlike upstream's it keeps the last 32 only.
+    """Frames of a folder, decoded ahead of their use; unlike Meta's it keeps the last 32 only.
 
-    `loader[i]` is normalised pixels (3, S, S) in float64, as upstream's.
+    `loader[i]` is normalised pixels (3, S, S) in float64, as Meta's.
     """
 
     def __init__(self, img_paths, image_size, offload_video_to_cpu, img_mean, img_std, compute_device):
@@ -137,7 +137,7 @@ def load_video_frames(
 ):
     """A video's frames as normalised pixels (T, 3, S, S), and its height and width.
 
-    `video_path` is a folder of JPEG files named by number, an mp4 file or its bytes, as upstream takes; or a path
+    `video_path` is a folder of JPEG files named by number, an mp4 file or its bytes, as Meta's sam2 takes; or a path
     object, or anything else that `sam2core.media.frames.open_source` reads.
     """
     options = {
@@ -169,9 +169,9 @@ def load_video_frames_from_jpg_images(
     async_loading_frames=False,
     compute_device=torch.device("cuda"),  # noqa: B008
 ):
-    """As `load_video_frames`, of a folder: JPEG files by their number, or other pictures where there is no JPEG.
+    """As `load_video_frames`, of a folder: JPEG files by their number, or other images where there is no JPEG.
 
-    Pixels are resized by Pillow in 8 bits, unlike those of the image predictor; the size is the last picture's.
+    Pixels are resized by Pillow in 8 bits, unlike those of the image predictor; the size is the last image's.
     """
     folder = os.fspath(video_path)
     if not os.path.isdir(folder):
@@ -209,7 +209,7 @@ def load_video_frames_from_video_file(
 ):
     """As `load_video_frames`, of a video file or its bytes, decoded by PyAV and resized by FFmpeg's bicubic scaler.
 
-    Rotated videos are turned upright. Needs ``sam2core[video]``; upstream needs decord.
+    Rotated videos are turned upright. Needs ``sam2core[video]``; Meta's sam2 needs decord.
     """
     size = [0, 0]
 
@@ -248,7 +248,7 @@ def _stack(
     img_std: Sequence[float],
     compute_device: Any,
 ) -> tuple[Tensor]:
-    """All pictures as one normalised fp32 tensor (T, 3, S, S), on the CPU or the device."""
+    """All images as one normalised fp32 tensor (T, 3, S, S), on the CPU or the device."""
     if count is None:
         images = torch.stack([picture.float() for picture in pictures])
     else:

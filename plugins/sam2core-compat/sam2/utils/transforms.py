@@ -1,4 +1,4 @@
-"""Pixels in, masks out, under upstream's names."""
+"""Pixels in, masks out, under Meta's names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam2core.predictors.transforms import to_model
 
 
 class SAM2Transforms(nn.Module):
-    """Pictures to normalised pixels, coordinates to model pixels, and low-resolution logits to masks."""
+    """Images to normalised pixels, coordinates to model pixels, and low-resolution logits to masks."""
 
     def __init__(self, resolution, mask_threshold, max_hole_area=0.0, max_sprinkle_area=0.0):
         super().__init__()
@@ -45,7 +45,7 @@ class SAM2Transforms(nn.Module):
         return self.transforms(self.to_tensor(x))
 
     def forward_batch(self, img_list) -> Tensor:
-        """Pictures of any sizes to (B, 3, S, S)."""
+        """Images of any sizes to (B, 3, S, S)."""
         return torch.stack([self(image) for image in img_list])
 
     def transform_coords(self, coords: Tensor, normalize=False, orig_hw=None) -> Tensor:

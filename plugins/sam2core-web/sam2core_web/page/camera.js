@@ -1,4 +1,4 @@
-// The camera: a picture, or a clip of some seconds, opened like an uploaded file.
+// The camera: an image, or a video of some seconds, opened like an uploaded file.
 
 import { $, toast } from "./ui.js";
 
@@ -35,7 +35,7 @@ function end() {
   stream?.getTracks().forEach((one) => one.stop());
   stream = null;
   $("finder").srcObject = null;
-  $("record").textContent = "Record a clip";
+  $("record").textContent = "Record a video";
   $("record").classList.remove("danger");
 }
 

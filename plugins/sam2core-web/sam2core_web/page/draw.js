@@ -35,7 +35,7 @@ export function outline(context, mask, color, stroke, width, height) {
   context.drawImage(layer, 0, 0);
 }
 
-// The picture inside all masks, over whatever lies below.
+// The image inside all masks, over whatever lies below.
 function inside(context, image, masks, width, height) {
   const on = scratch(width, height);
   for (const { mask } of masks) on.drawImage(mask, 0, 0, width, height);
@@ -45,7 +45,7 @@ function inside(context, image, masks, width, height) {
 }
 
 function blurred(context, image, width, height) {
-  // by way of a small picture: works where canvases have no filters
+  // by way of a small image: works where canvases have no filters
   const small = new OffscreenCanvas(Math.max(2, Math.round(width / 22)), Math.max(2, Math.round(height / 22)));
   const on = small.getContext("2d");
   on.imageSmoothingQuality = "high";

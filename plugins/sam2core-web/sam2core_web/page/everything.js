@@ -18,7 +18,7 @@ export async function everything() {
     const body = page.about.device === "cpu" ? { frame: s.frame, points_per_side: COARSE } : { frame: s.frame };
     const { masks } = await call("POST", `sessions/${s.id}/everything`, body);
     if (page.session !== s) return;
-    if (!masks.length) { toast("Nothing stood out in this picture."); return; }
+    if (!masks.length) { toast("Nothing stood out in this image."); return; }
     s.found = masks.map((one) => ({ ...one, picture: picture(one.segmentation), inside: bytes(one.segmentation) }));
     s.over = null;
     s.hover = null;

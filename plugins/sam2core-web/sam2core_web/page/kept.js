@@ -30,7 +30,7 @@ function card(item) {
   const made = document.createElement("div"), open = document.createElement("button"), remove = document.createElement("button");
   made.className = "keptcard";
   made.dataset.session = item.id;
-  fill(open, item, item.kind === "clip" ? "clip" : "picture", `sessions/${item.id}/thumbnail`);
+  fill(open, item, item.kind === "clip" ? "video" : "image", `sessions/${item.id}/thumbnail`);
   const note = document.createElement("small");
   note.textContent = `${item.objects ? `${item.objects} object${item.objects > 1 ? "s" : ""}` : "nothing yet"} · ${ago(item.used)}`;
   note.title = `${new Date(1000 * item.used).toLocaleString()} · ${item.model}`;

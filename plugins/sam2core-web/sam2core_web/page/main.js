@@ -1,4 +1,4 @@
-// The page: opening pictures and clips, and which button and key does what.
+// The page: opening images and videos, and which button and key does what.
 
 import { blob, call, upload } from "./api.js";
 import { camera } from "./camera.js";
@@ -100,7 +100,7 @@ addEventListener("beforeunload", (event) => {
 function cards(where, items, of) {
   where.replaceChildren(...items.map((item) => {
     const card = document.createElement("button");
-    fill(card, item, item.kind === "clip" ? "clip" : "picture", `thumbnail?of=${of === "sample" ? "samples" : "media"}&name=${encodeURIComponent(item.name)}`);
+    fill(card, item, item.kind === "clip" ? "video" : "image", `thumbnail?of=${of === "sample" ? "samples" : "media"}&name=${encodeURIComponent(item.name)}`);
     card.onclick = () => openNamed(of, item.name);
     return card;
   }));
@@ -153,10 +153,10 @@ keys({
   "Tools": {
     "a": ["Clicks say: on it", () => mode("add")], "s": ["Clicks say: not on it", () => mode("sub")], "b": ["Box", () => mode("box")],
     "p": ["Brush (Shift: erase)", () => mode("brush")], "[": ["Smaller brush", () => brush(-2)], "]": ["Larger brush", () => brush(2)],
-    "g": ["Everything in the picture", everything], "e": ["Next effect", () => effect(EFFECTS[(EFFECTS.indexOf($("effect").value) + 1) % EFFECTS.length])],
-    "f": ["Whole picture", () => page.session && magnify(1, 0, 0)],
+    "g": ["Everything in the image", everything], "e": ["Next effect", () => effect(EFFECTS[(EFFECTS.indexOf($("effect").value) + 1) % EFFECTS.length])],
+    "f": ["Whole image", () => page.session && magnify(1, 0, 0)],
   },
-  "Clips": {
+  "Videos": {
     "t": ["Track forward", () => track("forward")], "Shift t": ["Track backward", () => track("backward")], "y": ["Track both ways", () => track("both")],
     "r": ["Go on", resume], "Escape": ["Stop, close", () => { if (page.session?.found) closeFound(); else stop(); }], " ": ["Play, pause", play],
     "ArrowLeft": ["Frame before", () => skip(-1)], "ArrowRight": ["Next frame", () => skip(1)],
@@ -191,7 +191,7 @@ try {
   page.about = await call("GET", "about");
   $("model").textContent = `${page.about.model} · ${page.about.device}`;
   $("model").hidden = false;
-  $("droplimit").textContent = `up to ${Math.round(page.about.upload_bytes / 2 ** 20)} MB, clips up to ${page.about.frames} frames`;
+  $("droplimit").textContent = `up to ${Math.round(page.about.upload_bytes / 2 ** 20)} MB, videos up to ${page.about.frames} frames`;
   cards($("samples"), await call("GET", "samples"), "sample");
   const media = page.about.media ? await call("GET", "media") : [];
   $("mediapart").hidden = !media.length;

@@ -109,7 +109,7 @@ function dry(s) {
 // the pointer
 
 let down = null;
-const fingers = new Map(); // two of them move the picture and make it larger
+const fingers = new Map(); // two of them move the image and make it larger
 
 const between = () => {
   const [a, b] = fingers.values();

@@ -10,10 +10,10 @@ const AS = { highlight: "highlighted", contour: "contours", dim: "dimmed", blur:
 
 // What the button of the current effect says.
 export function label() {
-  const effect = $("effect").value, clip = page.session?.kind === "clip";
-  $("shownkind").textContent = `${effect === "cut" ? (clip ? "WebM" : "PNG") : clip ? "MP4" : "PNG"}, ${AS[effect]}`;
-  $("cutkind").textContent = clip ? "WebM video" : "PNG";
-  $("shownname").textContent = clip ? "Video" : "Picture";
+  const effect = $("effect").value, video = page.session?.kind === "clip";
+  $("shownkind").textContent = `${effect === "cut" ? (video ? "WebM" : "PNG") : video ? "MP4" : "PNG"}, ${AS[effect]}`;
+  $("cutkind").textContent = video ? "WebM video" : "PNG";
+  $("shownname").textContent = video ? "Video" : "Image";
 }
 
 export async function exportAs(kind) {

@@ -1,4 +1,4 @@
-// Following objects through the clip, and playing it.
+// Following objects through the video, and playing it.
 
 import { call, stream } from "./api.js";
 import { closeFound } from "./everything.js";
@@ -35,7 +35,7 @@ async function run(body) {
       last = data.frame;
       bar.style.width = `${(100 * data.done) / data.total}%`;
       $("progress").setAttribute("aria-valuenow", Math.round((100 * data.done) / data.total));
-      // pictures come as fast as they can be fetched; the timeline shows every frame
+      // images come as fast as they can be fetched; the timeline shows every frame
       if (!showing) { showing = true; shown = show(data.frame).catch(() => {}).finally(() => { showing = false; }); }
     });
     await shown;

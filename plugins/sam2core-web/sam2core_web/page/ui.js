@@ -25,7 +25,7 @@ export function save(data, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// A card of a list: a name, a word beside it, and a picture from the server, fetched when the card is on the screen.
+// A card of a list: a name, a word beside it, and an image from the server, fetched when the card is on the screen.
 export function fill(card, item, word, picture) {
   card.className = "card";
   card.innerHTML = '<div class="pic"><img alt="" draggable="false"></div><footer><span class="name"></span><span class="tag"></span></footer>';

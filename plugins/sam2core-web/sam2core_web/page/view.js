@@ -1,4 +1,4 @@
-// The picture on the page: which frame, at which size, with what drawn over it; and the list of objects.
+// The image on the page: which frame, at which size, with what drawn over it; and the list of objects.
 
 import { blob, call } from "./api.js";
 import { brushRing, hover as drawHover, outline, prompts as drawPrompts, scene } from "./draw.js";
@@ -64,7 +64,7 @@ export function fit() {
   paint(); // at once: setting the size has cleared the canvas
 }
 
-// The picture `scale` times as large, with the point (x, y) of the window staying where it is.
+// The image `scale` times as large, with the point (x, y) of the window staying where it is.
 export function magnify(scale, x, y) {
   const before = canvas.getBoundingClientRect(), to = Math.max(1, Math.min(ZOOM, scale)), by = to / zoom.scale;
   zoom.x += (x - before.left) * (1 - by);
@@ -90,7 +90,7 @@ function moved() {
   canvas.style.transform = zoom.scale === 1 ? "" : `translate(${zoom.x}px, ${zoom.y}px) scale(${zoom.scale})`;
 }
 
-// Where an event is, in the picture's pixels.
+// Where an event is, in the image's pixels.
 export function place(event) {
   const area = canvas.getBoundingClientRect(), { width, height } = page.session;
   const at = (value, most) => Math.round(Math.max(0, Math.min(most - 1, value)) * 10) / 10;

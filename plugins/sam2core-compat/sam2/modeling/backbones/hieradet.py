@@ -1,4 +1,4 @@
-"""Hiera, the image trunk, block by block as upstream has it."""
+"""Hiera, the image trunk, block by block as Meta's sam2 has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trunk and neck, as upstream has them."""
+"""Trunk and neck, as Meta's sam2 has them."""
 
 from __future__ import annotations
 

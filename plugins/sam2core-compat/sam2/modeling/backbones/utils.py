@@ -1,4 +1,4 @@
-"""Windows of a map and patches of an image, under upstream's names, over sam2core's operators."""
+"""Windows of a map and patches of an image, under Meta's names, over sam2core's operators."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The prompt encoder and the mask decoder, called as upstream's are."""
+"""The prompt encoder and the mask decoder, called as Meta's are."""

@@ -1,4 +1,4 @@
-"""Mask tokens become masks, their scores and the object's score, as upstream has it."""
+"""Mask tokens become masks, their scores and the object's score, as Meta's sam2 has it."""
 
 from __future__ import annotations
 

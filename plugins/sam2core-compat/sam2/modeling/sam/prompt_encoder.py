@@ -1,4 +1,4 @@
-"""What a user says, as tokens and a map, as upstream has it."""
+"""What a user says, as tokens and a map, as Meta's sam2 has it."""
 
 from __future__ import annotations
 

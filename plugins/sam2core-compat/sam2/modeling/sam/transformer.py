@@ -1,4 +1,4 @@
-"""Attention, plain and rotary, and the two-way transformer, as upstream has them."""
+"""Attention, plain and rotary, and the two-way transformer, as Meta's sam2 has them."""
 
 from __future__ import annotations
 
