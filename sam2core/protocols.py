@@ -213,8 +213,8 @@ class Engine(Protocol):
 
         `prepare` is called once in every worker, with the worker's number, and returns the function for one item; it,
         the items and the results can be pickled. An exception of that function ends the run and is raised here. A
-        worker that dies is replaced and its item is done again, `attempts` times at most; then ChildProcessError.
-        Leaving the iterator early stops the workers.
+        worker that dies is replaced and its item is done again; an item over which `attempts` workers died has a
+        ChildProcessError in the place of a result, and the others go on. Leaving the iterator early stops the workers.
         """
         ...
 

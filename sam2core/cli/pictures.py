@@ -113,9 +113,7 @@ def summarise(done: Done, what: str, of: str, options: Mapping[str, Any], say: S
         click.echo(f"{one.path}: {one.error}", err=True)
     count = len(done.pictures) + len(done.failed)
     if done.failed:
-        click.echo(
-            f"{len(done.failed)} of {count} {what} could not be {'read' if what == 'images' else 'done'}", err=True
-        )
+        click.echo(f"{len(done.failed)} of {count} {what} could not be done", err=True)
     if count > 1:
         say(f"{count} {what} in {done.seconds:.1f} s, {count / max(done.seconds, 1e-6):.2f} {what}/s")
     if options["as_json"]:

@@ -20,6 +20,8 @@ from typing import Any
 
 from sam2core.jobs.interrupt import PATIENCE, at_once, heard
 
+_MEMORY = ", which is most often a lack of memory: take fewer workers"
+
 Work = Callable[[Any], Any]
 Prepare = Callable[[int], Work]
 
@@ -29,7 +31,7 @@ class LocalEngine:
 
     Args:
         workers: how many processes.
-        attempts: how often an item is tried whose worker died before the run is given up.
+        attempts: how often an item is tried whose worker dies.
 
     Raises:
         ValueError: numbers below 1.
@@ -42,10 +44,10 @@ class LocalEngine:
         self.attempts = attempts
 
     def map(self, prepare: Prepare, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """The index of each item with what the function returned, as they are finished.
+        """The index of each item with what the function returned, as they are finished; see `Engine`.
 
-        An exception of the function ends the run and is raised here. Raises ChildProcessError when workers keep dying
-        over one item. Leaving the iterator early stops the workers.
+        An exception of the function ends the run and is raised here, and a ChildProcessError when nothing can be done,
+        since all that was tried killed its workers.
         """
         if self.workers == 1 or len(items) < 2:
             work = prepare(0) if items else None
@@ -57,7 +59,7 @@ class LocalEngine:
 
     def _spread(self, prepare: Prepare, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         waiting = deque(range(len(items)))
-        deaths = [0] * len(items)
+        deaths = Deaths(self.attempts)
         workers = [_Worker(prepare, number) for number in range(min(self.workers, len(items)))]
         try:
             while waiting or any(worker.item is not None for worker in workers):
@@ -72,22 +74,49 @@ class LocalEngine:
                         done, answer = worker.take()
                     except (EOFError, OSError):  # it is gone, and what it did of this item with it
                         code = worker.stop()
-                        deaths[index] += 1
-                        if deaths[index] == self.attempts:
-                            raise ChildProcessError(
-                                f"{self.attempts} workers died over item {index} ({items[index]}), the last with exit "
-                                f"code {code}; -9 is most often a lack of memory: take fewer workers"
-                            ) from None
-                        waiting.appendleft(index)
+                        lost = deaths.count(index, f"the last with exit code {code}{_MEMORY if code == -9 else ''}")
                         workers[workers.index(worker)] = _Worker(prepare, worker.number)
+                        if lost is None:
+                            waiting.appendleft(index)
+                        else:
+                            yield index, lost
                         continue
                     if not done:
                         error, text = answer
                         raise error from RemoteError(text)
+                    deaths.done = True
                     yield index, answer
         finally:
             for worker in workers:
                 worker.stop()
+
+
+class Deaths:
+    """How many workers died over each item; what becomes of an item that kills all of them, and when a run is given up.
+
+    attempts    workers an item may kill
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self.done = False
+        """Whether any item was finished: then the workers are able, and those that are lost are to blame."""
+        self._count: dict[int, int] = {}
+        self._lost = 0
+
+    def count(self, index: int, reason: str) -> ChildProcessError | None:
+        """One more worker died over an item, for a `reason`: None while it is tried again, then what it failed with.
+
+        Raises ChildProcessError when `attempts` items are lost and none was finished.
+        """
+        self._count[index] = self._count.get(index, 0) + 1
+        if self._count[index] < self.attempts:
+            return None
+        lost = ChildProcessError(f"{self.attempts} workers died over it, {reason}")
+        self._lost += 1
+        if self._lost >= self.attempts and not self.done:
+            raise ChildProcessError(f"the workers die whatever they are given: {lost}")
+        return lost
 
 
 class RemoteError(Exception):

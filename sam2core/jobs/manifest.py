@@ -136,9 +136,19 @@ def run(
     videos: Sequence[Video],
     manifest: Manifest,
 ) -> Iterator[tuple[str, Record]]:
-    """Do what a manifest still lacks, on any engine; each finished video is in the manifest before it is yielded."""
+    """Do what a manifest still lacks, on any engine; each finished video is in the manifest before it is yielded.
+
+    Raises ChildProcessError at the end that names the videos over which workers kept dying; the others are done then.
+    """
     waiting = set(manifest.waiting)
     todo = [video for video in videos if video.name in waiting]
+    lost: list[str] = []
     for index, record in engine.map(writers, todo):
-        manifest.add(todo[index].name, record)
-        yield todo[index].name, record
+        name = todo[index].name
+        if isinstance(record, ChildProcessError):
+            lost.append(f"{name}: {record}")
+            continue
+        manifest.add(name, record)
+        yield name, record
+    if lost:
+        raise ChildProcessError(f"{len(lost)} of {len(todo)} videos could not be done; {'; '.join(lost)}")

@@ -79,12 +79,15 @@ def run_pictures(
     """Do every image or video; `progress(made, done)` is told of each. One that cannot be read stops no other.
 
     `prepare` is what an engine takes; what it makes says of an image that it is done already. So whatever kills a run,
-    the same run again goes on. Raises DiskError when results cannot be written, and Interrupted when the guard is asked
-    to stop; without a guard, a request ends a video in its own way.
+    the same run again goes on, and tries again what failed. An image that kills its workers is one that failed.
+    Raises DiskError when results cannot be written, and Interrupted when the guard is asked to stop; without a guard, a
+    request ends a video in its own way.
     """
     began = time.monotonic()
     made: dict[int, Made] = {}
-    for index, one in engine.map(prepare, pictures):
+    for index, result in engine.map(prepare, pictures):
+        lost = isinstance(result, ChildProcessError)
+        one = Made(str(pictures[index].path), error=str(result)) if lost else result
         made[index] = one
         progress(one, len(made))
         if guard is not None:

@@ -39,6 +39,12 @@ def examine_engine(examination: Examination, engine: Any) -> None:
             found = sorted(engine.map(_dying, [(folder, number) for number in range(4)]))
         if found != [(number, number) for number in range(4)]:
             raise Found(f"after a death, items 0 to 3 gave {found}")
+    with examination.rule("losses", "an item that kills every worker has a ChildProcessError; the others are done"):
+        results = dict(engine.map(_deadly, range(4)))
+        if not isinstance(results.get(1), ChildProcessError):
+            raise Found(f"an item that kills every worker gave {results.get(1)!r}")
+        if {index: results[index] for index in results if index != 1} != {0: 0, 2: 2, 3: 3}:
+            raise Found(f"beside an item that kills every worker, the others gave {results}")
 
 
 def _doubling(number: int) -> Callable[[Any], Any]:
@@ -46,6 +52,17 @@ def _doubling(number: int) -> Callable[[Any], Any]:
         if item is None:
             raise ValueError("cannot double None")
         return 2 * item
+
+    return work
+
+
+def _deadly(number: int) -> Callable[[Any], Any]:
+    """Kills its own process over item 1, every time."""
+
+    def work(item: int) -> int:
+        if item == 1:
+            os._exit(7)
+        return item
 
     return work
 

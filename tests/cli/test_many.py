@@ -82,7 +82,7 @@ def test_objects_have_names_and_classes(run, photos, tmp_path):
 def test_a_picture_that_cannot_be_read_stops_no_other(run, photos, tmp_path):
     (photos / "2.png").write_text("no image")
     ended = run("segment", photos, "--prompts", tmp_path / "boxes.json", "-o", tmp_path / "out", "--json", *TINY)
-    assert ended.code == 1 and "1 of 6 images could not be read" in ended.err
+    assert ended.code == 1 and "1 of 6 images could not be done" in ended.err
     told = json.loads(ended.out)
     assert told["failed"] == [str(photos / "2.png")] and "2.png" in told["reasons"][told["failed"][0]]
     assert len(told["images"]) == 5 and told["images_per_second"] > 0

@@ -218,6 +218,24 @@ def test_two_workers_make_the_same_files(mose, tmp_path):
     assert found[0] == found[1] and set(found[0]) == {"a", "b"}
 
 
+class Deadly(LocalEngine):
+    """Its workers die over the first video."""
+
+    def map(self, prepare, items):
+        yield 0, ChildProcessError("3 workers died over it")
+        for index, result in super().map(prepare, items[1:]):
+            yield index + 1, result
+
+
+def test_a_video_that_kills_its_workers_is_named_when_the_others_are_done(mose, predictor, tmp_path):
+    videos = read(mose)
+    manifest = Manifest(tmp_path / "out", {}, ["a", "b"], resume=False)
+    writers = Writers(lambda number: predictor, Task(), tmp_path / "out")
+    with pytest.raises(ChildProcessError, match="1 of 2 videos could not be done; a: 3 workers died over it"):
+        list(run(Deadly(), writers, videos, manifest))
+    assert Manifest(tmp_path / "out", {}, ["a", "b"], resume=True).waiting == ["a"]
+
+
 # folders -------------------------------------------------------------------------------------------------------------
 
 

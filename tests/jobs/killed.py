@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from sam2core.jobs.engines import LocalEngine
 from sam2core.jobs.folder import SEGMENT, Origin
 from sam2core.jobs.interrupt import InterruptGuard
-from sam2core.jobs.pictures import Made, Picture, attempt, document, is_same, run_pictures
+from sam2core.jobs.pictures import Done, Made, Picture, attempt, document, is_same, run_pictures
 
 SETTINGS = {"model": 1}
 
@@ -35,6 +36,8 @@ def children(parent: int) -> list[int]:
 class Work:
     out: Path
     seconds: float
+    deadly: str = ""
+    """The name of a picture over which every worker dies."""
 
     def __call__(self, number):
         def do(picture: Picture, made: Made) -> None:
@@ -43,6 +46,8 @@ class Work:
             if path.exists() and is_same(json.loads(path.read_text()), origin, SETTINGS):
                 made.notes.append("there already")
                 return
+            if picture.name == self.deadly:
+                os._exit(9)
             time.sleep(self.seconds)
             facts = {"format": SEGMENT, "image": {"sha256": origin.sha256}, "settings": SETTINGS}
             with document(path, json.dumps(facts)):
@@ -51,14 +56,12 @@ class Work:
         return lambda picture: attempt(picture, do)
 
 
-def go(out: Path, files: list[Path], workers: int, seconds: float = 0.0) -> list[Made]:
+def go(out: Path, files: list[Path], workers: int, seconds: float = 0.0, deadly: str = "") -> Done:
     out.mkdir(exist_ok=True)
     pictures = [Picture(file, file.stem) for file in files]
     with InterruptGuard(lambda text: None) as guard:
-        done = run_pictures(
-            LocalEngine(workers, attempts=5), Work(out, seconds), pictures, guard, lambda made, count: None
-        )
-    return done.pictures
+        engine = LocalEngine(workers, attempts=2 if deadly else 5)
+        return run_pictures(engine, Work(out, seconds, deadly), pictures, guard, lambda made, count: None)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,19 @@ def test_killed_workers_and_a_killed_parent_change_nothing(tmp_path):
     before = len(list(out.glob("*.json")))
     again = go(out, files, 1)
     assert content(out) == whole and 20 < before < 60
-    assert sum(bool(one.notes) for one in again) == before
+    assert sum(bool(one.notes) for one in again.pictures) == before
+
+
+def test_a_picture_that_kills_its_workers_is_a_failure_that_the_next_run_tries_again(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    done = go(tmp_path / "out", files, 2, deadly="1")
+    assert [one.path for one in done.failed] == [str(files[1])] and len(done.pictures) == 3
+    assert "2 workers died over it, the last with exit code 9" in done.summary("pictures")["reasons"][str(files[1])]
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {"0", "2", "3"}
+    again = go(tmp_path / "out", files, 2)
+    assert not again.failed and [bool(one.notes) for one in again.pictures] == [True, False, True, True]
 
 
 def content(folder: Path) -> dict[str, bytes]:

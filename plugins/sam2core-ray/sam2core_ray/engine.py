@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from sam2core.jobs.engines import Deaths
+
 Work = Callable[[Any], Any]
 Prepare = Callable[[int], Work]
 
@@ -21,7 +23,7 @@ class RayEngine:
 
     Args:
         workers: how many actors, at most as many as there are items; those for which there is no room yet wait.
-        attempts: how often an item is tried whose actor died before the run is given up.
+        attempts: how often an item is tried whose actor dies.
         gpus: GPUs an actor holds, such as 0.5 for two on each; None: 1 where the cluster has GPUs, else 0.
         cpus: CPUs an actor holds.
 
@@ -40,14 +42,14 @@ class RayEngine:
     def map(self, prepare: Prepare, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Each item's index with its result, as they are finished; see ``sam2core.protocols.Engine``.
 
-        Raises what the function raises, and ChildProcessError when actors keep dying over one item.
+        Raises what the function raises, and ChildProcessError when all that is tried kills its actors.
         """
         if not items:
             return
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
         waiting = deque(range(len(items)))
-        deaths = [0] * len(items)
+        deaths = Deaths(self.attempts)
         actors = [self._actor(prepare, number) for number in range(min(self.workers, len(items)))]
         busy: dict[Any, tuple[int, int]] = {}  # what is awaited -> its actor and its item
         try:
@@ -61,14 +63,14 @@ class RayEngine:
                 except RayTaskError as error:
                     raise error.as_instanceof_cause() from None
                 except RayActorError as error:  # dead, or lost with its node; what it did of this item is lost too
-                    deaths[index] += 1
-                    if deaths[index] >= self.attempts:
-                        raise ChildProcessError(
-                            f"{self.attempts} workers died over item {index} ({items[index]}): {error}"
-                        ) from error
-                    waiting.appendleft(index)
                     actors[number] = self._actor(prepare, number)
+                    lost = deaths.count(index, f"the last one so: {error}")
+                    if lost is None:
+                        waiting.appendleft(index)
+                    else:
+                        yield index, lost
                 else:
+                    deaths.done = True
                     yield index, answer
                 self._give(actors, number, waiting, items, busy)
         finally:

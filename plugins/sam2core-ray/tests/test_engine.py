@@ -37,12 +37,14 @@ def test_it_is_registered():
     assert [record.status for record in registry.plugins() if record.name == "ray"] == ["ok"]
 
 
-def test_an_item_that_kills_every_worker_ends_the_run():
+def test_actors_that_die_whatever_they_are_given_end_the_run():
     def dying(number):
         return lambda item: os._exit(7)
 
-    with pytest.raises(ChildProcessError, match=r"2 workers died over item 0 \(a\)"):
-        list(RayEngine(workers=1, attempts=2).map(dying, ["a"]))
+    [(index, lost)] = RayEngine(workers=1, attempts=2).map(dying, ["a"])
+    assert index == 0 and isinstance(lost, ChildProcessError) and "2 workers died over it" in str(lost)
+    with pytest.raises(ChildProcessError, match="die whatever they are given: 1 workers died over it"):
+        list(RayEngine(workers=1, attempts=1).map(dying, ["a", "b"]))
     with pytest.raises(ValueError, match="1 or more, not 0 and 3"):
         RayEngine(workers=0)
 
