@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parents[1]
 TINY, LARGE, NANO = "sam2.1_hiera_t", "sam2.1_hiera_l", "sam2core_nano"
 RUNS = (
     (TINY, "", ("--weights", "none", "--stages", "encode,prompt,track", "--objects", "1", "--frames", "6")),
-    (TINY, ", bfloat16", ("--weights", "none", "--stages", "encode", "--dtype", "bfloat16")),
+    (TINY, ", bfloat16", ("--weights", "none", "--stages", "encode", "--dtype", "bf16")),
     (LARGE, "", ("--weights", "none", "--stages", "encode")),
     (NANO, "", ("--stages", "decode,encode,prompt,track,automask", "--objects", "1,4")),
 )
