@@ -2,8 +2,9 @@
 
     python benchmarks/releases.py ../sam2core-before --rounds 5 --json benchmarks/results/releases.json
 
-Each round starts `sam2core bench` in a process of its own for either checkout, first the one, then the other; the order
-changes from round to round. A row is the median of the ratios within rounds: above 1.00 this checkout is faster.
+Each step of a round starts a process for the one checkout, then for the other; the order changes from round to round. A
+row is the median of the ratios within rounds: above 1.00 this checkout is faster. bfloat16 is left out on processors
+without products of that type, where one encoding takes minutes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HERE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(HERE))
+
+from benchmarks.image import processor_name  # noqa: E402
+
 TINY, LARGE, NANO = "sam2.1_hiera_t", "sam2.1_hiera_l", "sam2core_nano"
 RUNS = (
     (TINY, "", ("--weights", "none", "--stages", "encode,prompt,track", "--objects", "1", "--frames", "6")),
@@ -43,22 +51,32 @@ def run(checkout: Path, *words: str) -> float:
     return time.perf_counter() - started
 
 
-def measured(checkout: Path, folder: Path, machine: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every row of one round: its name and its seconds. What `bench` says of the machine goes into `machine`."""
-    yield "process start to --version", run(checkout, "--version")
+def started(checkout: Path, folder: Path) -> dict[str, float]:
+    """Seconds from the process's start to its first answers."""
     picture, out = checkout / "registry" / "samples" / "cat.jpg", tempfile.mkdtemp(dir=folder)
-    yield (
-        f"process start to the first mask, {NANO}",
-        run(checkout, "segment", str(picture), "--point", "172,128", "-o", out),
-    )
-    for model, kind, words in RUNS:
-        file = folder / "bench.json"
-        run(checkout, "bench", "-m", model, *words, "--rounds", "2", "--json", str(file), "-q")
-        found = json.loads(file.read_text(encoding="utf-8"))
-        machine.update({key: found[key] for key in ("device", "torch", "threads")})
-        for row in found["rows"]:
-            seconds = statistics.median(row["warm"]) if row["warm"] else row["first"]
-            yield f"{model}{kind}: {row['stage']}", seconds
+    return {
+        "process start to --version": run(checkout, "--version"),
+        f"process start to the first mask, {NANO}": run(
+            checkout, "segment", str(picture), "--point", "172,128", "-o", out
+        ),
+    }
+
+
+def benched(model: str, kind: str, words: Sequence[str], checkout: Path, folder: Path) -> dict[str, float]:
+    """Seconds of each stage of one call of `sam2core bench`."""
+    file = folder / "bench.json"
+    run(checkout, "bench", "-m", model, *words, "--rounds", "2", "--json", str(file), "-q")
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return {
+        f"{model}{kind}: {row['stage']}": statistics.median(row["warm"]) if row["warm"] else row["first"]
+        for row in rows
+    }
+
+
+def steps() -> list[Callable[[Path, Path], dict[str, float]]]:
+    """What a round consists of: each takes a checkout and a folder, and gives its rows."""
+    able = [row for row in RUNS if "bf16" not in row[2] or torch.ops.mkldnn._is_mkldnn_bf16_supported()]
+    return [started, *(partial(benched, *row) for row in able)]
 
 
 def main() -> None:
@@ -68,25 +86,25 @@ def main() -> None:
     asked.add_argument("--json", type=Path, required=True, help="where every second is written, after each round")
     given = asked.parse_args()
     sides = {"before": given.before.resolve(), "after": HERE}
-    machine: dict[str, Any] = {}
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: {side: [] for side in sides})
     for number in range(given.rounds):
-        for side in sorted(sides, reverse=number % 2 == 0):
-            with tempfile.TemporaryDirectory() as folder:
-                for row, spent in measured(sides[side], Path(folder), machine):
-                    seconds[row][side].append(spent)
-        given.json.write_text(json.dumps(report(machine, sides, seconds), indent=1) + "\n", encoding="utf-8")
+        for step in steps():
+            for side in sorted(sides, reverse=number % 2 == 0):
+                with tempfile.TemporaryDirectory() as folder:
+                    for row, spent in step(sides[side], Path(folder)).items():
+                        seconds[row][side].append(spent)
+            given.json.write_text(json.dumps(report(sides, seconds), indent=1) + "\n", encoding="utf-8")
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
-    for row in report(machine, sides, seconds)["rows"]:
+    for row in report(sides, seconds)["rows"]:
         print(f"{row['ratio']:6.3f}  {min(row['before']):8.3f} s  {min(row['after']):8.3f} s  {row['row']}")
 
 
-def report(
-    machine: dict[str, Any], sides: dict[str, Path], seconds: dict[str, dict[str, list[float]]]
-) -> dict[str, Any]:
+def report(sides: dict[str, Path], seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """Which commits were compared, where, and each row's seconds with the median of its ratios."""
     return {
-        **machine,
+        "processor": processor_name(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
         **{side: commit(checkout) for side, checkout in sides.items()},
         "rows": [
             {"row": row, "ratio": statistics.median(b / a for b, a in zip(found["before"], found["after"])), **found}
