@@ -7,4 +7,5 @@ for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
     if case.find("skipped") is not None:
         file = case.attrib["file"]
         # A file that was left out as a whole stands there without a class
-        print(f"{file}::{case.attrib['name']}" if case.attrib["classname"] else file)
+        name = f"{file}::{case.attrib['name']}" if case.attrib["classname"] else file
+        sys.stdout.write(name + "\n")
