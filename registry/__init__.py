@@ -8,6 +8,7 @@ Names and specs are plain text until something is built: importing this package 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ __all__ = [
     "predictor",
     "spec",
 ]
+
+logger = logging.getLogger(__name__)
 
 _ARGUMENTS = ("weights", "device", "dtype", "image_size", "cache_dir", "offline", "revision")
 _BUILD_ARGUMENTS = (*_ARGUMENTS, "partial")
@@ -217,6 +220,7 @@ def _build(
     **hub: Any,
 ) -> Sam2:
     from registry.assemble import assemble, device_of, dtype_of, init_empty_weights
+    from sam2core.ops.cpu.products import multiplies
     from sam2core.prepare import prepare
 
     if not isinstance(weights, bool | str | os.PathLike):
@@ -225,6 +229,12 @@ def _build(
     if weights is True and value.weights is None:
         raise WeightsError(
             f"{value.name} has no weights of its own: pass weights=False for a fresh initialisation, or weights='file'"
+        )
+    if place.type == "cpu" and not multiplies(precision):
+        logger.warning(
+            "%s in %s: this processor multiplies no matrices of that type, so float32 is many times faster",
+            value.name,
+            str(precision).removeprefix("torch."),
         )
     zoo = current()
     zoo.ask_once("register_kernels")

@@ -283,3 +283,13 @@ def test_a_predictor_over_a_model_that_is_built() -> None:
         registry.predictor(model, dtype="bfloat16")
     with pytest.raises(registry.SpecError, match="did you mean 'iou_threshold'"):
         registry.predictor(model, "automask", conf=0.5)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_type_that_the_processor_crawls_in_is_told(monkeypatch, caplog, has):
+    monkeypatch.setattr("sam2core.ops.cpu.products.multiplies", lambda dtype: has or dtype == torch.float32)
+    registry.build("test_tiny", weights=False)
+    assert not caplog.records
+    registry.build("test_tiny", weights=False, dtype="bf16")
+    told = [record.getMessage() for record in caplog.records]
+    assert (not told) if has else "test_tiny in bfloat16" in told[0] and "float32 is faster" in told[0]

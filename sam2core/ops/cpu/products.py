@@ -54,8 +54,21 @@ def _fused(dtype: torch.dtype) -> Callable[..., Tensor] | None:
     found = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
     if found is None or str(found.default._schema) != FUSED:
         return None
-    fast = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return found.default if fast else None
+    return found.default if dtype in (torch.float32, torch.bfloat16) and multiplies(dtype) else None
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of that type on this processor; torch makes slow loops of the others.
+
+    Where torch has no oneDNN (Apple's processors) nothing is known, and the answer is yes.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return True
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
 
 
 def is_plain(layer: nn.Module) -> bool:
