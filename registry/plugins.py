@@ -7,12 +7,10 @@ SAM2CORE_STRICT_PLUGINS  "1": a plugin's failure is raised where it happens (for
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
 import os
 import re
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ import pluggy
 import sam2core.hooks
 from registry.components import Components
 from registry.errors import DuplicateName, hint, nearest
+from registry.installed import Point, points
 from registry.spec import Specs
 from sam2core.hooks import PROJECT
 
@@ -186,9 +185,7 @@ def _called(plugin: object) -> str:
     return getattr(plugin, "__name__", None) or type(plugin).__name__
 
 
-def discover(
-    entry_points: Iterable[importlib.metadata.EntryPoint] | None = None, environ: Mapping[str, str] = os.environ
-) -> Zoo:
+def discover(entry_points: Iterable[Point] | None = None, environ: Mapping[str, str] = os.environ) -> Zoo:
     """A new Zoo: the built-in plugins, then those of the installed distributions (or of `entry_points`)."""
     zoo = Zoo(environ)
     for name, module in BUILT_IN.items():
@@ -196,15 +193,15 @@ def discover(
     chosen = environ.get("SAM2CORE_PLUGINS")
     names = None if chosen is None else {name.strip() for name in chosen.split(",") if name.strip()}
     if entry_points is None:
-        entry_points = importlib.metadata.entry_points(group=PROJECT)
+        entry_points = points()
     met: set[str] = set()
-    for point in sorted(entry_points, key=lambda point: (_distribution(point), point.name)):
-        record = PluginRecord(point.name, *_distribution(point), "ok")
+    for point in sorted(entry_points, key=lambda point: (point.distribution, point.version, point.name)):
+        record = PluginRecord(point.name, point.distribution, point.version, "ok")
         if names is not None and point.name not in names:
             zoo._records.setdefault(record.name, replace(record, status="off"))
             continue
         met.add(point.name)
-        zoo._offer(record, point.load, (point.dist.requires if point.dist is not None else None) or ())
+        zoo._offer(record, point.load, point.requires)
     known = sorted({*zoo._records, *met})
     for name in sorted((names or set()) - met - {PROJECT}):
         record = PluginRecord(name, "", "", "ok")
@@ -215,6 +212,8 @@ def discover(
 
 def stray() -> list[str]:
     """Entry points that were probably meant for us and are in a group that nobody reads, one sentence each."""
+    import importlib.metadata
+
     every = importlib.metadata.distributions()
     found = {(point.group, f"{one.name} {one.version}") for one in every for point in one.entry_points}
     return [
@@ -257,6 +256,8 @@ _OURS = tuple(
 
 def _where(error: BaseException) -> str:
     """The place in a stranger's file where it went wrong, or nothing when that is not in one."""
+    import traceback
+
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith("<") or "importlib" in Path(frame.filename).parts:
             continue
@@ -275,11 +276,6 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, DuplicateName):
         return "; so the second is left out whole: uninstall one, or name in SAM2CORE_PLUGINS those that you want"
     return ""
-
-
-def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Its name and version, empty where nobody wrote them down: a folder of metadata may lack the file METADATA."""
-    return ("", "") if point.dist is None else (point.dist.name or "", point.dist.version or "")
 
 
 def _own_version() -> str:

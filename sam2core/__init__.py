@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from sam2core.types import TokenBlock as TokenBlock
 
     registry: ModuleType
-    __version__: str
+
+__version__ = "0.1.0"
 
 _NOUNS = """
 DecoderOutput FrameMemory ImageFeatures Keep Label MaskCandidates MaskPrediction Multimask Prompt Recall TokenBlock
@@ -51,8 +52,6 @@ def __getattr__(name: str) -> Any:
         value: Any = getattr(importlib.import_module(_MODULES[name]), name)
     elif name == "registry":
         value = _registry()
-    elif name == "__version__":
-        value = _version()
     else:
         raise AttributeError(f"module 'sam2core' has no attribute {name!r}")
     globals()[name] = value
@@ -61,15 +60,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sam2core")
-    except PackageNotFoundError:  # a checkout that was never installed
-        return "0.1.0"
 
 
 def _registry() -> ModuleType:

@@ -10,9 +10,6 @@ import errno
 import json
 import os
 import re
-import secrets
-import shutil
-import socket
 import stat
 import sys
 import time
@@ -87,7 +84,7 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
         raise FileError(f"{path.parent} is no folder")
     with disk_errors(path.parent):
         _sweep(path)
-        part = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.part")
+        part = path.with_name(f"{_prefix(path)}{os.getpid()}-{os.urandom(4).hex()}.part")
         try:
             handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             mode = stat.S_IMODE(os.fstat(handle).st_mode)  # what the user's mask leaves of it
@@ -165,7 +162,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise FileError(f"{folder} cannot be a folder: a file stands in its place") from error
-        trial = folder / f".{os.getpid()}-{secrets.token_hex(4)}.part"
+        trial = folder / f".{os.getpid()}-{os.urandom(4).hex()}.part"
         try:
             trial.write_bytes(bytes(4096))
         finally:
@@ -196,6 +193,8 @@ def _sync(path: Path) -> None:
 
 
 def _free(folder: str | os.PathLike[str]) -> int:
+    import shutil
+
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
@@ -204,6 +203,8 @@ def _free(folder: str | os.PathLike[str]) -> int:
 
 def _prefix(path: Path) -> str:
     """How the temporary files of `path` begin: its name, then the machine, for folders that several share."""
+    import socket
+
     machine = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:40]
     return f".{path.name[:40]}.{machine}-"
 

@@ -28,7 +28,7 @@ def said(key: str) -> str:
 def test_the_version_is_the_same_wherever_it_is_said():
     version = said("version")
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
-    assert f'return "{version}"' in Path(sam2core.__file__).read_text(encoding="utf-8")
+    assert f'__version__ = "{version}"' in Path(sam2core.__file__).read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
     assert released[0] == version, "the newest version of the changelog that is not called unreleased"

@@ -167,14 +167,18 @@ def _direct_cached(source: Source, path: Path, tried: list[tuple[str, str]]) -> 
 
 def _hub_cached(source: Source, cache_dir: str | Path | None, tried: list[tuple[str, str]]) -> tuple[Path | None, bool]:
     """The copy in the hub's cache, if it is whole; and whether there is one that is not."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     assert source.repo is not None
     folder = Path(cache_dir or constants.HF_HUB_CACHE)
-    place = f"{folder / ('models--' + source.repo.replace('/', '--'))}"
-    found = try_to_load_from_cache(source.repo, source.file, cache_dir=cache_dir, revision=source.revision)
+    place = folder / ("models--" + source.repo.replace("/", "--"))
+    found = None
+    if place.is_dir():  # the function comes with all that downloads, half of what listing the models would import
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.repo, source.file, cache_dir=cache_dir, revision=source.revision)
     if not isinstance(found, str):
-        tried.append((place, f"{source.file} is not in this cache"))
+        tried.append((str(place), f"{source.file} is not in this cache"))
         return None, False
     path = Path(found)
     if (wrong := _wrong_size(path, source)) is not None:

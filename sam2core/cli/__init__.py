@@ -7,19 +7,17 @@ missing, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM).
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
 
 import sam2core
-from registry.errors import DuplicateName, nearest
 from sam2core.cli.allocator import keep_freed_memory
 from sam2core.cli.wording import in_options
 from sam2core.jobs.interrupt import ended_at_once, exit_code
+from sam2core.older import nearest
 
 VERBS = (
     "segment",
@@ -91,6 +89,8 @@ class Program(click.Group):
         """Take a plugin's command; a name that is taken is refused, not replaced."""
         name = name or cmd.name or ""
         if name in VERBS or name in self.commands:
+            from registry.errors import DuplicateName
+
             raise DuplicateName(f"the command {name!r} exists already")
         super().add_command(cmd, name)
 
@@ -126,11 +126,15 @@ class Program(click.Group):
 
 def _trace(ctx: click.Context) -> None:
     if ctx.meta.get("sam2core.verbose"):
+        import traceback
+
         click.echo(traceback.format_exc(), err=True)
 
 
 def _be_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
+        import logging
+
         ctx.meta["sam2core.verbose"] = True
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 

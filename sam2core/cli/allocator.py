@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 
@@ -23,6 +22,8 @@ def keep_freed_memory() -> str:
         return "the system's own: the settings are glibc's"
     if named := sorted(name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"):
         return f"as the environment says: {', '.join(named)}"
+    import ctypes
+
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     refused = [parameter for parameter, value in SETTINGS.items() if not mallopt(parameter, value)]

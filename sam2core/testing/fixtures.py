@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from registry.installed import scan
 from sam2core.testing.isolation import isolated
 
 __all__ = ["Installed", "installed", "isolated_registry"]
@@ -87,11 +88,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
 
     every = importlib.metadata.distributions
 
-    def entry_points(**params: Any) -> importlib.metadata.EntryPoints:
-        found = every(path=[str(site)])
-        return importlib.metadata.EntryPoints(p for one in found for p in one.entry_points).select(**params)
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(importlib.import_module("registry.plugins"), "points", lambda: scan([site]))
     monkeypatch.setattr(importlib.metadata, "distributions", lambda **context: every(path=[str(site)]))
     fixture = Installed(site, monkeypatch)
     fixture.again()

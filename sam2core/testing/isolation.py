@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import registry
+from registry.installed import Point
 
 if TYPE_CHECKING:
     from registry.plugins import Zoo
@@ -38,7 +38,7 @@ def isolated(*plugins: str | ModuleType, strict: bool = True) -> Iterator[Zoo]:
     """
     zoo_of: Any = importlib.import_module("registry.plugins")  # `registry.plugins` itself is the function
     names = [plugin if isinstance(plugin, str) else plugin.__name__ for plugin in plugins]
-    points = [importlib.metadata.EntryPoint(name, name, zoo_of.PROJECT) for name in names]
+    points = [Point(name, name) for name in names]
     before = zoo_of._zoo
     zoo_of._zoo = zoo_of.discover(points, {"SAM2CORE_STRICT_PLUGINS": "1"} if strict else {})
     try:

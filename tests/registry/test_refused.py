@@ -142,10 +142,10 @@ def test_a_missing_plugin_is_named_where_a_checkpoint_asks_for_it(tmp_path: Path
 
 
 def test_a_plugin_that_is_left_out_is_named(tmp_path: Path) -> None:
-    from importlib.metadata import EntryPoint
+    from registry.installed import Point
 
     plugins = importlib.import_module("registry.plugins")  # a function of the package has the same name
-    zoo = plugins.discover([EntryPoint("acme", "acme", "sam2core")], {"SAM2CORE_PLUGINS": ""})
+    zoo = plugins.discover([Point("acme", "acme")], {"SAM2CORE_PLUGINS": ""})
     with pytest.raises(UnknownName, match="'acme' is plugin 'acme' .*, which SAM2CORE_PLUGINS leaves out"):
         load("test_tiny", ["memory_policy.type=acme.memory"], zoo=zoo)
 
