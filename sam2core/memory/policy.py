@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sam2core.memory.bank import MemoryBank
-from sam2core.types import FrameMemory, Keep, MaskCandidates, MaskPrediction, Recall
+from sam2core.memory.readout import rows_of
+from sam2core.types import FrameMemory, Keep, MaskCandidates, MaskPrediction, Prompt, Recall
 
 
 class MemoryPolicy:
@@ -128,3 +131,38 @@ class RecentFrames(MemoryPolicy):
         order = [at for at in (before, after) if at is not None]
         rest = sorted((at for at in prompted if at not in order), key=lambda at: abs(at - frame))
         return {at: prompted[at] for at in (order + rest)[: self.prompted]}
+
+
+class UnrelatedPictures(MemoryPolicy):
+    """Another policy over pictures that have nothing to do with each other: no motion, and nothing but prompted frames.
+
+    What was found on one picture is not kept for the next, and no mask is carried from one to the other. `policy` says
+    what to believe and in which slots the prompted frames are recalled.
+    """
+
+    horizon = 0
+
+    def __init__(self, policy: MemoryPolicy) -> None:
+        self.policy = policy
+        self.clearing = policy.clearing
+
+    def start(self) -> Any:
+        return self.policy.start()
+
+    def copy(self, state: Any) -> Any:
+        return self.policy.copy(state)
+
+    def choose(self, candidates: MaskCandidates, state: Any) -> Tensor:
+        return self.policy.choose(candidates, state)
+
+    def keep(self, answer: MaskPrediction, memory: FrameMemory, bank: MemoryBank, state: Any) -> Keep | None:
+        return None
+
+    def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
+        return self.policy.recall(bank, frame, backwards=backwards, length=length, state=state)
+
+    def tracking_prompt(
+        self, recalls: Sequence[Recall], mask_input_size: tuple[int, int], device: torch.device
+    ) -> Prompt:
+        """No prompt, whatever the model's own policy says of a frame that follows another."""
+        return Prompt.nothing(sum(map(rows_of, recalls)), device)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from sam2core.media.images import ImageLike, at_hand, read_image
 from sam2core.model import Sam2
 from sam2core.older import check_keywords, takes_our_words
 from sam2core.ops import masks as mask_ops
-from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named
+from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named, row_called
+from sam2core.predictors.picture_memory import PictureMemory
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
     check_given,
@@ -32,6 +33,9 @@ from sam2core.predictors.transforms import (
     to_model_points,
 )
 from sam2core.types import MASK_INPUT_LIMIT, DecoderOutput, ImageFeatures, Label, Prompt
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PROMPT_KEYS = ("points", "labels", "box", "mask_input", "multimask_output")
 
@@ -75,7 +79,7 @@ class ImageResult(ObjectMasks):
         return self._with(lambda tensor: tensor[row, rank])
 
     @property
-    def objects(self) -> tuple[int, ...]:
+    def objects(self) -> tuple[Hashable, ...]:
         return tuple(range(self.iou.shape[0]))
 
     @property
@@ -92,16 +96,16 @@ class ImageResult(ObjectMasks):
                 mask = self._enlarged(best.cleaned[row : row + 1])[0, 0]
             yield mask.cpu().numpy()
 
-    def cpu(self) -> ImageResult:
+    def cpu(self) -> Self:
         return self._with(lambda tensor: tensor.cpu())
 
-    def _rows(self, rows: list[int]) -> ImageResult:
+    def _rows(self, rows: list[int]) -> Self:
         return self._with(lambda tensor: tensor[rows])
 
     def _enlarged(self, logits: Tensor) -> Tensor:
         return mask_ops.resize(logits, self.size) > self.threshold
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> ImageResult:
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same result with its tensors changed, those among them that were made from others already."""
         with torch.inference_mode(False), torch.no_grad():
             other = replace(self, cleaned=change(self.cleaned), iou=change(self.iou), logits=change(self.logits))
@@ -111,6 +115,42 @@ class ImageResult(ObjectMasks):
 
     def _where(self) -> str:
         return "" if self.iou.shape[1] == 1 else f" of {self.iou.shape[1]} candidates each"
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RememberedResult(ImageResult):
+    """Where remembered objects are on a picture: a mask each, and whether they are there at all.
+
+    Objects are called as `ImagePredictor.remember` was told: ``result["cup"]`` is the result of one.
+    """
+
+    object_ids: tuple[Hashable, ...]
+    object_score: Tensor  # (K,) > 0: the object is in the picture; the masks of the others are empty
+
+    @property
+    def objects(self) -> tuple[Hashable, ...]:
+        return self.object_ids
+
+    @property
+    def visible(self) -> np.ndarray:
+        """Which objects the model holds to be in the picture, (K,) bool: ``result[result.visible]`` has those alone."""
+        return (self.object_score > 0).cpu().numpy()
+
+    def cpu(self) -> Self:
+        return replace(super().cpu(), object_score=self.object_score.cpu())
+
+    def _rows(self, rows: list[int]) -> Self:
+        ids = tuple(self.object_ids[row] for row in rows)
+        return replace(super()._rows(rows), object_ids=ids, object_score=self.object_score[rows])
+
+    def _row(self, key: Any) -> int:
+        return row_called(key, self.objects)
+
+    def _names(self, names: Any) -> list[str]:
+        return super()._names(True if names is None and len(self) > 1 else names)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"object_score": self.object_score.cpu().numpy()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +165,10 @@ class ImagePredictor:
     """Segments images from points, boxes and masks.
 
     `encode` runs the image encoder and returns a handle; the handle answers any number of prompts. Nothing is kept on
-    the predictor, so any number of threads can share one. Options: `mask_threshold` on the logits (0.0 is even odds);
-    `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels; `keep_largest` keeps one region;
-    `keep_clicked` keeps the regions that hold a positive click, however small, where there is one.
+    the predictor but what it is told to `remember`, so any number of threads can share one. Options: `mask_threshold`
+    on the logits (0.0 is even odds); `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels;
+    `keep_largest` keeps one region; `keep_clicked` keeps the regions that hold a positive click, however small, where
+    there is one.
     Source: Meta's ``SAM2ImagePredictor``, without its hidden state.
     """
 
@@ -148,18 +189,45 @@ class ImagePredictor:
         self.postprocess = Postprocess(
             fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
         )
+        self.memory = PictureMemory.of(self.model)
+        """What was remembered: a value, which `remember` and `forget` replace."""
 
     def __repr__(self) -> str:
         return f"<ImagePredictor of {named(self.model)}>"
 
     @overload
-    def __call__(self, images: list[Any] | tuple[Any, ...], prompts: Any) -> list[ImageResult]: ...
+    def __call__(self, images: list[Any] | tuple[Any, ...], prompts: Any = None) -> list[ImageResult]: ...
     @overload
     def __call__(self, images: ImageLike, points: Any = None, **prompt: Any) -> ImageResult: ...
 
     def __call__(self, images: Any, *prompts: Any, **prompt: Any) -> Any:
         """`encode` an image, or a list of them, and `predict`, whose arguments follow the images."""
         return self.encode(images).predict(*prompts, **prompt)
+
+    @takes_our_words
+    def remember(
+        self, picture: ImageLike | ImageHandle, masks: Any, *, object_ids: Sequence[Hashable] | None = None
+    ) -> None:
+        """Remember objects on a labelled picture, to find them on others: `predict` without a prompt does.
+
+        `masks` are booleans or integers, of which 0 is off the object, at the picture's size: (H, W) for one object or
+        (K, H, W); or an earlier result, whose best candidates are taken. `object_ids` says what they are called (a
+        result's own, or numbers from 0): a name that is known already is the same object, seen once more. Raises
+        ValueError, and remembers nothing, for wrong shapes, an empty mask, and weights that have no memory.
+        """
+        handle = picture if isinstance(picture, ImageHandle) else self.encode(picture)
+        self.memory = self.memory.remember(handle.unconditioned(), handle.size, masks, object_ids)
+
+    def forget(self) -> None:
+        """Forget all that was remembered."""
+        self.memory = PictureMemory.of(self.model)
+
+    def load_memory(self, path: str | os.PathLike[str]) -> None:
+        """Remember what a memory holds that ``predictor.memory.save(path)`` wrote, in place of what was remembered.
+
+        Raises ValueError for a file that holds none, or one of another model.
+        """
+        self.memory = self.memory.load(path)
 
     @overload
     def encode(self, images: list[Any] | tuple[Any, ...]) -> ImageBatchHandle: ...
@@ -177,15 +245,16 @@ class ImagePredictor:
         """
         if not isinstance(images, list | tuple):
             image = at_hand(images)
-            features, sizes = self._encode([image])
-            return ImageHandle(self, features, sizes[0], image)
+            embedding, features, sizes = self._encode([image])
+            return ImageHandle(self, features, sizes[0], image, embedding)
         if not images:
             raise ValueError("there is no image to encode: the list is empty")
         pictures = [at_hand(image) for image in images]
-        features, sizes = self._encode(pictures)
-        return ImageBatchHandle(self, features, sizes, pictures)
+        embedding, features, sizes = self._encode(pictures)
+        return ImageBatchHandle(self, features, sizes, pictures, embedding)
 
-    def _encode(self, images: Sequence[ImageLike]) -> tuple[ImageFeatures, list[tuple[int, int]]]:
+    def _encode(self, images: Sequence[ImageLike]) -> tuple[Tensor, ImageFeatures, list[tuple[int, int]]]:
+        """The embedding as it was encoded, what prompts are asked of, and the sizes."""
         values = [read_image(image) for image in images]
         pixels = [to_model(value.to(self.model.device), self.model.image_size) for value in values]
         features = self.model.encode(torch.cat(pixels))
@@ -195,7 +264,7 @@ class ImagePredictor:
             position=_ordinary(features.position),
             high_res_features=tuple(_ordinary(level) for level in features.high_res_features),
         )
-        return kept, [(value.shape[1], value.shape[2]) for value in values]
+        return _ordinary(features.embedding), kept, [(value.shape[1], value.shape[2]) for value in values]
 
     def load(self, path: str | os.PathLike[str]) -> ImageHandle | ImageBatchHandle:
         """A handle that was saved before; the tensors are mapped from the file.
@@ -209,27 +278,49 @@ class ImagePredictor:
             about = older.session(older.renamed(json.loads(metadata["sam2core.handle"])))
             if about["model"] != (mine := self.model.fingerprint()):
                 raise ValueError(f"{str(path)!r} was encoded by another model: {about['model']}, this one is {mine}")
+            # files of before have the embedding as it was conditioned, and nothing to remember it by
+            encoded = file.get_tensor("encoded") if "encoded" in file.keys() else None
             features = ImageFeatures(
-                embedding=file.get_tensor("embedding"),
+                embedding=file.get_tensor("embedding") if encoded is None else encoded,
                 position=file.get_tensor("position"),
                 # older files say "skip"
                 high_res_features=tuple(
                     file.get_tensor(name) for name in sorted(file.keys()) if name.startswith(("high_res.", "skip."))
                 ),
             )
+        if encoded is not None:
+            with torch.no_grad():
+                features = replace(features, embedding=self.model.condition(features, None))
         sizes = [(height, width) for height, width in about["sizes"]]
         if about["batch"]:
-            return ImageBatchHandle(self, features, sizes)
-        return ImageHandle(self, features, sizes[0])
+            return ImageBatchHandle(self, features, sizes, encoded=encoded)
+        return ImageHandle(self, features, sizes[0], encoded=encoded)
 
-    def _save(
-        self, path: str | os.PathLike[str], features: ImageFeatures, sizes: Sequence[tuple[int, int]], *, batch: bool
-    ) -> None:
-        tensors = {"embedding": features.embedding, "position": features.position}
+    def _save(self, path: str | os.PathLike[str], handle: ImageHandle | ImageBatchHandle) -> None:
+        batch = isinstance(handle, ImageBatchHandle)
+        features, sizes = handle.features, handle.sizes if isinstance(handle, ImageBatchHandle) else [handle.size]
+        embedding = {"embedding": features.embedding} if handle.encoded is None else {"encoded": handle.encoded}
+        tensors = {**embedding, "position": features.position}
         tensors |= {f"high_res.{index}": level for index, level in enumerate(features.high_res_features)}
         about = {"model": self.model.fingerprint(), "sizes": list(sizes), "batch": batch}
         own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         files.save_tensors(path, own, {"sam2core.handle": json.dumps(about)}, force=True)
+
+    def _find(self, handle: ImageHandle) -> RememberedResult:
+        """The remembered objects on a picture."""
+        logits, iou, object_score = self.memory.find(handle.unconditioned())
+        clean = self.postprocess(logits.unsqueeze(1))
+        with torch.inference_mode(False), torch.no_grad():
+            return RememberedResult(
+                object_ids=tuple(self.memory.tracks),
+                cleaned=clean.clone(),
+                iou=iou.unsqueeze(1).clone(),
+                object_score=object_score.clone(),
+                logits=logits.unsqueeze(1).clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT),
+                size=handle.size,
+                threshold=self.mask_threshold,
+                picture=handle.picture,
+            )
 
     def _request(
         self,
@@ -355,14 +446,22 @@ class ImageHandle:
     """One encoded image; answers any number of prompts, from any number of threads."""
 
     def __init__(
-        self, predictor: ImagePredictor, features: ImageFeatures, size: tuple[int, int], picture: Picture = None
+        self,
+        predictor: ImagePredictor,
+        features: ImageFeatures,
+        size: tuple[int, int],
+        picture: Picture = None,
+        encoded: Tensor | None = None,
     ) -> None:
         self.predictor = predictor
         self.features = features
+        """What prompts are asked of: the image, conditioned on an empty past."""
         self.size = size
         """The image's (H, W), in whose pixels prompts are given and masks returned."""
         self.picture = picture
         """The image as it was given; None where it is not known, as of a handle that was saved."""
+        self.encoded = encoded
+        """The embedding as it was encoded, before it was conditioned; None where it is not known."""
 
     def __repr__(self) -> str:
         return f"<ImageHandle: {self.size[1]}x{self.size[0]} pixels, encoded by {named(self.predictor.model)}>"
@@ -387,14 +486,28 @@ class ImageHandle:
         `multimask_output`: True gives three candidates per object, in the model's order (`ImageResult.best` takes the
         one with the highest estimate), False the single mask; None, the default, gives one
         mask by the model's own rule: the best of three for a lone click, which is ambiguous, and the single mask for
-        everything else. Raises ValueError for wrong shapes, labels and places.
+        everything else. Without a prompt the answer is where the objects are that the predictor was told to `remember`,
+        a `RememberedResult`. Raises ValueError for wrong shapes, labels and places.
         """
+        if self.predictor.memory.pictures and points is labels is box is mask_input is None:
+            if multimask_output:
+                raise ValueError("a remembered object has one mask on a picture, the one that the model believes")
+            return self.predictor._find(self)
         request = self.predictor._request(self.size, points, labels, box, mask_input, multimask_output)
         return self.predictor._answer(self.features, [self.size], [request], [self.picture])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the encoded image to a safetensors file that `ImagePredictor.load` reads."""
-        self.predictor._save(path, self.features, [self.size], batch=False)
+        self.predictor._save(path, self)
+
+    def unconditioned(self) -> ImageFeatures:
+        """The image as it was encoded, which memories are made of and are read for.
+
+        Raises ValueError for a handle that does not hold it: one that was saved before pictures could be remembered.
+        """
+        if self.encoded is None:
+            raise ValueError("this encoded image cannot be used with remembered pictures: encode it anew")
+        return replace(self.features, embedding=self.encoded)
 
 
 class ImageBatchHandle:
@@ -406,11 +519,13 @@ class ImageBatchHandle:
         features: ImageFeatures,
         sizes: Sequence[tuple[int, int]],
         pictures: Sequence[Picture] = (),
+        encoded: Tensor | None = None,
     ) -> None:
         self.predictor = predictor
         self.features = features
         self.sizes = list(sizes)
         self.pictures = list(pictures) or [None] * len(self.sizes)
+        self.encoded = encoded
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{width}x{height}" for height, width in self.sizes[:TOLD])
@@ -425,16 +540,22 @@ class ImageBatchHandle:
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
         one = self.features.rows(slice(index, index + 1))
-        return ImageHandle(self.predictor, one, self.sizes[index], self.pictures[index])
+        encoded = None if self.encoded is None else self.encoded[index : index + 1]
+        return ImageHandle(self.predictor, one, self.sizes[index], self.pictures[index], encoded)
 
     @takes_our_words
     @torch.inference_mode()
-    def predict(self, prompts: Sequence[Mapping[str, Any] | None]) -> list[ImageResult]:
+    def predict(self, prompts: Sequence[Mapping[str, Any] | None] | None = None) -> list[ImageResult]:
         """One result per image, from one decoder call; a prompt holds the arguments of `ImageHandle.predict`.
 
         Images may have different numbers of objects and points; None or an empty prompt gets a result without masks.
-        Raises ValueError when the prompts do not fit the images, naming the image.
+        Without `prompts` the remembered objects are looked for on all of them, one after the other. Raises ValueError
+        when the prompts do not fit the images, naming the image.
         """
+        if prompts is None:
+            if not self.predictor.memory.pictures:
+                raise ValueError(f"there are {len(self)} images and no prompts, and no picture was remembered")
+            return [self.predictor._find(self[index]) for index in range(len(self))]
         if isinstance(prompts, Mapping) or len(prompts) != len(self):
             count = "one prompt" if isinstance(prompts, Mapping) else f"{len(prompts)} prompts"
             raise ValueError(f"there are {len(self)} images and {count}; give a list of one prompt (or None) per image")
@@ -452,4 +573,4 @@ class ImageBatchHandle:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the encoded images to a safetensors file that `ImagePredictor.load` reads."""
-        self.predictor._save(path, self.features, self.sizes, batch=True)
+        self.predictor._save(path, self)

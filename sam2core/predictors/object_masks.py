@@ -297,6 +297,15 @@ class ObjectMasks(ABC):
         return ""
 
 
+def row_called(key: Any, objects: tuple[Hashable, ...]) -> int:
+    """The row of the object of this id. Raises ValueError where there is none."""
+    number = integer(key)
+    wanted = key if number is None else number
+    if wanted not in objects:
+        raise ValueError(f"there is no object {key!r}; known objects: {', '.join(map(repr, objects)) or 'none'}")
+    return objects.index(wanted)
+
+
 KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from sam2core.annotations import integer
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.crops import Crop
-from sam2core.predictors.object_masks import ObjectMasks, Picture
+from sam2core.predictors.object_masks import ObjectMasks, Picture, row_called
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import NO_OBJECT
 
 if TYPE_CHECKING:
+    from sam2core.model import Sam2
     from sam2core.predictors.session_frames import SessionFrames
     from sam2core.predictors.video import VideoPredictor
 
@@ -103,13 +104,7 @@ class FrameResult(ObjectMasks):
         )
 
     def _row(self, key: Any) -> int:
-        """The row of an object by its id. Raises ValueError where there is none."""
-        number = integer(key)
-        wanted = key if number is None else number
-        if wanted not in self.objects:
-            known = ", ".join(map(repr, self.objects)) or "none"
-            raise ValueError(f"there is no object {key!r}; known objects: {known}")
-        return self.objects.index(wanted)
+        return row_called(key, self.objects)
 
     def _names(self, names: Any) -> list[str]:
         own = names is None and len(self) > 1
@@ -137,10 +132,30 @@ def frame_result(
 
     Raises ValueError when an answer holds NaN.
     """
-    h, w = predictor.model.prompt_encoder.mask_input_size
-    device = predictor.model.device
+    logits, iou, object_score = latest_answers(predictor.model, tracks.values(), frame)
+    return FrameResult(
+        frame=frame,
+        objects=tuple(tracks),
+        logits=logits,
+        iou=iou,
+        object_score=object_score,
+        size=frames.size,
+        non_overlapping=predictor.non_overlapping,
+        threshold=predictor.mask_threshold,
+        crop=frames.crop,
+        picture=frames.picture(frame),
+    )
+
+
+def latest_answers(model: Sam2, tracks: Collection[ObjectTrack], frame: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The low-resolution logits (N, h, w), IoU (N,) and object scores (N,) that tracks have on a frame, fp32.
+
+    A track without an answer there has NO_OBJECT, 0 and NO_OBJECT. Raises ValueError when an answer holds NaN.
+    """
+    h, w = model.prompt_encoder.mask_input_size
+    device = model.device
     logits, iou, object_score = [], [], []
-    for track in tracks.values():
+    for track in tracks:
         known = track.latest(frame)
         if known is None:
             logits.append(torch.full((1, h, w), NO_OBJECT, device=device))
@@ -150,17 +165,8 @@ def frame_result(
             logits.append(known[0][0].float())
             iou.append(known[1].float())
             object_score.append(known[2][0].float())
-    if logits:
-        mask_ops.refuse_nan(torch.cat(iou), torch.cat(logits))
-    return FrameResult(
-        frame=frame,
-        objects=tuple(tracks),
-        logits=torch.cat(logits) if logits else torch.zeros(0, h, w, device=device),
-        iou=torch.cat(iou) if iou else torch.zeros(0, device=device),
-        object_score=torch.cat(object_score) if object_score else torch.zeros(0, device=device),
-        size=frames.size,
-        non_overlapping=predictor.non_overlapping,
-        threshold=predictor.mask_threshold,
-        crop=frames.crop,
-        picture=frames.picture(frame),
-    )
+    if not logits:
+        return torch.zeros(0, h, w, device=device), torch.zeros(0, device=device), torch.zeros(0, device=device)
+    found = torch.cat(logits), torch.cat(iou), torch.cat(object_score)
+    mask_ops.refuse_nan(found[1], found[0])
+    return found
