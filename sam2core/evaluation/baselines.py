@@ -15,10 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
+from torch import Tensor
 
 from sam2core.evaluation.clicks import Answers, Click
+from sam2core.ops.masks import resize
+from sam2core.predictors.image import ImageHandle
 
 
 def discs(size: tuple[int, int], clicks: Iterable[Click], radius: float) -> np.ndarray:
@@ -243,3 +248,44 @@ class FlowWarp:
                 soft = {key: cv2.remap(mask, xs, ys, cv2.INTER_LINEAR) for key, mask in soft.items()}
             before = gray
             yield {key: mask > 0.5 for key, mask in soft.items()}
+
+
+# labelled pictures ---------------------------------------------------------------------------------------------------
+
+
+class NearestFeatures:
+    """What remembered pictures must beat: a place belongs to the object when its nearest labelled feature does.
+
+    Features are the predictor's own embeddings, compared by their cosine. Nothing is learned, nothing but the encoder
+    is used.
+    """
+
+    def __init__(self) -> None:
+        self.on: list[Tensor] = []
+        self.off: list[Tensor] = []
+
+    def remember(self, picture: ImageHandle, mask: np.ndarray) -> None:
+        """Take the features of a picture on and off a mask (H, W) bool; at least one place is on it."""
+        features = _directions(picture)
+        share = F.interpolate(torch.as_tensor(mask)[None, None].float(), features.shape[1:], mode="area")[0, 0]
+        inside = share >= min(0.5, float(share.max()))
+        self.on.append(features[:, inside])
+        self.off.append(features[:, ~inside])
+
+    def find(self, picture: ImageHandle) -> np.ndarray:
+        """The mask (H, W) bool of the object on another picture. Raises ValueError when nothing was remembered."""
+        if not self.on:
+            raise ValueError("no picture was remembered")
+        features = _directions(picture)
+        flat = features.flatten(1)
+        on, off = (
+            (flat.T @ torch.cat(each, dim=1)).amax(dim=1) if sum(part.shape[1] for part in each) else -torch.ones(1)
+            for each in (self.on, self.off)
+        )
+        nearer = (on - off).view(1, 1, *features.shape[1:])
+        return (resize(nearer, picture.size)[0, 0] > 0).numpy()
+
+
+def _directions(picture: ImageHandle) -> Tensor:
+    """The embedding of a picture (C, h, w), every place of length 1."""
+    return F.normalize(picture.unconditioned().embedding[0].float().cpu(), dim=0)

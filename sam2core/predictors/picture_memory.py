@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ class PictureMemory:
     """
 
     video: VideoPredictor
-    tracks: Mapping[Hashable, ObjectTrack] = MappingProxyType({})
+    tracks: Mapping[Hashable, ObjectTrack] = field(default_factory=dict)
     pictures: int = 0
     """How many are remembered."""
 
@@ -69,7 +68,7 @@ class PictureMemory:
         memories = self.video.memorize(features, [one.answer for one in pending.values()], frame=frame)
         for (id, one), memory in zip(pending.items(), memories, strict=True):
             tracks[id].bank.put(memory, one.keep)
-        return replace(self, tracks=MappingProxyType(tracks), pictures=frame + 1)
+        return replace(self, tracks=tracks, pictures=frame + 1)
 
     @torch.inference_mode()
     def find(self, features: ImageFeatures) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +89,7 @@ class PictureMemory:
         session = self.video.load(path)
         if not _is_memory(session):
             raise ValueError(f"{str(Path(path))!r} is a session over frames; remembered pictures have none")
-        return replace(self, tracks=MappingProxyType(dict(session.tracks)), pictures=(session.position or 0) + 1)
+        return replace(self, tracks=session.tracks, pictures=(session.position or 0) + 1)
 
 
 def _is_memory(session: VideoSession) -> bool:
