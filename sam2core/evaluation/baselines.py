@@ -250,11 +250,11 @@ class FlowWarp:
             yield {key: mask > 0.5 for key, mask in soft.items()}
 
 
-# labelled pictures ---------------------------------------------------------------------------------------------------
+# labelled images ---------------------------------------------------------------------------------------------------
 
 
 class NearestFeatures:
-    """What remembered pictures must beat: a place belongs to the object when its nearest labelled feature does.
+    """What remembered images must beat: a place belongs to the object when its nearest labelled feature does.
 
     Features are the predictor's own embeddings, compared by their cosine. Nothing is learned, nothing but the encoder
     is used.
@@ -264,28 +264,28 @@ class NearestFeatures:
         self.on: list[Tensor] = []
         self.off: list[Tensor] = []
 
-    def remember(self, picture: ImageHandle, mask: np.ndarray) -> None:
-        """Take the features of a picture on and off a mask (H, W) bool; at least one place is on it."""
-        features = _directions(picture)
+    def remember(self, image: ImageHandle, mask: np.ndarray) -> None:
+        """Take the features of an image on and off a mask (H, W) bool; at least one place is on it."""
+        features = _directions(image)
         share = F.interpolate(torch.as_tensor(mask)[None, None].float(), features.shape[1:], mode="area")[0, 0]
         inside = share >= min(0.5, float(share.max()))
         self.on.append(features[:, inside])
         self.off.append(features[:, ~inside])
 
-    def find(self, picture: ImageHandle) -> np.ndarray:
-        """The mask (H, W) bool of the object on another picture. Raises ValueError when nothing was remembered."""
+    def find(self, image: ImageHandle) -> np.ndarray:
+        """The mask (H, W) bool of the object on another image. Raises ValueError when nothing was remembered."""
         if not self.on:
-            raise ValueError("no picture was remembered")
-        features = _directions(picture)
+            raise ValueError("no image was remembered")
+        features = _directions(image)
         flat = features.flatten(1)
         on, off = (
             (flat.T @ torch.cat(each, dim=1)).amax(dim=1) if sum(part.shape[1] for part in each) else -torch.ones(1)
             for each in (self.on, self.off)
         )
         nearer = (on - off).view(1, 1, *features.shape[1:])
-        return (resize(nearer, picture.size)[0, 0] > 0).numpy()
+        return (resize(nearer, image.size)[0, 0] > 0).numpy()
 
 
-def _directions(picture: ImageHandle) -> Tensor:
-    """The embedding of a picture (C, h, w), every place of length 1."""
-    return F.normalize(picture.unconditioned().embedding[0].float().cpu(), dim=0)
+def _directions(image: ImageHandle) -> Tensor:
+    """The embedding of an image (C, h, w), every place of length 1."""
+    return F.normalize(image.unconditioned().embedding[0].float().cpu(), dim=0)

@@ -133,10 +133,10 @@ class RecentFrames(MemoryPolicy):
         return {at: prompted[at] for at in (order + rest)[: self.prompted]}
 
 
-class UnrelatedPictures(MemoryPolicy):
-    """Another policy over pictures that have nothing to do with each other: no motion, and nothing but prompted frames.
+class UnrelatedImages(MemoryPolicy):
+    """Another policy over images that have nothing to do with each other: no motion, and nothing but prompted frames.
 
-    What was found on one picture is not kept for the next, and no mask is carried from one to the other. `policy` says
+    What was found on one image is not kept for the next, and no mask is carried from one to the other. `policy` says
     what to believe and in which slots the prompted frames are recalled.
     """
 

@@ -21,8 +21,8 @@ from sam2core.media.images import ImageLike, at_hand, read_image
 from sam2core.model import Sam2
 from sam2core.older import check_keywords, takes_our_words
 from sam2core.ops import masks as mask_ops
+from sam2core.predictors.image_memory import ImageMemory
 from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named, row_called
-from sam2core.predictors.picture_memory import PictureMemory
 from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
     check_given,
@@ -119,13 +119,13 @@ class ImageResult(ObjectMasks):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class RememberedResult(ImageResult):
-    """Where remembered objects are on a picture: a mask each, and whether they are there at all.
+    """Where remembered objects are on an image: a mask each, and whether they are there at all.
 
     Objects are called as `ImagePredictor.remember` was told: ``result["cup"]`` is the result of one.
     """
 
     object_ids: tuple[Hashable, ...]
-    object_score: Tensor  # (K,) > 0: the object is in the picture; the masks of the others are empty
+    object_score: Tensor  # (K,) > 0: the object is in the image; the masks of the others are empty
 
     @property
     def objects(self) -> tuple[Hashable, ...]:
@@ -133,7 +133,7 @@ class RememberedResult(ImageResult):
 
     @property
     def visible(self) -> np.ndarray:
-        """Which objects the model holds to be in the picture, (K,) bool: ``result[result.visible]`` has those alone."""
+        """Which objects the model holds to be in the image, (K,) bool: ``result[result.visible]`` has those alone."""
         return (self.object_score > 0).cpu().numpy()
 
     def cpu(self) -> Self:
@@ -189,7 +189,7 @@ class ImagePredictor:
         self.postprocess = Postprocess(
             fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
         )
-        self.memory = PictureMemory.of(self.model)
+        self.memory = ImageMemory.of(self.model)
         """What was remembered: a value, which `remember` and `forget` replace."""
 
     def __repr__(self) -> str:
@@ -206,21 +206,21 @@ class ImagePredictor:
 
     @takes_our_words
     def remember(
-        self, picture: ImageLike | ImageHandle, masks: Any, *, object_ids: Sequence[Hashable] | None = None
+        self, image: ImageLike | ImageHandle, masks: Any, *, object_ids: Sequence[Hashable] | None = None
     ) -> None:
-        """Remember objects on a labelled picture, to find them on others: `predict` without a prompt does.
+        """Remember objects on a labelled image, to find them on others: `predict` without a prompt does.
 
-        `masks` are booleans or integers, of which 0 is off the object, at the picture's size: (H, W) for one object or
+        `masks` are booleans or integers, of which 0 is off the object, at the image's size: (H, W) for one object or
         (K, H, W); or an earlier result, whose best candidates are taken. `object_ids` says what they are called (a
         result's own, or numbers from 0): a name that is known already is the same object, seen once more. Raises
         ValueError, and remembers nothing, for wrong shapes, an empty mask, and weights that have no memory.
         """
-        handle = picture if isinstance(picture, ImageHandle) else self.encode(picture)
+        handle = image if isinstance(image, ImageHandle) else self.encode(image)
         self.memory = self.memory.remember(handle.unconditioned(), handle.size, masks, object_ids)
 
     def forget(self) -> None:
         """Forget all that was remembered."""
-        self.memory = PictureMemory.of(self.model)
+        self.memory = ImageMemory.of(self.model)
 
     def load_memory(self, path: str | os.PathLike[str]) -> None:
         """Remember what a memory holds that ``predictor.memory.save(path)`` wrote, in place of what was remembered.
@@ -307,7 +307,7 @@ class ImagePredictor:
         files.save_tensors(path, own, {"sam2core.handle": json.dumps(about)}, force=True)
 
     def _find(self, handle: ImageHandle) -> RememberedResult:
-        """The remembered objects on a picture."""
+        """The remembered objects on an image."""
         logits, iou, object_score = self.memory.find(handle.unconditioned())
         clean = self.postprocess(logits.unsqueeze(1))
         with torch.inference_mode(False), torch.no_grad():
@@ -489,9 +489,9 @@ class ImageHandle:
         everything else. Without a prompt the answer is where the objects are that the predictor was told to `remember`,
         a `RememberedResult`. Raises ValueError for wrong shapes, labels and places.
         """
-        if self.predictor.memory.pictures and points is labels is box is mask_input is None:
+        if self.predictor.memory.images and points is labels is box is mask_input is None:
             if multimask_output:
-                raise ValueError("a remembered object has one mask on a picture, the one that the model believes")
+                raise ValueError("a remembered object has one mask on an image, the one that the model believes")
             return self.predictor._find(self)
         request = self.predictor._request(self.size, points, labels, box, mask_input, multimask_output)
         return self.predictor._answer(self.features, [self.size], [request], [self.picture])[0]
@@ -503,10 +503,10 @@ class ImageHandle:
     def unconditioned(self) -> ImageFeatures:
         """The image as it was encoded, which memories are made of and are read for.
 
-        Raises ValueError for a handle that does not hold it: one that was saved before pictures could be remembered.
+        Raises ValueError for a handle that does not hold it: one that was saved before images could be remembered.
         """
         if self.encoded is None:
-            raise ValueError("this encoded image cannot be used with remembered pictures: encode it anew")
+            raise ValueError("this encoded image cannot be used with remembered images: encode it anew")
         return replace(self.features, embedding=self.encoded)
 
 
@@ -553,8 +553,8 @@ class ImageBatchHandle:
         when the prompts do not fit the images, naming the image.
         """
         if prompts is None:
-            if not self.predictor.memory.pictures:
-                raise ValueError(f"there are {len(self)} images and no prompts, and no picture was remembered")
+            if not self.predictor.memory.images:
+                raise ValueError(f"there are {len(self)} images and no prompts, and no image was remembered")
             return [self.predictor._find(self[index]) for index in range(len(self))]
         if isinstance(prompts, Mapping) or len(prompts) != len(self):
             count = "one prompt" if isinstance(prompts, Mapping) else f"{len(prompts)} prompts"

@@ -1,4 +1,4 @@
-"""Remembered pictures: equal to a session over them, savable, in the words of every result, and unharmed by errors."""
+"""Remembered images: equal to a session over them, savable, in the words of every result, and unharmed by errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import registry
-from sam2core.memory.policy import UnrelatedPictures
+from sam2core.memory.policy import UnrelatedImages
 from sam2core.model import Sam2
 from sam2core.predictors.image import ImagePredictor, RememberedResult
 from sam2core.predictors.video import VideoPredictor
@@ -79,7 +79,7 @@ def test_several_pictures_and_objects_are_the_prompted_frames_of_one_session(mod
     session.prompt(1, "cup", mask=square(10, 30))
     session.prompt(2, "spoon", mask=square(1, 1))
     (frame,) = session.propagate(start=3)
-    assert predictor.memory.pictures == 3
+    assert predictor.memory.images == 3
     assert_equal(predictor(picture(3)), frame)
 
 
@@ -87,7 +87,7 @@ def test_an_unrelated_picture_has_no_motion_whatever_the_models_own_policy_carri
     model = shaken("sam2core_nano", image_size=64)
     predictor = ImagePredictor(model)
     predictor.remember(picture(0), square(5, 5))
-    policy = UnrelatedPictures(model.memory_policy)
+    policy = UnrelatedImages(model.memory_policy)
     session = VideoPredictor(model, fill_holes=0, policy=policy).open([picture(number) for number in range(3)])
     session.prompt(0, 0, mask=square(5, 5))
     _, _, last = session.propagate()
@@ -119,7 +119,7 @@ def test_prompts_are_answered_as_without_a_memory(predictor):
     predictor.forget()
     with pytest.raises(ValueError, match="a prompt needs points"):
         photo.predict()
-    with pytest.raises(ValueError, match="no prompts, and no picture was remembered"):
+    with pytest.raises(ValueError, match="no prompts, and no image was remembered"):
         predictor([picture(0)])
 
 
@@ -190,7 +190,7 @@ def test_an_encoded_image_can_be_remembered_also_from_a_file(predictor, tmp_path
 @pytest.mark.parametrize(
     "masks, ids, said",
     [
-        (square(0, 0, size=(80, 48)), None, r"object 0: a mask \(H, W\) is as large as the picture.*wrong way round"),
+        (square(0, 0, size=(80, 48)), None, r"object 0: a mask \(H, W\) is as large as.*wrong way round"),
         (np.zeros(SIZE, dtype=bool), ["cup"], "object 'cup': its mask is empty"),
         (square(5, 5).astype(np.float32), None, "not float32"),
         (square(5, 5)[None, None], None, r"\(K, H, W\) for K, not \(1, 1, 48, 80\)"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_remembered_is_refused_and_changes_nothing(predictor, mas
 
 def test_one_mask_an_object_and_none_without_memory_parts(predictor):
     predictor.remember(picture(0), square(5, 5))
-    with pytest.raises(ValueError, match="one mask on a picture"):
+    with pytest.raises(ValueError, match="one mask on an image"):
         predictor(picture(1), multimask_output=True)
     model = shaken("test_tiny")
     model.image_only = True

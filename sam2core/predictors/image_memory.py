@@ -1,4 +1,4 @@
-"""PictureMemory: objects on labelled pictures, remembered so that they are found on other pictures."""
+"""ImageMemory: objects on labelled images, remembered so that they are found on other images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam2core.memory.policy import UnrelatedPictures
+from sam2core.memory.policy import UnrelatedImages
 from sam2core.model import Sam2
 from sam2core.predictors.object_masks import ObjectMasks
 from sam2core.predictors.results import latest_answers
@@ -24,33 +24,33 @@ from sam2core.types import ImageFeatures
 
 
 @dataclass(frozen=True, eq=False)
-class PictureMemory:
-    """What objects left behind on labelled pictures; a value, which `remember` makes anew.
+class ImageMemory:
+    """What objects left behind on labelled images; a value, which `remember` makes anew.
 
-    It is what a session over unrelated pictures holds (`memory.policy.UnrelatedPictures`): the labelled pictures are
-    its prompted frames, in order, and every other picture is the frame that follows them.
+    It is what a session over unrelated images holds (`memory.policy.UnrelatedImages`): the labelled images are
+    its prompted frames, in order, and every other image is the frame that follows them.
     """
 
     video: VideoPredictor
     tracks: Mapping[Hashable, ObjectTrack] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
     """How many are remembered."""
 
     @classmethod
-    def of(cls, model: Sam2) -> PictureMemory:
+    def of(cls, model: Sam2) -> ImageMemory:
         """An empty memory. A mask is remembered as it was drawn, and found as the model has it: no hole is filled."""
-        return cls(VideoPredictor(model, fill_holes=0, policy=UnrelatedPictures(model.memory_policy)))
+        return cls(VideoPredictor(model, fill_holes=0, policy=UnrelatedImages(model.memory_policy)))
 
     @torch.inference_mode()
     def remember(
         self, features: ImageFeatures, size: tuple[int, int], masks: Any, object_ids: Sequence[Hashable] | None
-    ) -> PictureMemory:
-        """A memory that also holds the masks of objects on one more picture of (H, W), which was encoded.
+    ) -> ImageMemory:
+        """A memory that also holds the masks of objects on one more image of (H, W), which was encoded.
 
         Arguments are those of `ImagePredictor.remember`, which says what is refused.
         """
         drawn = dict(zip(_ids(object_ids, masks_of := _separate(masks), masks), masks_of, strict=True))
-        policy, frame = self.video.policy, self.pictures
+        policy, frame = self.video.policy, self.images
         tracks = {id: track.fork(policy.copy) for id, track in self.tracks.items()}
         for id, mask in drawn.items():
             try:
@@ -68,28 +68,28 @@ class PictureMemory:
         memories = self.video.memorize(features, [one.answer for one in pending.values()], frame=frame)
         for (id, one), memory in zip(pending.items(), memories, strict=True):
             tracks[id].bank.put(memory, one.keep)
-        return replace(self, tracks=tracks, pictures=frame + 1)
+        return replace(self, tracks=tracks, images=frame + 1)
 
     @torch.inference_mode()
     def find(self, features: ImageFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        """The logits (K, h, w), IoU (K,) and object scores (K,) of the remembered objects on a picture."""
+        """The logits (K, h, w), IoU (K,) and object scores (K,) of the remembered objects on an image."""
         tracks = [track.fork(self.video.policy.copy) for track in self.tracks.values()]
-        frame = self.pictures
+        frame = self.images
         self.video.follow(features, tracks, frame, backwards=False, length=frame + 1)
         return latest_answers(self.video.model, tracks, frame)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a safetensors file: a saved session without frames. Ids must be strings or integers."""
         session = self.video.open()
-        session.tracks, session.position = dict(self.tracks), self.pictures - 1
+        session.tracks, session.position = dict(self.tracks), self.images - 1
         session.save(path)
 
-    def load(self, path: str | os.PathLike[str]) -> PictureMemory:
+    def load(self, path: str | os.PathLike[str]) -> ImageMemory:
         """A memory that was saved. Raises ValueError for a file that holds none, or one of another model."""
         session = self.video.load(path)
         if not _is_memory(session):
-            raise ValueError(f"{str(Path(path))!r} is a session over frames; remembered pictures have none")
-        return replace(self, tracks=session.tracks, pictures=(session.position or 0) + 1)
+            raise ValueError(f"{str(Path(path))!r} is a session over frames; remembered images have none")
+        return replace(self, tracks=session.tracks, images=(session.position or 0) + 1)
 
 
 def _is_memory(session: VideoSession) -> bool:
