@@ -1,8 +1,9 @@
-"""`sam2core automask`: everything in an image, in a folder of images, or followed through a video."""
+"""`sam2core automask`: everything in images, or followed through videos."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from sam2core.cli.engine import PredictorMaker, engine_options, placed
 from sam2core.cli.options import build_arguments, divided, model_flags, open_model
 from sam2core.cli.pictures import Kinds, bars_of, go_through, label_writers
 from sam2core.cli.progress import Bars, Say
-from sam2core.cli.track import clip_settings, end, report
-from sam2core.jobs.clip import ClipRun, open_run
+from sam2core.cli.track import clip_settings, end, go_through_clips, report
+from sam2core.jobs import inputs
+from sam2core.jobs.clip import ClipRun, ClipSettings, open_run
 from sam2core.jobs.inputs import CLIPS
 from sam2core.jobs.pictures import Picture
 from sam2core.jobs.prompts import Prompts
@@ -68,6 +70,7 @@ def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -
     sam2core automask photos/ -o out/ --points 16 --crops 1
     sam2core automask scan.tif -o out/ --tile 1024        any size: read and looked at in tiles
     sam2core automask clip.mp4 -o out/ --every 30         found, followed, and looked for again
+    sam2core automask 'videos/*.mp4' -o out/ --workers 2   each in a folder of its name
 
     Per image: NAME.automask.overlay.png, NAME.automask.ids.png (16 bits; a pixel's value is its
     mask's id, small masks above large ones, 0 where there is none), and NAME.automask.json: per mask
@@ -79,6 +82,7 @@ def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -
 
     Of a video the folder holds what `sam2core track` writes: overlay.mp4 (needs sam2core[video]),
     palette/FRAME.png with object numbers, masks.json and run.json; and it is stopped and resumed alike.
+    Several videos are a run each, in a folder of its name.
 
     A trailing KEY=VALUE changes the model's spec, such as predictors.automask.nms_threshold=0.9.
     """
@@ -88,26 +92,29 @@ def command(words: tuple[str, ...], output: Path, quiet: bool, **options: Any) -
     also = {ours: options[word] for word, ours in OPTIONS.items() if options[word] is not None}
     if options["refine"]:
         also["refine"] = True
-    if len(sources) == 1 and Path(sources[0]).suffix.lower() in CLIPS and Path(sources[0]).exists():
-        _follow(sources[0], output, options, options["overrides"], also, say)
+    paths = inputs.pictures(sources)
+    clips = [path for path in paths if path.suffix.lower() in CLIPS]
+    if clips and len(clips) < len(paths):
+        still = next(path for path in paths if path not in clips)
+        raise click.UsageError(f"{clips[0]} is a video and {still} an image: give them in two runs")
+    if len(clips) == 1:
+        _follow(str(clips[0]), output, options, options["overrides"], also, say)
+    elif clips:
+        _follow_many(clips, output, options, also, say)
     elif options["resume"]:
         raise click.UsageError("--resume is for a video; images that are done are not done again")
     else:
-        _pictures(sources, output, options, also, say)
+        _pictures(paths, output, options, also, say)
 
 
 def _pictures(
-    sources: Sequence[str], output: Path, options: Mapping[str, Any], also: Mapping[str, Any], say: Say
+    paths: Sequence[Path], output: Path, options: Mapping[str, Any], also: Mapping[str, Any], say: Say
 ) -> None:
     """Find the masks of images, and tell of each."""
-    from sam2core.jobs import inputs
     from sam2core.jobs.automask import AutomaskWork, check_targets
 
     output = placed(output, options)
-    paths = [placed(path, options) for path in inputs.pictures(sources)]
-    if clips := [path for path in paths if path.suffix.lower() in CLIPS]:
-        raise click.UsageError(f"{clips[0]} is a video: everything in a video is found one video at a time")
-    pictures = [Picture(path, name) for path, name in inputs.named(paths)]
+    pictures = [Picture(placed(path, options), name) for path, name in inputs.named(paths)]
     check_targets(pictures, output)
     kinds = options["write"].drawn
     drawn = {} if kinds == DRAWN_KINDS else {"kinds": list(kinds)}
@@ -128,6 +135,35 @@ def _pictures(
     go_through(pictures, work, output, options, say, bars=bars)
 
 
+def _settings(video: str, options: Mapping[str, Any], also: Mapping[str, Any]) -> ClipSettings:
+    return clip_settings(
+        video,
+        options,
+        write=[*FOLLOWED, *options["write"].labels],
+        everything={"every": options["every"], "max_objects": options["max_objects"], **also},
+    )
+
+
+def _follow_many(
+    paths: Sequence[Path], output: Path, options: Mapping[str, Any], also: Mapping[str, Any], say: Say
+) -> None:
+    """Find everything in many videos and follow it, a run each."""
+    import av  # noqa: F401  what is missing is said before anything slow
+
+    from sam2core.jobs.clips import Clip, ClipWork, folders
+
+    videos = [str(placed(path, options)) for path in paths]
+    places = folders(videos, placed(output, options))
+    clips = [Clip(video, place, _settings(video, options, also)) for video, place in zip(videos, places)]
+    work = ClipWork(
+        PredictorMaker(options, "video"),
+        partial(label_writers, options["write"]),
+        resume=options["resume"],
+        force=options["force"],
+    )
+    go_through_clips(clips, work, options, say)
+
+
 def _follow(
     video: str, output: Path, options: Mapping[str, Any], changes: tuple[str, ...], also: Mapping[str, Any], say: Say
 ) -> None:
@@ -135,15 +171,10 @@ def _follow(
     import av  # noqa: F401  what is missing is said before anything slow
 
     import registry
+    from sam2core.jobs.clips import generator
     from sam2core.media.frames import open_source
-    from sam2core.predictors.automask import MaskGenerator
 
-    settings = clip_settings(
-        video,
-        options,
-        write=[*FOLLOWED, *options["write"].labels],
-        everything={"every": options["every"], "max_objects": options["max_objects"], **also},
-    )
+    settings = _settings(video, options, also)
     earlier = open_run(output, settings, Prompts(), resume=options["resume"], force=options["force"])
     if earlier is not None and earlier["status"] == "complete":
         say(f"{output} is finished already")
@@ -153,8 +184,6 @@ def _follow(
     name = open_model(options, changes, say)
     with open_source(video) as source:
         tracker = registry.predictor(name, "video", *changes, **build_arguments(options))
-        chosen: dict[str, Any] = {**tracker.model.spec.predictors.get("automask", {}), **also}
-        generator = MaskGenerator(tracker.model, **chosen)
         bars = Bars(say)
         run = ClipRun(
             output,
@@ -166,7 +195,7 @@ def _follow(
             progress=bars,
             labels=labels if labels.writers else None,
         )
-        run.everything(generator, force=options["force"], resume=options["resume"])
+        run.everything(generator(tracker.model, settings), force=options["force"], resume=options["resume"])
         if run.status == "complete":
             bars.finish()
     end(run, options["as_json"], say)

@@ -23,6 +23,7 @@ from sam2core.jobs.prompts import Prompts
 from sam2core.jobs.writers import Labels
 
 if TYPE_CHECKING:
+    from sam2core.jobs.clips import Clip, ClipWork
     from sam2core.jobs.pictures import Made
 
 PALETTES = ("bright", "davis", "colorblind", "pastel")
@@ -183,7 +184,6 @@ def _settings(video: str, options: Mapping[str, Any]) -> ClipSettings:
 def _many(videos: Sequence[str], options: Mapping[str, Any]) -> None:
     """Follow what was pointed at in many videos, a run each; exit code 1 when some could not be done."""
     from sam2core.jobs.clips import Clip, ClipWork, folders
-    from sam2core.jobs.pictures import run_pictures
     from sam2core.jobs.prompt_files import PromptFile
 
     say, output = Say(options["quiet"]), placed(options["output"], options)
@@ -210,15 +210,22 @@ def _many(videos: Sequence[str], options: Mapping[str, Any]) -> None:
         force=options["force"],
         detect=DetectorMaker(options) if options["detector"] else None,
     )
+    go_through_clips(jobs, work, options, say)
+
+
+def go_through_clips(clips: Sequence[Clip], work: ClipWork, options: Mapping[str, Any], say: Say) -> None:
+    """Do many videos, a run each, and tell of them; exit code 1 when some could not be done."""
+    from sam2core.jobs.pictures import run_pictures
+
     engine = open_engine(options)
     open_model(options, options["overrides"], say)
 
     def told(made: Made, done: int) -> None:
-        say(f"{done}/{len(jobs)} {made.path}{' failed' if made.error else ''}")
+        say(f"{done}/{len(clips)} {made.path}{' failed' if made.error else ''}")
         for note in made.notes:
             say(note)
 
-    summarise(run_pictures(engine, work, jobs, None, told), "videos", "objects", options, say)
+    summarise(run_pictures(engine, work, clips, None, told), "videos", "objects", options, say)
 
 
 def _check_usage(videos: Sequence[str], options: Mapping[str, Any]) -> None:

@@ -125,6 +125,33 @@ def replay(answer_clicks: Answers, truth: np.ndarray, clicks: Sequence[Click], c
     return [iou(answer_clicks(list(clicks[:count]), None)[0], truth) for count in counts]
 
 
+@dataclass(frozen=True)
+class ClickWork:
+    """Clicks on samples with several methods, as an engine takes it: called with a worker's number, it returns what
+    maps a sample to the sessions of each method, one an object.
+
+    make    builds a worker's segmenters by name; picklable
+    clicks  how many an object
+    """
+
+    make: Callable[[int], Mapping[str, Segmenter]]
+    clicks: int
+
+    def __call__(self, number: int) -> Callable[[Sample], dict[str, list[Session]]]:
+        methods = self.make(number)
+
+        def work(sample: Sample) -> dict[str, list[Session]]:
+            found = {}
+            for name, segmenter in methods.items():
+                answers = segmenter.encode(sample.image)
+                found[name] = [
+                    click_through(answers, truth, clicks=self.clicks, ignored=sample.ignored) for truth in sample.masks
+                ]
+            return found
+
+        return work
+
+
 def follow(segmenter: Segmenter, sample: Sample, *, clicks: int = 1) -> list[list[float]]:
     """IoU after each of `clicks` clicks, for every object of a sample: scores[object][click]."""
     answer_clicks = segmenter.encode(sample.image)

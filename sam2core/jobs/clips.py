@@ -1,4 +1,4 @@
-"""The same done to many videos, on any engine: each a run in a folder of its own, with what was pointed at in it."""
+"""The same done to many videos, on any engine: each a run in a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from sam2core.jobs.prompts import Prompts
 from sam2core.jobs.writers import Labels
 
 if TYPE_CHECKING:
+    from sam2core.model import Sam2
+    from sam2core.predictors.automask import MaskGenerator
     from sam2core.predictors.video import VideoPredictor
     from sam2core.protocols import Detector, Writer
 
@@ -34,7 +36,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipWork:
-    """Follows what was pointed at through videos: called with a worker's number, it returns what does a video.
+    """Follows what was pointed at, or everything, through videos; called with a worker's number, it returns what does
+    one of them.
 
     make        builds a worker's predictor; picklable, as all of this is
     writers     makes the writers of labels for other tools
@@ -79,7 +82,9 @@ class ClipWork:
                 progress=lambda label, done, total: None,
                 labels=labels if labels.writers else None,
             )
-            if detector is None:
+            if settings.everything:
+                run.everything(generator(predictor.model, settings), force=self.force, resume=resume)
+            elif detector is None:
                 run.track(force=self.force, resume=resume)
             else:
                 known = (earlier or {}).get("categories", {})
@@ -89,6 +94,14 @@ class ClipWork:
         if run.status == "failed":
             raise ValueError(f"{run.error}; {run.kept}")
         made.masks = len(run.tally.objects)
+
+
+def generator(model: Sam2, settings: ClipSettings) -> MaskGenerator:
+    """What finds everything in a frame, with the options of a run and, where it has none, the model's own."""
+    from sam2core.predictors.automask import MaskGenerator
+
+    own = {key: value for key, value in settings.everything.items() if key not in ("every", "max_objects")}
+    return MaskGenerator(model, **{**model.spec.predictors.get("automask", {}), **own})
 
 
 def folders(videos: Sequence[str], output: Path) -> list[Path]:

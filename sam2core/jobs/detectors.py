@@ -27,6 +27,7 @@ class BoxesDetector:
     def __init__(self, *, file: str = "", threshold: float = 0.0) -> None:
         self.file, self.threshold = file, threshold
         self._told: PromptFile | None = None
+        self._known: dict[str, list[UserPrompt]] = {}
 
     def detect(self, picture: np.ndarray, *, source: str, frame: int) -> Detections:
         """The boxes that the file has of an image, or of a frame. Raises ValueError for a file that is none."""
@@ -34,8 +35,9 @@ class BoxesDetector:
 
         if self.file and self._told is None:
             self._told = PromptFile(self.file)
-        prompts = [] if self._told is None else list(self._told.known(Path(source)).values())
-        here = [one for one in prompts if one.frame == frame and one.box is not None]
+        if self._told is not None and source not in self._known:
+            self._known = {source: list(self._told.known(Path(source)).values())}
+        here = [one for one in self._known.get(source, ()) if one.frame == frame and one.box is not None]
         kept = [one for one in here if one.score is None or one.score >= self.threshold]
         return detections(
             [one.box for one in kept],

@@ -7,6 +7,8 @@
 | JSON of COCO: a data set, or a list of results ``[{"image_id", "bbox", "category_id", "score"}]`` | boxes |
 | CSV with a head, JSON lines | a row a box or a click |
 | a folder of YOLO's ``NAME.txt`` | boxes; classes by ``data.yaml`` or ``classes.txt`` |
+
+What COCO, YOLO and tables call an image may be a frame of a video: see `frame_names`.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sam2core.data import yolo
 from sam2core.data.documents import entries, entry
-from sam2core.data.pictures import displayed_size, files_in
+from sam2core.data.pictures import files_in
+from sam2core.jobs.frame_names import FrameNames, frame_size
 from sam2core.jobs.inputs import LISTS
 from sam2core.jobs.prompts import Prompts
 from sam2core.storage import FileError, parse_json, read_json, read_text
@@ -50,6 +53,7 @@ class Row:
     file    as the prompts file has it; "" for every image or video
     loose   object and frame may be left out: objects are counted from 1, the frame is the first
     shares  the box is (x, y, width, height) of its centre and size, as shares of the image
+    track   of a frame: which object of the video it is; "" for one of its own
     """
 
     where: str
@@ -57,6 +61,14 @@ class Row:
     said: Any
     loose: bool = True
     shares: bool = False
+    track: str = ""
+
+    def on_frame(self, number: int) -> Row:
+        """The same of a frame of a video."""
+        if not isinstance(self.said, dict):
+            return self
+        own = {"object": self.track} if self.track else {}
+        return replace(self, said={**own, "frame": number, **self.said})
 
 
 class PromptFile:
@@ -84,6 +96,7 @@ class PromptFile:
     def add_to(self, prompts: Prompts, rows: Iterable[Row], media: Path | None = None, *, still: bool = False) -> None:
         """Add rows to the prompts of an image or a video; `media` is its file. Raises ValueError that says where."""
         folder = (self.path.parent if self.path.is_file() else self.path).absolute()
+        size: tuple[int, int] | None = None
         for row in rows:
             if row.said is None and row.loose:  # it names a file, and says nothing of it
                 continue
@@ -92,7 +105,8 @@ class PromptFile:
                 said = {key: value for key, value in said.items() if key != "file"}
                 if row.shares:
                     assert media is not None
-                    said["box"] = _box_of_shares(said["box"], displayed_size(media))
+                    size = size or frame_size(media)
+                    said["box"] = _box_of_shares(said["box"], size)
                 if still or row.loose:
                     said = {"object": _next(prompts), "frame": 0, **said}
             prompts.add_entry(said, row.where, folder)
@@ -107,9 +121,7 @@ class PromptFile:
     def known(self, media: Path) -> Prompts:
         """What it says of an image or video that it may not know."""
         found = Prompts()
-        names = _Names([media])
-        own = [row for file in self.files if names.find(file, str(self.path)) for row in self.rows[file]]
-        self.add_to(found, [*self.rows[""], *own], media, still=True)
+        self.add_to(found, [*self.rows[""], *self._found([media])[media]], media, still=True)
         return found
 
     def of_all(self, media: Sequence[Path], *, still: bool = False) -> dict[Path, Prompts]:
@@ -121,16 +133,22 @@ class PromptFile:
         return found
 
     def _by_file(self, media: Sequence[Path]) -> dict[Path, list[Row]]:
+        found = self._found(media)
+        if self.files and not any(found.values()):
+            of = "" if media[0] not in FrameNames(media).videos else " or a frame of it"
+            raise ValueError(f"{self.path} speaks of {self.files[0]!r} and others, and none of them is {media[0]}{of}")
+        return found
+
+    def _found(self, media: Sequence[Path]) -> dict[Path, list[Row]]:
+        """The rows of each of many, of which it may know none."""
         found: dict[Path, list[Row]] = {path: [] for path in media}
-        names = _Names(media)
-        met = 0
+        names, frames = _Names(media), FrameNames(media)
         for file in self.files:
             path = names.find(file, str(self.path))
             if path is not None:
                 found[path] += self.rows[file]
-                met += 1
-        if self.files and not met:
-            raise ValueError(f"{self.path} speaks of {self.files[0]!r} and others, and none of them is {media[0]}")
+            elif (place := frames.find(file)) is not None:
+                found[place.video] += [row.on_frame(place.frame) for row in self.rows[file]]
         return found
 
     def strangers(self, media: Sequence[Path]) -> int:
@@ -231,7 +249,7 @@ def _coco(path: Path, tree: dict[str, Any]) -> Iterator[Row]:
             raise ValueError(f"{where} is of the image {picture!r}, which is none of its images")
         kind = classes.get(one.get("category_id"), "")
         if not one.get("iscrowd"):
-            yield Row(where, names[picture], _coco_box(one, where, kind))
+            yield Row(where, names[picture], _coco_box(one, where, kind), track=_track(one))
 
 
 def _results(path: Path, results: list[dict[str, Any]]) -> Iterator[Row]:
@@ -239,7 +257,14 @@ def _results(path: Path, results: list[dict[str, Any]]) -> Iterator[Row]:
     for at, one in enumerate(results):
         where = f"{path}[{at}]"
         file = one.get("file_name", one.get("image_id"))
-        yield Row(where, str(file), _coco_box(one, where, str(one.get("category_id", ""))))
+        yield Row(where, str(file), _coco_box(one, where, str(one.get("category_id", ""))), track=_track(one))
+
+
+def _track(one: dict[str, Any]) -> str:
+    """Which object of a video an annotation is of, as CVAT and datumaro say it; "" where it is not said."""
+    attributes = one.get("attributes")
+    said = one.get("track_id", attributes.get("track_id") if isinstance(attributes, dict) else None)
+    return "" if said is None else str(said)
 
 
 def _coco_box(one: dict[str, Any], where: str, kind: str) -> dict[str, Any]:

@@ -108,5 +108,7 @@ def test_clicks_beside_baselines(run, tmp_path):
     done = run("evaluate", "clicks", tmp_path, "--foreground", "--no-baselines", "--json", "--objects", 1, *TINY)
     found = json.loads(done.out)
     assert list(found) == ["test_tiny"] and list(found["test_tiny"]) == ["0.png", "1.png"]
+    words = ("--foreground", "--no-baselines", "--json", "--objects", 1, "--workers", 2)
+    assert json.loads(run("evaluate", "clicks", tmp_path, *words, *TINY).out) == found
     done = run("evaluate", "clicks", tmp_path, "--foreground", "--smallest", 0.5, *TINY)
     assert done.code == 1 and "no region of 50 to 60 % of its image; --smallest" in done.err

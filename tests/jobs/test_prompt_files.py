@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam2core.jobs.frame_names import FrameNames
 from sam2core.jobs.prompt_files import PromptFile
 
 BOXES = {"a.jpg": [[2.0, 4.0, 12.0, 24.0], [20.0, 8.0, 36.0, 16.0]], "b.jpg": [[4.0, 3.0, 8.0, 27.0]]}
@@ -164,3 +165,49 @@ def test_a_name_that_two_pictures_have_is_asked_for(pictures, tmp_path):
     with pytest.raises(ValueError, match="'a.jpg' is .* and .*: say more of its path"):
         PromptFile(ours(tmp_path)).of_all([*pictures, twin], still=True)
     assert len(PromptFile(corners(tmp_path)).of_all([*pictures, twin], still=True)[pictures[0]]) == 2
+
+
+def test_names_of_frames_are_those_of_labelling_tools(tmp_path):
+    still = Image.new("RGB", (40, 20))
+    for name in ("clip.gif", "other.gif"):
+        still.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (40, 20), "red")])
+    (tmp_path / "shots").mkdir()
+    for number in (7, 9, 10):
+        still.save(tmp_path / "shots" / f"IMG_{number}.png")
+    clip, other, shots = (tmp_path / name for name in ("clip.gif", "other.gif", "shots"))
+    alone, among = FrameNames([clip, tmp_path / "photo.jpg"]), FrameNames([clip, other, shots])
+    for name, frame in (("000012.jpg", 12), ("frame_000001.PNG", 1), ("images/train/3.png", 3), ("a.b/00004", 4)):
+        assert alone.find(name) == (clip, frame) and among.find(name) is None
+    for name in ("clip/000001.jpg", "clip_00001", "clip.gif#1", "x/clip.gif/frame_1.png", "clip\\frame_000001.jpg"):
+        assert alone.find(name) == among.find(name) == (clip, 1)
+    assert among.find("shots/IMG_9.png") == among.find("shots_IMG_9") == (shots, 1)  # a file's name, not its number
+    assert FrameNames([shots]).find("IMG_10.jpg") == (shots, 2) and FrameNames([shots]).find("frame_1.jpg") is None
+    assert alone.find("photo.jpg") is None
+
+
+def test_coco_and_yolo_of_a_videos_frames(tmp_path):
+    Image.new("RGB", (40, 20)).save(
+        tmp_path / "clip.gif",
+        save_all=True,
+        append_images=[Image.new("RGB", (40, 20), each) for each in ("red", "blue")],
+    )
+    boxes = [(1, 0, {"track_id": 7}), (2, 0, {}), (2, 2, {"track_id": 7})]
+    tree = {
+        "images": [{"id": 1 + number, "file_name": f"frame_{number:06d}.jpg"} for number in range(3)],
+        "annotations": [
+            {"id": at, "image_id": 1 + frame, "category_id": 1, "bbox": [x, 2, 10, 12], "attributes": more}
+            for at, (x, frame, more) in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(tree))
+    found = PromptFile(tmp_path / "coco.json").prompts(tmp_path / "clip.gif")
+    assert list(found) == [("7", 0), ("2", 0), ("7", 2)] and found["7", 2].box == [2, 2, 12, 14]
+    assert set(found.categories.values()) == {"cat"}
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "000001.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (one,) = PromptFile(tmp_path / "labels").prompts(tmp_path / "clip.gif").values()
+    assert (one.frame, one.box) == (1, [10, 5, 30, 15])
+    (tmp_path / "labels" / "000001.txt").rename(tmp_path / "labels" / "cat.txt")
+    with pytest.raises(ValueError, match="speaks of 'cat' and others, and none of them is .*clip.gif or a frame of it"):
+        PromptFile(tmp_path / "labels").prompts(tmp_path / "clip.gif")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam2core.cli.options import DEFAULT_MODEL, build_arguments, format_option, model_options, pairs
+from sam2core.cli.engine import PredictorMaker, engine_options, open_engine
+from sam2core.cli.options import DEFAULT_MODEL, format_option, model_options
 from sam2core.cli.table import table
 
 if TYPE_CHECKING:
-    from sam2core.evaluation.clicks import Session
+    from sam2core.evaluation.clicks import Segmenter, Session
 
 METHODS = {"disc": "ConstantDisc", "flood": "FloodFill", "grabcut": "GrabCut", "walker": "RandomWalker"}
 GOALS = (0.8, 0.9)
@@ -46,6 +48,7 @@ GOALS = (0.8, 0.9)
     help="A slower method beside it; may be repeated, needs sam2core[baselines].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print every object's IoU as JSON.")
+@engine_options("Images")
 @model_options
 def clicks(
     root: Path,
@@ -70,10 +73,8 @@ def clicks(
     the method's own answer. In brackets: the 95 % interval over images. NoC: the clicks it took on
     average to an IoU of 0.80 or 0.90, those that never got there counted as all of them.
     """
-    import registry
     from sam2core.data.formats import open_data
-    from sam2core.evaluation import baselines as simple
-    from sam2core.evaluation.clicks import PredictorSegmenter, click_through, samples_of
+    from sam2core.evaluation.clicks import ClickWork, samples_of
 
     data = open_data(root, format_name, **({"split": split} if split else {}))
     click.echo(data.sentence, err=True)
@@ -82,20 +83,15 @@ def clicks(
         raise ValueError(
             f"{root} holds no region of {100 * smallest:g} to 60 % of its image; --smallest takes smaller ones"
         )
-    name = options["model"] or DEFAULT_MODEL
-    predictor = registry.predictor(name, "image", *pairs(options["overrides"]), **build_arguments(options))
-    methods: dict[str, Any] = {str(name): PredictorSegmenter(predictor)}
-    for word in (*(("disc", "flood") if baselines else ()), *dict.fromkeys(also)):
-        methods[word] = getattr(simple, METHODS[word])()
-    results: dict[str, list[list[Session]]] = {}
-    for label, segmenter in methods.items():
-        results[label] = []
-        with click.progressbar(samples, label=label, file=sys.stderr) as bar:
-            for sample in bar:
-                answers = segmenter.encode(sample.image)
-                results[label].append(
-                    [click_through(answers, truth, clicks=clicks, ignored=sample.ignored) for truth in sample.masks]
-                )
+    methods = Methods(options, (*(("disc", "flood") if baselines else ()), *dict.fromkeys(also)))
+    done: dict[int, dict[str, list[Session]]] = {}
+    with click.progressbar(length=len(samples), label="images", file=sys.stderr) as bar:
+        for index, found in open_engine(options).map(ClickWork(methods, clicks), samples):
+            if isinstance(found, ChildProcessError):
+                raise ChildProcessError(f"{samples[index].name}: {found}")
+            done[index] = found
+            bar.update(1)
+    results = {label: [done[index][label] for index in range(len(samples))] for label in done[0]}
     if as_json:
         document = {
             label: {sample.name: [list(one.scores) for one in each] for sample, each in zip(samples, found)}
@@ -107,6 +103,21 @@ def clicks(
     shown = [count for count in (1, 2, 3, 5, 8, 12, 20) if count < clicks] + [clicks]
     head = ["", *(f"@{count}" for count in shown), *(f"NoC{100 * goal:.0f}" for goal in GOALS if clicks > 1), "s/click"]
     click.echo(table(head, [_row(label, found, shown, clicks) for label, found in results.items()]))
+
+
+class Methods:
+    """Makes a worker's segmenters by name, the model's first; holds words alone, so that it can be sent anywhere."""
+
+    def __init__(self, options: Mapping[str, Any], simple: Sequence[str]) -> None:
+        self.name, self.simple = str(options["model"] or DEFAULT_MODEL), simple
+        self.predictor = PredictorMaker(options, "image")
+
+    def __call__(self, number: int) -> dict[str, Segmenter]:
+        from sam2core.evaluation import baselines
+        from sam2core.evaluation.clicks import PredictorSegmenter
+
+        own = {self.name: PredictorSegmenter(self.predictor(number))}
+        return own | {word: getattr(baselines, METHODS[word])() for word in self.simple}
 
 
 def _row(label: str, found: list[list[Session]], shown: list[int], clicks: int) -> list[str]:
