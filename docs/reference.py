@@ -1,8 +1,8 @@
 """Writes what documents here repeat from elsewhere: ``python docs/reference.py``; a test says when that is wanted.
 
 `commands.md` is made whole, from the commands themselves. In other pages the text between ``<!-- made from SOURCE -->``
-and ``<!-- end -->`` is: a table of a file of benchmarks/results, or the table of models. A block of text that follows a
-block of code is what that code prints.
+and ``<!-- end -->`` is: a table of a file of benchmarks/results, the table of models, or README's of plugins. A block
+of text that follows a block of code is what that code prints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,22 @@ COMMANDS_HEAD = """# Command line
 
 <!-- made by docs/reference.py from the commands themselves -->
 
-What `sam2core VERB --help` says. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error,
-2 wrong usage, 3 an optional package is missing, 130 interrupted by Ctrl-C, 143 asked to stop by SIGTERM. Every verb
-takes `-v` for logs and tracebacks, and `-h` for help. Trailing `KEY=VALUE` pairs change the model's spec, or the
-recipe. Plugins add verbs of their own, such as `sam2core serve` and `sam2core export`.
+What `sam2core VERB --help` says. Results go to stdout, everything else to stderr. Every verb takes `-v` for logs and
+tracebacks, and `-h` for help. Trailing `KEY=VALUE` pairs change the model's spec, or the recipe. Plugins add verbs of
+their own, such as `sam2core serve` and `sam2core export`.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | an error; of many images or videos, some could not be done |
+| 2 | wrong usage |
+| 3 | an optional package is missing |
+| 130 | interrupted by Ctrl-C |
+| 143 | asked to stop by SIGTERM |
+
+## Stopping, files, completion
 
 **Being asked to stop.** SIGTERM (`docker stop`, systemd, slurm) is Ctrl-C, in every verb. What is known is saved at
 once; the frame, image or step at hand is given ten seconds to be finished, and a second request does not wait. What
@@ -121,6 +133,14 @@ def models() -> str:
     return "\n".join(rows) + "\n"
 
 
+def plugins() -> str:
+    """README's table of plugins, with its links as they are from here."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = TABLE.search(text, text.index("## Plugins"))
+    assert rows is not None
+    return rows[0].replace("](docs/", "](").replace("](plugins/", "](../plugins/")
+
+
 def table(source: str) -> str:
     """A table of a results file: "image_t.md, table 1"."""
     name, _, number = source.partition(", table ")
@@ -138,7 +158,8 @@ def with_made(text: str) -> str:
         return f"{match[1]}{said.getvalue()}{match[4]}"
 
     def make(match: re.Match[str]) -> str:
-        made = models() if match[2] == "the registry" else table(match[2])
+        makers = {"the registry": models, "README.md, plugins": plugins}
+        made = makers[match[2]]() if match[2] in makers else table(match[2])
         return f"{match[1]}{made}{match[4]}"
 
     before = Path.cwd()

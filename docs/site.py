@@ -27,6 +27,7 @@ OUTSIDE = (
     "plugins/*/README.md",
     "registry/samples/LICENSES.md",
     "registry/weights/MODEL_CARD.md",
+    "registry/weights/TRAINING.md",
 )
 RENAMED = {
     "CHANGELOG.md": "changelog.md",
@@ -43,6 +44,7 @@ RENAMED = {
     "plugins/README.md": "plugins/guide.md",
     "registry/samples/LICENSES.md": "samples.md",
     "registry/weights/MODEL_CARD.md": "model-card.md",
+    "registry/weights/TRAINING.md": "model-training.md",
 }
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

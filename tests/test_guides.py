@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ ELSEWHERE = {
     "huggingface": "the smallest model has other widths than transformers allows",
     "--record": "the official weights are not here",
     "--against": "the official weights are not here",
+    "cuda": "there is none",
     "--also": "slower methods, of an extra",
     "doctor": "it takes a quarter of a minute, and has tests of its own",
 }
@@ -42,7 +45,7 @@ def commands() -> list[tuple[str, list[str]]]:
     """(document, words) of every command of this program in README and the guides, in order."""
     found = []
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        if document.name == "commands.md":  # made from the commands themselves
+        if document.name in ("commands.md", "tutorial.md"):  # made from the commands themselves; has a test below
             continue
         for block in blocks(document.read_text(encoding="utf-8"), "sh", "bash"):
             for line in block.replace("\\\n", " ").splitlines():
@@ -136,6 +139,34 @@ def test_the_commands_of_the_guides_one_after_the_other(run, place):  # noqa: F8
     assert done > 20 and (place / "out" / "coffee.json").exists() and (place / "out" / "coffee.automask.json").exists()
 
 
+FEW = {"segment": ["--image-size", "64"], "clicks": ["--image-size", "64"]}
+"""The verbs of the tutorial -> what makes them quick; beside it training takes the smallest steps, see QUICK."""
+
+
+def test_the_tutorial_runs_from_its_first_line_to_its_last(run, tmp_path, monkeypatch):  # noqa: F811
+    """Every command in an empty folder, on two images of the tutorial's own script."""
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for block in blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), "sh"):
+        for line in block.splitlines():
+            words = shlex.split(line)
+            if words[0] == "python":
+                subprocess.run([sys.executable, ROOT / words[1], *words[2:], "2"], check=True)
+                continue
+            verb = next(word for word in words[1:3] if word in (*FEW, "convert", "check", "train"))
+            verb = words[2] if words[2] in ("check", "clicks", "convert") else verb
+            extra = {"check": QUICK["check"], "train": TUTORIAL_STEPS}.get(verb, FEW.get(verb, []))
+            words = ["1" if word == "2" and words[at - 1] == "--last" else word for at, word in enumerate(words)]
+            words = [word.replace("leaves/9.png", "leaves/1.png") for word in words]
+            ended = run(*words[1:], *extra)
+            assert ended.code == 0, f"{line}\n{ended.err}"
+            done.append(verb)
+    assert done == ["segment", "convert", "check", "clicks", "train", "clicks", "segment"]
+    assert sorted(path.name for path in Path("dataset/labels").iterdir()) == ["0.png", "1.png"]
+    assert np.asarray(Image.open("dataset/labels/0.png")).max() == 3
+    assert Path("run/weights.safetensors").exists() and Path("found/1.overlay.png").exists()
+
+
 QUICK = {
     "clicks": ["--last", "4", "--objects", "1", "--image-size", "64"],
     "train": [
@@ -150,6 +181,7 @@ QUICK = {
     "check": ["side=64"],
 }
 """The verbs of the page on fine-tuning -> what makes them quick; what comes last counts."""
+TUTORIAL_STEPS = [word.replace("holdout=4", "holdout=1") for word in QUICK["train"]]
 
 
 def test_the_page_on_fine_tuning_runs_on_the_sample(run, tmp_path, monkeypatch):  # noqa: F811
