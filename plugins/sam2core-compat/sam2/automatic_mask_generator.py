@@ -178,7 +178,8 @@ class SAM2AutomaticMaskGenerator:
         for crop, layer in zip(crops, layers, strict=True):
             data.cat(self._process_crop(image, crop, layer, size))
         if len(crops) > 1 and len(data["rles"]):  # of equal masks that of the smaller crop stays
-            data.filter(_nms(data["boxes"], 1 / box_area(data["crop_boxes"].float()), self.crop_nms_thresh))
+            smaller = 1 / box_area(data["crop_boxes"].float())
+            data.filter(_kept(data["boxes"], smaller, self.crop_nms_thresh))
         data.to_numpy()
         return data
 
@@ -195,7 +196,7 @@ class SAM2AutomaticMaskGenerator:
         for (points,) in batch_iterator(self.points_per_batch, places):
             data.cat(self._process_batch(points, size, crop_box, orig_size, normalize=True))
         self.predictor.reset_predictor()
-        data.filter(_nms(data["boxes"], data["iou_preds"], self.box_nms_thresh))
+        data.filter(_kept(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
         data["points"] = uncrop_points(data["points"], crop_box)
         data["crop_boxes"] = torch.tensor([crop_box for _ in data["rles"]]).reshape(-1, 4)
@@ -270,11 +271,11 @@ class SAM2AutomaticMaskGenerator:
             untouched.append(not (filled or dropped))
         masks = torch.stack(cleaned)
         boxes = mask_ops.boxes(masks)
-        kept = mask_ops.nms(boxes.numpy(), np.array(untouched, np.float32), nms_thresh)
-        for index in (index for index in kept if not untouched[index]):
+        kept = _kept(boxes, torch.tensor(untouched, dtype=torch.float32), nms_thresh)
+        for index in (index for index in kept.tolist() if not untouched[index]):
             mask_data["rles"][index] = mask_to_rle_pytorch(masks[index : index + 1])[0]
             mask_data["boxes"][index] = boxes[index]
-        mask_data.filter(torch.as_tensor(np.array(kept)))
+        mask_data.filter(kept)
         return mask_data
 
 
@@ -283,9 +284,18 @@ def box_area(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The places of boxes that stay, best first."""
-    kept = mask_ops.nms(boxes.float().cpu().numpy(), scores.float().cpu().numpy(), threshold)
+def _kept(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """The places of boxes of one category that stay, best first."""
+    return batched_nms(boxes, scores, torch.zeros_like(boxes[:, 0]), iou_threshold=iou_threshold)
+
+
+def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """The places of boxes (N, 4) that stay, best first; boxes of other categories `idxs` (N,) do not meet."""
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.long, device=boxes.device)
+    boxes = boxes.float()
+    apart = boxes + (idxs.to(boxes) * (boxes.max() + 1))[:, None]
+    kept = mask_ops.nms(apart.cpu().numpy(), scores.float().cpu().numpy(), iou_threshold)
     return torch.as_tensor(np.asarray(kept), dtype=torch.long, device=boxes.device)
 
 

@@ -145,6 +145,7 @@ def _load_checkpoint(model, ckpt_path):
         state, _ = files.read(path)
     except files.FileError as error:
         raise weights.WeightsError(str(error)) from error
-    if not {*state} & {*model.state_dict()}:  # another layout than Meta's
+    saved_here = any(name.startswith("core.") for name in state)
+    if not saved_here and not {*state} & {*model.state_dict()}:  # another layout than Meta's
         state, _ = weights.read(path)
     model.load_state_dict(state, strict=True)

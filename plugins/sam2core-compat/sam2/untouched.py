@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 METHODS = (
@@ -94,12 +95,23 @@ def written(namespace: dict[str, Any], names: tuple[str, ...] | None = None) -> 
     _WRITTEN.append((namespace, {key: value for key, value in own.items() if names is None or key in names}, ""))
     for kind in own.values():
         if inspect.isclass(kind) and kind.__module__ == namespace["__name__"]:
-            methods = {
+            methods: dict[str, Any] = {
                 key: value
                 for key, value in vars(kind).items()
                 if inspect.isroutine(value) and (names is None or key in names)
             }
+            if names is None and issubclass(kind, nn.Module):  # one that is inherited may be replaced here, too
+                methods.setdefault("forward", None)
             _WRITTEN.append((vars(kind), methods, f"{kind.__name__}."))
+
+
+def _written_in_torch() -> None:
+    """Remember what the parts call of torch's: programs replace it, to see attention maps or to count."""
+    written(vars(F), ("scaled_dot_product_attention", "interpolate", "pad", "gelu", "glu", "relu"))
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, nn.GELU, nn.LayerNorm, nn.Linear, nn.MaxPool2d, nn.ReLU)
+    for kind in kinds:
+        _WRITTEN.append((vars(kind), {"forward": kind.forward}, f"{kind.__name__}."))
+    _WRITTEN.append((vars(nn.Module), {"__call__": nn.Module.__call__}, "Module."))
 
 
 def overridden(thing: Any, kind: type, names: tuple[str, ...]) -> str | None:
@@ -340,3 +352,6 @@ _METHODS_WRITTEN: dict[str, Any] = {}
 def methods_written(kind: type) -> None:
     """Remember the methods of a class that sam2core stands in for."""
     _METHODS_WRITTEN.update({name: vars(kind)[name] for name in METHODS if name in vars(kind)})
+
+
+_written_in_torch()

@@ -3,17 +3,21 @@
     python overriding.py list FOLDER OUT.npz NAMES
     python overriding.py "as listed" FOLDER OUT.npz NAMES
 
-Everything is: each method of the four public classes, in a subclass and on an instance; each of their attributes; and
-a forward hook on each submodule. The first way writes the names of all that the package has, the second reads them.
+Everything is: each method of the four public classes, in a subclass and on an instance; each of their attributes; a
+forward hook on each submodule; each function that a module has, and each method of the parts' classes, replaced there.
+The first way writes the names of all that the package has, the second reads them.
 FOLDER holds `tiny.yaml` and the folder `frames`. The program knows nothing of who provides the package.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 KINDS = ("video", "image", "automatic")
+USES = {
+    "sam2.automatic_mask_generator": "automatic",
+    "sam2.utils.amg": "automatic",
+    "sam2.utils.transforms": "image",
+    "sam2.modeling.sam.mask_decoder": "image",
+    "sam2.modeling.sam.prompt_encoder": "image",
+}
+"""Which of these uses a module, where it is not the first."""
 CALLS: list[str] = []
 """The overridden methods that were called, one after another."""
 SKIPPED = ("forward", "from_pretrained", "device")
@@ -172,11 +184,25 @@ class Program:
         for name, _ in self.model.named_modules():
             if name:
                 found.append(f"{'image' if name.startswith(seen) else 'video'} hook {name}")
-        return found
+        return found + [f"{USES.get(module, 'video')} replaced {module}:{name}" for module, name in self.replaceable()]
+
+    def replaceable(self) -> Iterator[tuple[str, str]]:
+        """Functions by module and name, those of torch that a module has imported, too, and methods of parts."""
+        for module in sorted(name for name in sys.modules if name.startswith(("sam2.modeling", "sam2.auto", "sam2.u"))):
+            for name, thing in sorted(vars(sys.modules[module]).items()):
+                source = str(getattr(thing, "__module__", ""))
+                if inspect.isfunction(thing) and source.startswith(("sam2.", "torchvision.")):
+                    yield module, name
+                elif inspect.isclass(thing) and source == module and issubclass(thing, nn.Module):
+                    methods = [key for key, one in vars(thing).items() if inspect.isfunction(one)]
+                    if thing.__name__ != "SAM2Base":  # those are overridden in subclasses
+                        yield from ((module, f"{name}.{key}") for key in sorted(methods) if not key.startswith("__"))
 
     def run(self, case: str) -> np.ndarray:
         """What comes of one override; what was there before is put back."""
         kind, what, name = case.split(" ")
+        if what == "replaced":
+            return self.replacing(kind, *name.split(":"))
         thing, kept = self.things()[kind], None
         with torch.inference_mode():
             if what == "hook":
@@ -203,6 +229,20 @@ class Program:
                 vars(thing).pop(name, None)
             elif what == "attribute":
                 setattr(thing, name, kept)
+
+    def replacing(self, kind: str, module: str, name: str) -> np.ndarray:
+        """What comes of another function in a module, or of another method in one of its classes."""
+        owner: Any = importlib.import_module(module)
+        if "." in name:
+            kind_of_part, name = name.split(".")
+            owner = getattr(owner, kind_of_part)
+        before, inherited = getattr(owner, name), name not in vars(owner)
+        setattr(owner, name, functools.wraps(before)(lambda *args, **kwargs: changed(before(*args, **kwargs))))
+        try:
+            with torch.inference_mode():
+                return getattr(self, kind)()
+        finally:
+            delattr(owner, name) if inherited else setattr(owner, name, before)
 
 
 def main(how: str, folder: str, out: str, listed: str) -> None:

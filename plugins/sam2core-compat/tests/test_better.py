@@ -161,3 +161,32 @@ def test_other_checkpoints_can_be_loaded(model, tmp_path):
     unused = again.pop("no_mem_pos_enc")  # sam2core's own files do not hold it
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in again.items())
     assert unused.shape == model.no_mem_pos_enc.shape
+
+
+def test_a_checkpoint_of_a_model_of_the_registry_comes_back(model, tmp_path):
+    """Saved by a program as Meta's are, its names begin with `core.`; those of its spec alone are read, too."""
+    from sam2.build_sam import build_sam2, build_sam2_video_predictor
+
+    torch.manual_seed(1)
+    made = build_sam2("test_tiny", device="cpu")
+    path = tmp_path / "mine.pt"
+    for state in (made.state_dict(), made.core.state_dict()):
+        torch.save({"model": state}, path)
+        for build in (build_sam2, build_sam2_video_predictor):
+            again = build("test_tiny", path, device="cpu").state_dict()
+            assert all(name.startswith("core.") for name in again)
+            assert all(torch.equal(made.state_dict()[name], tensor) for name, tensor in again.items())
+    torch.save({"model": {f"core.{name}": tensor for name, tensor in model.core.state_dict().items()}}, path)
+    again = build_sam2(str(Path(__file__).with_name("tiny.yaml")), path, device="cpu").core.state_dict()
+    assert all(torch.equal(model.core.state_dict()[name], tensor) for name, tensor in again.items())
+    torch.save({"model": {**made.state_dict(), "core.more": torch.zeros(1)}}, path)
+    with pytest.raises(RuntimeError, match="unexpected core.more"):
+        build_sam2("test_tiny", path, device="cpu")
+
+
+def test_the_benchmark_is_refused_in_words_without_a_gpu(monkeypatch, capsys):
+    from sam2 import benchmark
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmark.main([]) == 1
+    assert "torch sees none here; `sam2core bench` measures a CPU" in capsys.readouterr().err

@@ -214,11 +214,13 @@ class SAM2Base(nn.Module):
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load tensors under Meta's names, or sam2core's. Raises RuntimeError when `strict` and they do not fit."""
-        given = dict(state_dict)
+        """Load tensors under Meta's names, or sam2core's, as a model of the registry saves them here or alone.
+
+        Raises RuntimeError when `strict` and they do not fit.
+        """
+        given = {name.removeprefix("core."): tensor for name, tensor in state_dict.items()}
         if "core" in self._modules:
-            if not any(name.startswith("core.") for name in given):
-                given = {f"core.{name}": tensor for name, tensor in given.items()}
+            given = {f"core.{name}": tensor for name, tensor in given.items()}
         elif any(name.startswith(_OURS) for name in given):
             # the one weight that sam2core has no use for stays as it is
             given = FACEBOOK.inverse(given) | {"no_mem_pos_enc": self.no_mem_pos_enc.detach()}
