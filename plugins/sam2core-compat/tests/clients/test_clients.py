@@ -29,6 +29,7 @@ CLIENTS = {
     "segment_geospatial": ["segment-geospatial==1.4.2", "segment_anything", "smoothify"],
     "pixano_inference_sam": ["pixano-inference-sam==0.2.1", "pixano-inference==0.7.1", "pixano-inference-torch==0.2.0"],
     "samexporter": ["samexporter==0.5.0"],
+    "dafne_sam2_tools": ["dafne-sam2-tools==0.1.0"],
 }
 """What is installed without what it asks for, Meta's package among that."""
 if sys.version_info < (3, 11):
