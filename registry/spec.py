@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from registry.errors import DuplicateName, SpecError, nearest
-from sam2core import configuration
+from sam2core import configuration, older
 from sam2core.storage import FileError, read_text
 
 if TYPE_CHECKING:
@@ -248,9 +248,9 @@ def merge(parent: Mapping[str, Any], child: Mapping[str, Any], where: str) -> di
         if key in PARTS:
             merged[key] = _merge_part(key, parent.get(key, USUAL.get(key)), value, where)
         elif key == "weights":
-            merged[key] = value if not isinstance(value, Mapping) or "file" in value else _deep(parent.get(key), value)
+            merged[key] = value if not isinstance(value, Mapping) or "file" in value else edited(parent.get(key), value)
         else:
-            merged[key] = _deep(parent.get(key), value)
+            merged[key] = edited(parent.get(key), older.predictors(value) if key == "predictors" else value)
     return merged
 
 
@@ -262,13 +262,14 @@ def _merge_part(part: str, parent: Any, value: Any, where: str) -> dict[str, Any
         if "type" not in child:
             raise SpecError(f"{where}: {part} has no `type`, and there is no inherited {part} to edit")
         return dict(child)
-    return _deep(parent, child)
+    return edited(parent, child)
 
 
-def _deep(parent: Any, child: Any) -> Any:
+def edited(parent: Any, child: Any) -> Any:
+    """`child` upon `parent`, key by key where both are mappings; otherwise `child`."""
     if not isinstance(parent, Mapping) or not isinstance(child, Mapping):
         return child
-    return {**parent, **{key: _deep(parent.get(key), value) for key, value in child.items()}}
+    return {**parent, **{key: edited(parent.get(key), value) for key, value in child.items()}}
 
 
 # ---------------------------------------------------------------------------------------------------- validating

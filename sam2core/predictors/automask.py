@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -24,7 +24,7 @@ from sam2core.predictors.automask_record import AutoMasks as AutoMasks
 from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Postprocess
+from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.tiles import stream_tiles
 from sam2core.predictors.transforms import to_model_points
 from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
@@ -60,9 +60,9 @@ class MaskGenerator:
     Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
     with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
     `multimask_output` asks for three masks a click instead of one; `refine` gives every mask back to the model as a
-    mask input and takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels
-    (Meta's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the image's size and
-    looks for duplicates again (SAM 1's meaning of that name).
+    mask input and takes the answer. `cleaning` holds steps of `Cleaning` (Meta's ``min_mask_region_area`` sets
+    `fill_holes` and `drop_islands`); `min_region_area` cleans smaller regions at the image's size and looks for
+    duplicates again (SAM 1's meaning of that name).
     Source: Meta's ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
@@ -85,8 +85,7 @@ class MaskGenerator:
         crop_points_downscale: int = 1,
         multimask_output: bool = True,
         refine: bool = False,
-        fill_holes: int = 0,
-        drop_islands: int = 0,
+        cleaning: Mapping[str, Any] | None = None,
         min_region_area: int = 0,
     ) -> None:
         if points_per_batch != "auto" and (not isinstance(points_per_batch, int) or points_per_batch < 1):
@@ -121,7 +120,7 @@ class MaskGenerator:
         self.multimask_output = multimask_output
         self.refine = refine
         self.min_region_area = min_region_area
-        self.postprocess = Postprocess(fill_holes=fill_holes, drop_islands=drop_islands, threshold=mask_threshold)
+        self.cleaning = Cleaning(threshold=mask_threshold).edited(cleaning)
         self._images = ImagePredictor(model)
 
     @overload
@@ -234,7 +233,8 @@ class MaskGenerator:
         if self.iou_threshold > 0:
             chosen = torch.nonzero(iou > self.iou_threshold).flatten()
             row, logits, iou = row[chosen], logits[chosen], iou[chosen]
-        logits = self.postprocess(logits)
+        clicks = Clicks(xy[row], marks[row], self.model.image_size)
+        logits = self.cleaning(logits.unsqueeze(1), clicks).squeeze(1)
         stability, boxes = self._measure(logits, size)
         found = _Found(logits, iou.cpu().numpy(), points[row.cpu().numpy()], boxes)
         if self.stability_threshold > 0:

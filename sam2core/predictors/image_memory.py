@@ -39,7 +39,7 @@ class ImageMemory:
     @classmethod
     def of(cls, model: Sam2) -> ImageMemory:
         """An empty memory. A mask is remembered as it was drawn, and found as the model has it: no hole is filled."""
-        return cls(VideoPredictor(model, fill_holes=0, policy=UnrelatedImages(model.memory_policy)))
+        return cls(VideoPredictor(model, cleaning={"fill_holes": 0}, policy=UnrelatedImages(model.memory_policy)))
 
     @torch.inference_mode()
     def remember(

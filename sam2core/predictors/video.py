@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sam2core.memory.readout import layout
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Postprocess, clicks_on
+from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
 from sam2core.predictors.session_file import read
@@ -36,9 +36,9 @@ class VideoPredictor:
 
     `open` gives a session, which holds everything that changes; any number of sessions share one predictor.
 
-    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
-    a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
-    frames with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
+    Options: `cleaning` edits the steps of `Cleaning`, which are ``{"fill_holes": 8}`` (one that goes by clicks leaves
+    alone what is tracked already: a correction names what was missed); `hard_prompt_masks` memorizes prompted frames
+    with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
     makes a corrected frame a prompted frame (Meta's default loses corrections on tracked frames);
     `forget_around_prompts` clears an object's recent frames near a prompt; `memory_dtype` is the type memories are
     stored in; `objects_per_call` caps how many objects one call of the model takes (None: 4 on a CPU, all elsewhere);
@@ -51,8 +51,7 @@ class VideoPredictor:
         self,
         model: Sam2,
         *,
-        fill_holes: int = 8,
-        keep_clicked: bool = False,
+        cleaning: Mapping[str, Any] | None = None,
         hard_prompt_masks: bool = True,
         non_overlapping: bool = False,
         keep_corrections: bool = True,
@@ -65,9 +64,8 @@ class VideoPredictor:
     ) -> None:
         if objects_per_call is not None and objects_per_call < 1:
             raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
-        self.postprocess = Postprocess(fill_holes=fill_holes, margin=FILLED)
+        self.cleaning = Cleaning(fill_holes=8, filled=FILLED).edited(cleaning)
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
-        self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
         self.non_overlapping = non_overlapping
         self.keep_corrections = keep_corrections
@@ -132,8 +130,7 @@ class VideoPredictor:
     def options(self) -> dict[str, Any]:
         """The options that change what is computed: with the same, one predictor can go on with another's session."""
         return {
-            "fill_holes": self.postprocess.fill_holes,
-            "keep_clicked": self.keep_clicked,
+            **{f"cleaning.{step}": value for step, value in asdict(self.cleaning).items()},
             "hard_prompt_masks": self.hard_prompt_masks,
             "non_overlapping": self.non_overlapping,
             "keep_corrections": self.keep_corrections,
@@ -166,16 +163,15 @@ class VideoPredictor:
         candidates = model.segment(
             features, model.condition(features, recall), prompt, multimask_output=multimask_output
         )
-        answer = self._filled(candidates.take(self.policy.choose(candidates, state)))
-        if not self.keep_clicked or recall is not None:  # a correction names what was missed, not the whole
-            return answer
-        clicks = clicks_on(answer.logits, prompt.points, prompt.labels, image_size=model.image_size)
-        return replace(answer, logits=Postprocess()(answer.logits, clicks))
+        answer = candidates.take(self.policy.choose(candidates, state))
+        # a correction names what was missed, not the whole
+        clicks = Clicks(prompt.points, prompt.labels, model.image_size) if recall is None else None
+        return self._cleaned(answer, clicks)
 
     def mask_as_output(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
         """The answer to one object's mask (H, W) at model size: the mask itself."""
         candidates = self.model.mask_as_output(features, mask.to(self.model.device)[None, None])
-        return self._filled(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
+        return self._cleaned(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
 
     def memorize(self, features: ImageFeatures, answers: Sequence[MaskPrediction], *, frame: int) -> list[FrameMemory]:
         """The memories that prompted answers of several objects on one frame leave behind."""
@@ -230,16 +226,16 @@ class VideoPredictor:
         )
         answer = candidates.take(index)
         memory = model.memorize(features, answer, frame=frame, hard=False)
-        filled = self._filled(answer)
-        memories = self._split(memory, [filled.logits[row] for row in own])
+        cleaned = self._cleaned(answer)
+        memories = self._split(memory, [cleaned.logits[row] for row in own])
         for row, (track, _), one in zip(own, group, memories, strict=True):
             track.shown = replace(one, blocks=None)
             keep = self.policy.keep(answer.rows(row), one, track.bank, track.policy_state)
             if keep is not None:
                 track.bank.put(one, keep)
 
-    def _filled(self, answer: MaskPrediction) -> MaskPrediction:
-        return replace(answer, logits=self.postprocess(answer.logits))
+    def _cleaned(self, answer: MaskPrediction, clicks: Clicks | None = None) -> MaskPrediction:
+        return replace(answer, logits=self.cleaning(answer.logits, clicks))
 
     def _split(self, memory: FrameMemory, logits: Sequence[Tensor]) -> list[FrameMemory]:
         """One memory per object, each with storage of its own, tokens in the storage type."""
