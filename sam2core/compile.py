@@ -25,5 +25,5 @@ def compile_model(model: Sam2, parts: bool | Sequence[str] = True, **options: An
         raise ValueError(f"there is no part {unknown[0]!r} to compile; the parts are {', '.join(PARTS)}")
     for name in names:
         getattr(model, name).compile(**options)
-    model.fixed = FixedShapes(slots=model.memory_readout.slot_embed.shape[0])
+    model.fixed = FixedShapes(slots=model.memory_readout.slots)
     return model

@@ -27,7 +27,7 @@ from sam2core.predictors.object_masks import named
 from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.tiles import stream_tiles
 from sam2core.predictors.transforms import to_model_points
-from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
+from sam2core.types import MASK_INPUT_LIMIT, Batch, ImageFeatures, Label, Prompt
 
 CHUNK_BYTES = 512 * 2**20  # of full-size logits looked at together on a device with memory of its own
 CPU_POINTS = 32
@@ -36,16 +36,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Found(Batch):
     """K masks of one crop that passed the filters: low-resolution logits on the device, the rest on the host."""
 
     logits: Tensor  # (K, h, w)
-    iou: np.ndarray  # (K,)
-    points: np.ndarray  # (K, 2) in pixels of the crop
-    boxes: np.ndarray  # (K, 4) in pixels of the crop
-
-    def __getitem__(self, index: np.ndarray) -> _Found:
-        return _Found(self.logits[torch.from_numpy(index)], self.iou[index], self.points[index], self.boxes[index])
+    iou: Tensor  # (K,)
+    points: Tensor  # (K, 2) in pixels of the crop
+    boxes: Tensor  # (K, 4) in pixels of the crop
 
 
 class MaskGenerator:
@@ -190,13 +187,13 @@ class MaskGenerator:
             parts = []
             for start, stop in self._batches(handle.features, len(points), (y1 - y0, x1 - x0)):
                 part = self._batch(handle.features, points[start:stop], handle.size)
-                cut = mask_ops.near_cut(part.boxes + np.array([x0, y0, x0, y0]), crop, size)
-                parts.append(part[np.flatnonzero(~cut)])
+                cut = mask_ops.near_cut(part.boxes.numpy() + np.array([x0, y0, x0, y0]), crop, size)
+                parts.append(part.rows(torch.from_numpy(np.flatnonzero(~cut))))
                 report(done + stop)
             done += len(points)
-            together = _join(parts)
-            kept = together[mask_ops.nms(together.boxes, together.iou, self.nms_threshold)]
-            found += self._drawn(kept, crop, size)
+            together = _Found.join(parts)
+            kept = mask_ops.nms(together.boxes.numpy(), together.iou.numpy(), self.nms_threshold)
+            found += self._drawn(together.rows(torch.from_numpy(kept)), crop, size)
         if len(plan) > 1:
             boxes, areas = _boxes(found), [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
             found = [found[index] for index in mask_ops.nms(boxes, np.array(areas), self.crop_nms_threshold)]
@@ -236,9 +233,9 @@ class MaskGenerator:
         clicks = Clicks(xy[row], marks[row], self.model.image_size)
         logits = self.cleaning(logits.unsqueeze(1), clicks).squeeze(1)
         stability, boxes = self._measure(logits, size)
-        found = _Found(logits, iou.cpu().numpy(), points[row.cpu().numpy()], boxes)
+        found = _Found(logits, iou.cpu(), torch.from_numpy(points)[row.cpu()], torch.from_numpy(boxes))
         if self.stability_threshold > 0:
-            found = found[np.flatnonzero(stability >= self.stability_threshold)]
+            found = found.rows(torch.from_numpy(np.flatnonzero(stability >= self.stability_threshold)))
         return found
 
     def _keep(self, iou: Tensor) -> Tensor:
@@ -353,14 +350,3 @@ _even_grids = point_grids
 
 def _boxes(found: Sequence[AutoMask]) -> np.ndarray:
     return np.array([mask.box for mask in found], dtype=np.float32).reshape(-1, 4)
-
-
-def _join(parts: Sequence[_Found]) -> _Found:
-    if len(parts) == 1:
-        return parts[0]
-    return _Found(
-        torch.cat([part.logits for part in parts]),
-        np.concatenate([part.iou for part in parts]),
-        np.concatenate([part.points for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-    )
