@@ -177,11 +177,6 @@ class VideoSession:
         self.tracks.clear()
         self.history.clear()
 
-    def clear_memory(self, around: int, object: Hashable | None = None) -> None:
-        """Forget an object's (or all objects') recent frames near a frame, as after a correction that changes all."""
-        for track in [self._track(object)] if object is not None else list(self.tracks.values()):
-            track.forget_recent(around, self.predictor.policy.clearing)
-
     # tracking
 
     @takes_our_words

@@ -503,12 +503,6 @@ def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise DataError(f"{what} ({' '.join(str(error).split())}): {advice}") from error
 
 
-def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint of a run, by parameter name. Raises DataError when it cannot be read."""
-    state = _checkpoint(Path(checkpoint))
-    return {name.removeprefix("weights."): value for name, value in state["average"].items() if name != "count"}
-
-
 class _Log:
     """metrics.csv, a row per step, and validation.csv, a row per validation, in columns that a resumed run finds again.
 
