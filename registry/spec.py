@@ -306,16 +306,17 @@ def validate(name: str, tree: Mapping[str, Any], where: str) -> ModelSpec:
     for part in PARTS:
         values[part] = _merge_part(part, None, values[part], where)
     values["image_size"] = image_size(values["image_size"], where)
-    values["multimask"] = _structured(MultimaskSpec, values.get("multimask") or {}, f"{where}: multimask")
-    if values.get("weights") is not None:
-        values["weights"] = _weights(values["weights"], f"{where}: weights")
+    multimask = _structured(MultimaskSpec, values.pop("multimask", None) or {}, f"{where}: multimask")
+    weights = values.pop("weights", None)
+    weights = None if weights is None else _weights(weights, f"{where}: weights")
     for task, options in values.get("predictors", {}).items() if isinstance(values.get("predictors"), dict) else ():
         if not isinstance(options, dict):
             raise SpecError(f"{where}: predictors.{task} is a mapping of options; got {options!r}")
     for key in ("dim", "memory_dim"):
         if isinstance(values[key], int) and not 0 < values[key] <= WIDEST:
             raise SpecError(f"{where}: {key} is a positive number, at most {WIDEST}; got {values[key]}")
-    return _structured(ModelSpec, {"name": name, **values}, where)
+    whole: ModelSpec = _structured(ModelSpec, {"name": name, **values}, where)
+    return dataclasses.replace(whole, multimask=multimask, weights=weights)
 
 
 def _weights(values: Any, where: str) -> WeightsSpec:
