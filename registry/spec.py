@@ -209,10 +209,10 @@ def parse(text: str, where: str) -> Any:
         return configuration.parse(text, where)
 
 
-def plain(value: Any, where: str) -> Any:
+def plain_values(value: Any, where: str) -> Any:
     """A copy of `value` in plain dicts, lists and scalars. Raises SpecError for anything else, and interpolation."""
     with _refused():
-        return configuration.plain(value, where)
+        return configuration.plain_values(value, where)
 
 
 def pair(text: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from sam2core.jobs.segment import KINDS
 )
 @click.option(
     "--mask",
-    "hint",
+    "mask",
     metavar="PNG[@ID]",
     help="A mask to start from: an image as large as IMAGE; @ID picks one object of several.",
 )
@@ -77,7 +77,7 @@ from sam2core.jobs.segment import KINDS
 @detector_options
 @engine_options("Images")
 @model_flags
-def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
+def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | None, **options: Any) -> None:
     """Cut out what you point at in images.
 
     \b
@@ -116,7 +116,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """
     images, options["overrides"] = divided(words)
-    given = points or boxes or hint
+    given = points or boxes or mask
     file = options["prompts_file"]
     if file is None and len(images) == 1 and _is_list(images[0]):
         file = images[0]
@@ -129,7 +129,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
         raise click.UsageError(f"{what} says what to segment: nothing else does beside it")
     if options["detect"] and not detector:
         raise click.UsageError("--detect is for a --detector")
-    prompts = _prompts(points, boxes, hint, options["objects"])
+    prompts = _prompts(points, boxes, mask, options["objects"])
     one = len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file())
     if one and not (file or detector or options["write"].labels):
         _one(images[0], prompts, options)
@@ -143,23 +143,23 @@ def _is_list(word: str) -> bool:
     return is_list(word)
 
 
-def _prompts(points: tuple, boxes: tuple, hint: str | None, objects: tuple) -> list[UserPrompt]:
+def _prompts(points: tuple, boxes: tuple, mask: str | None, objects: tuple) -> list[UserPrompt]:
     """What the command line says, an object each."""
     if objects:
-        if hint:
+        if mask:
             raise click.UsageError("--mask is for one object: no --object beside it")
         prompts = Prompts()
         order = click.get_current_context().meta["sam2core.order"]
         spoken(order, {"objects": objects, "points": points, "boxes": boxes, "masks": ()}, prompts, still=True)
         return list(prompts.values())
     if len(boxes) > 1:
-        if points or hint:
+        if points or mask:
             raise click.UsageError("several boxes are several objects; points and --mask describe one")
         return [UserPrompt("", 0, box=list(box)) for box in boxes]
-    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=hint)
+    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=mask)
     one.points = [list(point[:2]) for point in points]
     one.labels = [int(point[2]) for point in points]
-    return [one] if points or boxes or hint else []
+    return [one] if points or boxes or mask else []
 
 
 # ---------------------------------------------------------------------------------------------------- one image

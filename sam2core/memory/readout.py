@@ -46,11 +46,11 @@ class MemoryReadout(nn.Module):
     def forward(self, recall: Recall | Sequence[Recall]) -> list[TokenBlock]:
         """The blocks to attend to, in Meta's order: the slots as recalled, then all object pointers as one block.
 
-        One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
+        One recall serves all rows of its memories; several recalls of equal `memory_shape` are stacked along the batch.
         Raises ValueError for a slot that has no code.
         """
         recalls = [recall] if isinstance(recall, Recall) else list(recall)
-        assert len({layout(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
+        assert len({memory_shape(one) for one in recalls}) == 1, "recalls of different shapes cannot be stacked"
         for one in recalls:
             check_slots(one, self.slots)
         dtype, device = self.slot_embed.dtype, self.slot_embed.device
@@ -86,7 +86,7 @@ class MemoryReadout(nn.Module):
         return TokenBlock(tokens, position, grid=None)
 
 
-def layout(recall: Recall) -> tuple[object, ...]:
+def memory_shape(recall: Recall) -> tuple[object, ...]:
     """What two recalls must share to be read in one batch: their blocks, in order, and how many object pointers."""
     blocks = tuple(
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)

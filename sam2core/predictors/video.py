@@ -15,14 +15,14 @@ from sam2core.annotations import dtype_name
 from sam2core.compile import compile_model
 from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import check_policy, layout
+from sam2core.memory.readout import check_policy, memory_shape
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.predictors.object_masks import named
 from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
-from sam2core.predictors.session_file import read
+from sam2core.predictors.session_file import read_session
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import FrameMemory, ImageFeatures, MaskPrediction, Prompt, Recall
 
@@ -125,7 +125,7 @@ class VideoPredictor:
         Raises ValueError when it was saved by another model, with other options, or over other frames.
         """
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
-        return read(self, Path(path), frames)
+        return read_session(self, Path(path), frames)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class VideoPredictor:
     ) -> None:
         """Track objects onto a frame and put what they leave behind into their banks.
 
-        Objects whose recalls have the same layout go through the model together.
+        Objects whose recalls have the same shape go through the model together.
         """
         recalls = [
             self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
@@ -205,10 +205,10 @@ class VideoPredictor:
             self._follow(features, [(tracks[place], recalls[place]) for place in places], frame)
 
     def together(self, recalls: Sequence[Recall]) -> Iterator[list[int]]:
-        """The places of recalls that one call of the model takes: of the same layout, and at most so many."""
+        """The places of recalls that one call of the model takes: of the same shape, and at most so many."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, recall in enumerate(recalls):
-            groups.setdefault(layout(recall), []).append(place)
+            groups.setdefault(memory_shape(recall), []).append(place)
         for places in groups.values():
             for start in range(0, len(places), self.objects_per_call):
                 yield places[start : start + self.objects_per_call]

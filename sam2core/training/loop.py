@@ -57,7 +57,7 @@ ANY = (
 )  # of a recipe: how, but not what is computed
 
 
-def layout(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
+def batch_shape(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
     """A step's stage, and the frames, clips and objects a clip of its batch."""
     stage = recipe.stage_at(step)
     stills = stage.stills
@@ -90,7 +90,7 @@ class Batches(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # the loader asks its workers in turn
         for step in range(self.start + worker, self.recipe.steps, workers):
-            stage, frames, batch, objects = layout(self.recipe, step)
+            stage, frames, batch, objects = batch_shape(self.recipe, step)
             rows = range(self.rank, batch, self.world)
             try:
                 clips = [
