@@ -15,7 +15,7 @@ BUILD = {
     "model": "test_tiny",
     "weights": "none",
     "device": "cpu",
-    "dtype": None,
+    "dtype": "float32",
     "image_size": 64,
     "threads": None,
     "overrides": ("predictors.image.mask_threshold=0.25",),
