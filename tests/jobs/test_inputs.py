@@ -32,7 +32,7 @@ def test_files_folders_and_patterns_name_each_picture_once_in_order(place: Path)
     (place / "odd[1].png").write_bytes((place / "in" / "9.png").read_bytes())
     assert not is_pattern("odd[1].png") and pictures(["odd[1].png"]) == [Path("odd[1].png")], "a name, no pattern"
     for words, error, said in (
-        (["a"], ValueError, "a holds no picture"),
+        (["a"], ValueError, "a holds no image"),
         (["gone*.png"], ValueError, "nothing matches gone"),
         (["gone.png"], OSError, "gone.png: no such file"),
     ):
@@ -60,7 +60,7 @@ def test_clips_are_files_folders_addresses_and_patterns(place: Path) -> None:
         "rtsp://camera/1?x=*",
     ]
     assert clips(["in/*.png"]) == ["in/*.png"], "the frames of one clip"
-    with pytest.raises(ValueError, match=r"in/9\.png is a picture, no clip"):
+    with pytest.raises(ValueError, match=r"in/9\.png is an image, no video"):
         clips(["in/9.png", "a/y.mp4"])
 
 

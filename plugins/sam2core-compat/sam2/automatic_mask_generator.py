@@ -118,7 +118,7 @@ class SAM2AutomaticMaskGenerator:
             cleaning={
                 "fill_holes": int(rules.max_hole_area),
                 "drop_islands": int(rules.max_sprinkle_area),
-                "threshold": rules.mask_threshold,  # upstream cleans at zero whatever the threshold of the masks is
+                "threshold": rules.mask_threshold,  # Meta's sam2 cleans at zero whatever the threshold of the masks is
             },
         )
 
