@@ -24,7 +24,7 @@ from registry.spec import (
     merge,
     pair,
     plain_values,
-    read,
+    read_source,
     validate,
 )
 
@@ -71,7 +71,7 @@ def find(name: str | os.PathLike[str] | Mapping[str, Any] | ModelSpec, zoo: Zoo)
 def _from_file(file: Path) -> Source:
     suffix = file.suffix.lower()
     if suffix in {".yaml", ".yml"}:
-        return read(file)
+        return read_source(file)
     if suffix == ".safetensors":
         tree = plain_values(places.read_spec(file), file.name)
         label = tree.pop("name", file.stem)

@@ -161,7 +161,7 @@ class Specs:
         if not files:
             wrong = "has no .yaml file" if folder.is_dir() else "is no folder"
             raise SpecError(f"{owner} registers specs in {folder}, which {wrong}")
-        return [self._add(dataclasses.replace(read(file), owner=owner)) for file in files]
+        return [self._add(dataclasses.replace(read_source(file), owner=owner)) for file in files]
 
     def _add(self, source: Source) -> str:
         aliases = source.tree.get("aliases") or []
@@ -221,7 +221,7 @@ def pair(text: str) -> dict[str, Any]:
         return configuration.pair(text, "memory_policy.frames=4")
 
 
-def read(file: str | Path) -> Source:
+def read_source(file: str | Path) -> Source:
     """A spec file as written, but that the path of weights beside it is made absolute. Raises SpecError, OSError."""
     file = Path(file)
     with _refused():

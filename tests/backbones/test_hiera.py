@@ -139,7 +139,7 @@ def test_prediction_in_chunks_of_windows_changes_nothing(monkeypatch, size):
         prepare(trunk, "cpu")
         monkeypatch.setattr(chunked, "CHUNK_LIMIT", 0)
         monkeypatch.setattr(chunked, "CHUNK_BYTES", 0)
-        assert [block._strip(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
+        assert [block._rows_at_once(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
         for found, expected in zip(trunk(images), whole):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert trunk.blocks[0]._strip(torch.empty(2, 16, 24, 8)) == 16  # training takes the map at once
+    assert trunk.blocks[0]._rows_at_once(torch.empty(2, 16, 24, 8)) == 16  # training takes the map at once
