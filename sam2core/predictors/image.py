@@ -302,7 +302,7 @@ class ImagePredictor:
     def _find(self, handle: ImageHandle) -> RememberedResult:
         """The remembered objects on an image."""
         logits, iou, object_score = self.memory.find(handle.unconditioned())
-        clean = self.postprocess(logits.unsqueeze(1))
+        clean = self.cleaning(logits.unsqueeze(1))
         with torch.inference_mode(False), torch.no_grad():
             return RememberedResult(
                 object_ids=tuple(self.memory.tracks),

@@ -73,7 +73,9 @@ def test_several_pictures_and_objects_are_the_prompted_frames_of_one_session(mod
     predictor.remember(picture(0), [square(5, 5), square(20, 50)], object_ids=["cup", 7])
     predictor.remember(predictor.encode(picture(1)), square(10, 30), object_ids=["cup"])
     predictor.remember(picture(2), square(1, 1)[None], object_ids=["spoon"])
-    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open([picture(number) for number in range(4)], keep="all")
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open(
+        [picture(number) for number in range(4)], keep="all"
+    )
     session.prompt(0, "cup", mask=square(5, 5))
     session.prompt(0, 7, mask=square(20, 50))
     session.prompt(1, "cup", mask=square(10, 30))
@@ -88,7 +90,9 @@ def test_an_unrelated_picture_has_no_motion_whatever_the_models_own_policy_carri
     predictor = ImagePredictor(model)
     predictor.remember(picture(0), square(5, 5))
     policy = UnrelatedImages(model.memory_policy)
-    session = VideoPredictor(model, cleaning={"fill_holes": 0}, policy=policy).open([picture(number) for number in range(3)])
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}, policy=policy).open(
+        [picture(number) for number in range(3)]
+    )
     session.prompt(0, 0, mask=square(5, 5))
     _, _, last = session.propagate()
     assert not session.tracks[0].bank.recent, "what is found on one picture says nothing of the next"
