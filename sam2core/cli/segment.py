@@ -56,6 +56,15 @@ from sam2core.jobs.segment import KINDS
     metavar="FILE",
     help="Prompts of many images: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
 )
+@click.option(
+    "--like",
+    "like",
+    nargs=2,
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="IMAGE MASK",
+    help="A labelled image whose objects are looked for on all others; MASK is a PNG. Repeat it to show more.",
+)
 @click.option("--frame", type=click.IntRange(min=0), help="Which image of a TIFF stack or animation.  [default: 0]")
 @click.option(
     "--multimask",
@@ -86,6 +95,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
     sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
     sam2core segment photos/ --prompts boxes.json --workers 2             a detector's boxes
+    sam2core segment photographs/ --like labelled.jpg labelled.png        what the mask shows, on all of them
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
     IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
@@ -95,6 +105,9 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
 
     --prompts FILE says of each image what is in it; docs/images.md has its forms. An image of
     which it says nothing gets a document without masks.
+
+    --like IMAGE MASK shows what to look for: a number of the mask is an object, the same in all masks, and one
+    that the model does not see on an image gets no mask there.
 
     Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
     area and bbox (x, y, width, height) in pixels, and the mask as COCO RLE; and as --write says:
@@ -120,18 +133,20 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
     file = options["prompts_file"]
     if file is None and len(images) == 1 and _is_list(images[0]):
         file = images[0]
-    detector = options["detector"]
-    if not (given or file or detector):
-        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE or --detector NAME"
+    detector, like = options["detector"], options["like"]
+    if not (given or file or detector or like):
+        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE, --detector NAME or --like IMAGE MASK"
         raise click.UsageError(f"say what to segment: {said}")
-    if bool(given) + bool(file) + bool(detector) > 1:
-        what = file or f"the detector {detector}"
+    if bool(given) + bool(file) + bool(detector) + bool(like) > 1:
+        what = file or (f"the detector {detector}" if detector else "--like")
         raise click.UsageError(f"{what} says what to segment: nothing else does beside it")
     if options["detect"] and not detector:
         raise click.UsageError("--detect is for a --detector")
     prompts = _prompts(points, boxes, mask, options["objects"])
     one = len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file())
-    if one and not (file or detector or options["write"].labels):
+    if like and options["multimask_output"]:
+        raise click.UsageError("--like finds one mask an object: no --multimask beside it")
+    if one and not (file or detector or like or options["write"].labels):
         _one(images[0], prompts, options)
     else:
         _many(images, prompts, file, options)
@@ -256,6 +271,7 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         multimask=options["multimask_output"],
         force=options["force"],
         detect=detect,
+        like=[(str(placed(Path(image), options)), str(placed(Path(mask), options))) for image, mask in options["like"]],
     )
     open_model(options, options["overrides"], say)
     go_through(pictures, work, output, options, say)

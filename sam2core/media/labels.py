@@ -151,6 +151,19 @@ def read_mask(source: PictureSource, choose: str | int | None = None, *, frame: 
             raise ValueError(f"the mask {file.name} {error}") from error
 
 
+def read_objects(source: PictureSource) -> dict[int, np.ndarray]:
+    """The masks (H, W) bool that were drawn of all objects, by number; a lone one in black and white has number 1.
+
+    Numbers are those that `read_mask` chooses by. Raises ValueError for an empty file, which it names.
+    """
+    with PictureFile(source) as file:
+        drawn = _drawn(file, 0)
+        if not drawn.names:
+            raise ValueError(f"the mask {file.name} is empty: it holds only 0")
+    white = [*drawn.names] == [255]
+    return {1 if white else number: drawn.ids == number for number in drawn.names}
+
+
 def _drawn(file: PictureFile, frame: int) -> DrawnMask:
     picture = file.picture(frame)
     alpha = _alpha(picture)
