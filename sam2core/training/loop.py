@@ -164,17 +164,16 @@ def train(
     folder = Path(folder)
     if recipe.patience and validate is None:
         raise RecipeError(f"recipe: patience {recipe.patience} counts validations, and this run has none")
-    folder.mkdir(parents=True, exist_ok=True)
     if not changed:
         check_recipe(folder, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, recipe, folder, shard=shard, initialise=initialise)
     team = run.team
     loader = _loader(mixture, recipe, run.step, team, workers=workers, pin=_device(model).type == "cuda")
     log = _Log(folder, run.step) if team.rank == 0 else None
     began = saved = time.monotonic()
     last = recipe.steps if stop_after is None else min(recipe.steps, run.step + stop_after)
-    if run.is_stale():
-        last = run.step
+    last = run.step if run.is_stale() else last
     stopping = False
     with run.kept(), checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
         for batch in loader:
@@ -186,10 +185,8 @@ def train(
             losses, stopping = run.advance(batch, stop is not None and stop.is_set())
             if stopping:
                 last = run.step
-            numbers = None
-            due = validate is not None and (run.step % validate_every == 0 or run.step == recipe.steps)
-            if validate is not None and due:
-                numbers = run.validated(validate)
+            due = run.step % validate_every == 0 or run.step == recipe.steps
+            numbers = run.validated(validate) if validate is not None and due else None
             frames = batch.frames.shape[0] * batch.frames.shape[1] * team.world
             seconds = time.monotonic() - began
             progress = Progress(run.step, recipe.steps, stage.name, seconds, losses, numbers, rate, frames)
