@@ -37,7 +37,7 @@ class Work:
     out: Path
     seconds: float
     deadly: str = ""
-    """The name of a picture over which every worker dies."""
+    """The name of an image over which every worker dies."""
 
     def __call__(self, number):
         def do(picture: Picture, made: Made) -> None:

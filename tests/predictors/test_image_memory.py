@@ -95,7 +95,7 @@ def test_an_unrelated_picture_has_no_motion_whatever_the_models_own_policy_carri
     )
     session.prompt(0, 0, mask=square(5, 5))
     _, _, last = session.propagate()
-    assert not session.tracks[0].bank.recent, "what is found on one picture says nothing of the next"
+    assert not session.tracks[0].bank.recent, "what is found on one image says nothing of the next"
     alone = session.predictor.open([picture(0), picture(1), picture(2)])
     alone.prompt(0, 0, mask=square(5, 5))
     (frame,) = alone.propagate(start=2)
