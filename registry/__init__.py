@@ -1,6 +1,6 @@
 """The zoo: models by name. `from sam2core import registry`, or `import registry`.
 
-    model = registry.build("sam2.1_hiera_l", device="cuda", dtype="bfloat16")
+    model = registry.build("sam2.1_hiera_l", device="cuda")
     predictor = registry.predictor("sam2core_nano")
 
 Names and specs are plain text until something is built: importing this package and listing names imports no torch.
@@ -21,7 +21,7 @@ from registry.errors import DuplicateName, SpecError, UnknownName, WeightsError,
 from registry.kinds import KINDS
 from registry.plugins import PluginRecord, current
 from registry.resolve import load, looks_like_path
-from registry.spec import FIELDS, ModelSpec, edited
+from registry.spec import FIELDS, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,8 @@ def build(
     name, pairs, overrides    as for `spec`
     weights      True: the spec's own, downloaded once; False: fresh initialisation; a path: that file instead
     device       "cpu" (None), "cuda", "cuda:1", "mps", or "auto": the first of cuda, mps, cpu that is there
-    dtype        "float32" (None), "bfloat16" or "float16", or torch's; no autocast is needed in any of them
+    dtype        "float32", "bfloat16" or "float16", or torch's; no autocast is needed in any of them. None: bfloat16 on
+                 a CUDA device that computes in it, said in one line of the log, and float32 elsewhere
     image_size   pixels of a square, or (height, width), multiples of 32; None: the spec's
     cache_dir    where downloads are kept; None: the hub's own cache
     offline      True: never ask the network; None: as HF_HUB_OFFLINE says
@@ -173,7 +174,7 @@ def predictor(
     else:
         value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
         defaults = value.predictors.get(task, {})
-    chosen = {**edited(defaults, options), "type": task}
+    chosen = {**defaults, **options, "type": task}
     offered.check("predictor", chosen, ("model",), also=(*_ARGUMENTS, *FIELDS))  # before anything slow
     if model is None:
         model = _build(name, value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)
@@ -219,13 +220,18 @@ def _build(
     dtype: str | torch.dtype | None,
     **hub: Any,
 ) -> Sam2:
+    import torch
+
     from registry.assemble import assemble, device_of, dtype_of, init_empty_weights
     from sam2core.ops.cpu.products import multiplies
     from sam2core.prepare import prepare
 
     if not isinstance(weights, bool | str | os.PathLike):
         raise WeightsError(f"weights is True, False or a path; got {weights!r}")
-    place, precision = device_of(device), dtype_of(dtype)
+    place = device_of(device)
+    precision = dtype_of(dtype, place)
+    if dtype is None and precision != torch.float32:
+        logger.info("%s is built in bfloat16, which %s computes in; dtype='float32' asks for fp32", value.name, place)
     if weights is True and value.weights is None:
         raise WeightsError(
             f"{value.name} has no weights of its own: pass weights=False for a fresh initialisation, or weights='file'"
@@ -251,7 +257,7 @@ def _build(
         _all_there(model)
     model.spec = value
     model.to(place).float()
-    model = model if precision == dtype_of(None) else model.to_mixed_precision(precision)
+    model = model if precision == torch.float32 else model.to_mixed_precision(precision)
     return prepare(model, place).eval()
 
 

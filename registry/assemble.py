@@ -16,7 +16,7 @@ from registry.errors import SpecError
 from registry.spec import ModelSpec
 from sam2core.annotations import dtype_name
 from sam2core.heads.object_pointer import ObjectPointer
-from sam2core.memory.readout import MemoryReadout, check_policy
+from sam2core.memory.readout import MemoryReadout
 from sam2core.model import Sam2
 from sam2core.protocols import MakesStrides
 from sam2core.types import Multimask
@@ -33,12 +33,6 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     prompt_encoder = make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size)
     mask_decoder = make("mask_decoder", spec.mask_decoder, dim=spec.dim)
     _check_read(spec, backbone, neck, mask_decoder)
-    memory_readout = call("memory_readout", MemoryReadout, spec.memory_readout, **widths)
-    memory_policy = make("memory_policy", spec.memory_policy)
-    try:
-        check_policy(memory_policy, memory_readout.slots)
-    except ValueError as error:
-        raise SpecError(str(error)) from error
     return Sam2(
         backbone=backbone,
         neck=neck,
@@ -46,9 +40,9 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
         mask_decoder=mask_decoder,
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),
-        memory_readout=memory_readout,
+        memory_readout=call("memory_readout", MemoryReadout, spec.memory_readout, **widths),
         memory_attention=make("memory_attention", spec.memory_attention, **widths),
-        memory_policy=memory_policy,
+        memory_policy=make("memory_policy", spec.memory_policy),
         image_size=size,
         multimask=Multimask(**dataclasses.asdict(spec.multimask)),
     )
@@ -147,8 +141,16 @@ def device_of(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype:
-    """A floating type by name: None is float32. Raises ValueError."""
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a GPU with units for bfloat16; one that only imitates the type has none."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """A floating type by name; None is what models run in on a device where nobody says. Raises ValueError."""
     if dtype is None:
-        return torch.float32
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     return getattr(torch, dtype_name(str(dtype).removeprefix("torch.")))

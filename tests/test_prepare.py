@@ -31,7 +31,7 @@ def test_parts_and_model_read_without_a_word_about_a_device(file):
     found = [f"{number}: {line.strip()}" for number, line in enumerate(file.read_text().splitlines(), 1)]
     assert not [line for line in found if DEVICES.search(line)]
     imported = [node.module or "" for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-    assert not [name for name in imported if name.startswith("sam2core.ops.cpu")]
+    assert not [name for name in imported if name.startswith(("sam2core.ops.cpu", "sam2core.ops.cuda"))]
 
 
 def tiny() -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sam2core.cli.engine import PredictorMaker, engine_options, placed
-from sam2core.cli.options import build_arguments, divided, model_flags, open_model
+from sam2core.cli.options import build_arguments, chosen_dtype, divided, model_flags, open_model
 from sam2core.cli.pictures import Kinds, bars_of, go_through, label_writers
 from sam2core.cli.progress import Bars, Say
 from sam2core.cli.track import clip_settings, end, go_through_clips, report
@@ -119,11 +119,16 @@ def _pictures(
     kinds = options["write"].drawn
     drawn = {} if kinds == DRAWN_KINDS else {"kinds": list(kinds)}
     bars = bars_of(options, len(pictures))
-    words = ("dtype", "tile", "overlap", "frame")
+    words = ("tile", "overlap", "frame")
     work = AutomaskWork(
         PredictorMaker(options, "automask", **also),
         output,
-        {**{word: options[word] for word in words if options[word] is not None}, **also, **drawn},
+        {
+            "dtype": chosen_dtype(options),
+            **{word: options[word] for word in words if options[word] is not None},
+            **also,
+            **drawn,
+        },
         tile=options["tile"],
         overlap=options["overlap"],
         frame=options["frame"],

@@ -85,11 +85,14 @@ class Size(click.ParamType):
         return int(height) if width is None else (int(height), int(width))
 
 
-class Dtype(click.Choice):
-    """A floating type, by its short name or torch's."""
+AUTO = "auto"
 
-    def __init__(self) -> None:
-        super().__init__([*DTYPES, *DTYPES.values()])
+
+class Dtype(click.Choice):
+    """A floating type, by its short name or torch's, or another word."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__([*words, *DTYPES, *DTYPES.values()])
 
 
 class Model(click.ParamType):
@@ -131,7 +134,13 @@ def model_flags(function: Function) -> Function:
             ),
             click.option("--weights", metavar="FILE|none", help="Other weights; none: random ones."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps"),
-            click.option("--dtype", type=Dtype(), default="fp32", show_default=True),
+            click.option(
+                "--dtype",
+                type=Dtype(AUTO),
+                default=AUTO,
+                show_default=True,
+                help="auto: bf16 on a CUDA device that computes in it, fp32 elsewhere.",
+            ),
             click.option("--image-size", type=Size(), help="Pixels the model sees; smaller is faster and coarser."),
             click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
         ]
@@ -194,6 +203,15 @@ def open_model(options: Mapping[str, Any], changes: Iterable[str], say: Callable
     return name
 
 
+def chosen_dtype(options: Mapping[str, Any]) -> str:
+    """The type that the options of `model_options` come to, in the words of --dtype; for what is written down."""
+    if options["dtype"] != AUTO:
+        return options["dtype"]
+    from registry.assemble import computes_in_bfloat16, device_of
+
+    return "bf16" if computes_in_bfloat16(device_of(options["device"])) else "fp32"
+
+
 def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the options of `model_options`, all but the overrides, into keywords of `registry.build`.
 
@@ -203,7 +221,9 @@ def build_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(options["threads"])
-    arguments = {"device": options["device"], "dtype": dtype_name(options["dtype"])}
+    arguments = {"device": options["device"], "dtype": None}
+    if options["dtype"] != AUTO:
+        arguments["dtype"] = dtype_name(options["dtype"])
     if (
         options["weights"] == "none"
     ):  # the same random ones in every run and worker, so that one that was stopped goes on

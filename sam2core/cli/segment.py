@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options, placed
-from sam2core.cli.options import Box, Point, build_arguments, divided, model_flags, open_model
+from sam2core.cli.options import Box, Point, build_arguments, chosen_dtype, divided, model_flags, open_model
 from sam2core.cli.pictures import Kinds, go_through
 from sam2core.cli.progress import Say
 from sam2core.cli.prompts import InOrder, spoken
@@ -45,7 +45,7 @@ from sam2core.jobs.segment import KINDS
 )
 @click.option(
     "--mask",
-    "mask",
+    "hint",
     metavar="PNG[@ID]",
     help="A mask to start from: an image as large as IMAGE; @ID picks one object of several.",
 )
@@ -55,15 +55,6 @@ from sam2core.jobs.segment import KINDS
     type=click.Path(exists=True),
     metavar="FILE",
     help="Prompts of many images: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
-)
-@click.option(
-    "--like",
-    "like",
-    nargs=2,
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="IMAGE MASK",
-    help="A labelled image whose objects are looked for on all others; MASK is a PNG. Repeat it to show more.",
 )
 @click.option("--frame", type=click.IntRange(min=0), help="Which image of a TIFF stack or animation.  [default: 0]")
 @click.option(
@@ -86,7 +77,7 @@ from sam2core.jobs.segment import KINDS
 @detector_options
 @engine_options("Images")
 @model_flags
-def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | None, **options: Any) -> None:
+def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
     """Cut out what you point at in images.
 
     \b
@@ -95,7 +86,6 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
     sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
     sam2core segment photos/ --prompts boxes.json --workers 2             a detector's boxes
-    sam2core segment photographs/ --like labelled.jpg labelled.png        what the mask shows, on all of them
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
     IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
@@ -105,9 +95,6 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
 
     --prompts FILE says of each image what is in it; docs/images.md has its forms. An image of
     which it says nothing gets a document without masks.
-
-    --like IMAGE MASK shows what to look for: a number of the mask is an object, the same in all masks, and one
-    that the model does not see on an image gets no mask there.
 
     Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
     area and bbox (x, y, width, height) in pixels, and the mask as COCO RLE; and as --write says:
@@ -129,24 +116,22 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """
     images, options["overrides"] = divided(words)
-    given = points or boxes or mask
+    given = points or boxes or hint
     file = options["prompts_file"]
     if file is None and len(images) == 1 and _is_list(images[0]):
         file = images[0]
-    detector, like = options["detector"], options["like"]
-    if not (given or file or detector or like):
-        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE, --detector NAME or --like IMAGE MASK"
+    detector = options["detector"]
+    if not (given or file or detector):
+        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE or --detector NAME"
         raise click.UsageError(f"say what to segment: {said}")
-    if bool(given) + bool(file) + bool(detector) + bool(like) > 1:
-        what = file or (f"the detector {detector}" if detector else "--like")
+    if bool(given) + bool(file) + bool(detector) > 1:
+        what = file or f"the detector {detector}"
         raise click.UsageError(f"{what} says what to segment: nothing else does beside it")
     if options["detect"] and not detector:
         raise click.UsageError("--detect is for a --detector")
-    prompts = _prompts(points, boxes, mask, options["objects"])
+    prompts = _prompts(points, boxes, hint, options["objects"])
     one = len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file())
-    if like and options["multimask_output"]:
-        raise click.UsageError("--like finds one mask an object: no --multimask beside it")
-    if one and not (file or detector or like or options["write"].labels):
+    if one and not (file or detector or options["write"].labels):
         _one(images[0], prompts, options)
     else:
         _many(images, prompts, file, options)
@@ -158,23 +143,23 @@ def _is_list(word: str) -> bool:
     return is_list(word)
 
 
-def _prompts(points: tuple, boxes: tuple, mask: str | None, objects: tuple) -> list[UserPrompt]:
+def _prompts(points: tuple, boxes: tuple, hint: str | None, objects: tuple) -> list[UserPrompt]:
     """What the command line says, an object each."""
     if objects:
-        if mask:
+        if hint:
             raise click.UsageError("--mask is for one object: no --object beside it")
         prompts = Prompts()
         order = click.get_current_context().meta["sam2core.order"]
         spoken(order, {"objects": objects, "points": points, "boxes": boxes, "masks": ()}, prompts, still=True)
         return list(prompts.values())
     if len(boxes) > 1:
-        if points or mask:
+        if points or hint:
             raise click.UsageError("several boxes are several objects; points and --mask describe one")
         return [UserPrompt("", 0, box=list(box)) for box in boxes]
-    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=mask)
+    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=hint)
     one.points = [list(point[:2]) for point in points]
     one.labels = [int(point[2]) for point in points]
-    return [one] if points or boxes or mask else []
+    return [one] if points or boxes or hint else []
 
 
 # ---------------------------------------------------------------------------------------------------- one image
@@ -256,7 +241,7 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
             say(f"{file} says nothing of {silent} of {len(paths)} images: they get no masks")
         if strangers := told.strangers(paths):
             say(f"{file} also speaks of {strangers} images that are not among these")
-    words = {word: options[word] for word in ("dtype", "frame") if options[word] is not None}
+    words = {"dtype": chosen_dtype(options)} | ({} if options["frame"] is None else {"frame": options["frame"]})
     detect = DetectorMaker(options) if options["detector"] else None
     if detect is not None:
         words |= detect.document()
@@ -271,7 +256,6 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         multimask=options["multimask_output"],
         force=options["force"],
         detect=detect,
-        like=[(str(placed(Path(image), options)), str(placed(Path(mask), options))) for image, mask in options["like"]],
     )
     open_model(options, options["overrides"], say)
     go_through(pictures, work, output, options, say)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sam2core.cli.engine import DetectorMaker, PredictorMaker, detector_options, engine_options, open_engine, placed
-from sam2core.cli.options import DEFAULT_MODEL, Box, Point, build_arguments, divided, model_flags, open_model
+from sam2core.cli.options import (
+    DEFAULT_MODEL,
+    Box,
+    Point,
+    build_arguments,
+    chosen_dtype,
+    divided,
+    model_flags,
+    open_model,
+)
 from sam2core.cli.pictures import Kinds, label_writers, summarise
 from sam2core.cli.progress import Bars, Say, listen
 from sam2core.cli.prompts import PROMPTS, InOrder, OnFrame, spoken
@@ -122,7 +131,7 @@ def command(words: tuple[str, ...], **options: Any) -> None:
     Live (--camera, or an address without an end) F counts the frames received, from the first on; q and
     Enter, Ctrl-C, --stop or the stream's end finish the run, which cannot be resumed.
 
-    A trailing KEY=VALUE changes the model's spec, such as predictors.video.cleaning.fill_holes=0.
+    A trailing KEY=VALUE changes the model's spec, such as predictors.video.fill_holes=0.
     """
     camera = options["camera"]
     named, options["overrides"] = divided(words, 1 if camera is None else 0)
@@ -250,7 +259,8 @@ def clip_settings(video: str, options: Mapping[str, Any], **more: Any) -> ClipSe
         video=video if "://" in video or video.startswith("camera:") else os.path.abspath(video),
         model=options["model"] or DEFAULT_MODEL,
         overrides=list(options["overrides"]),
-        **{name: options[name] for name in ("weights", "dtype")},
+        weights=options["weights"],
+        dtype=chosen_dtype(options),
         image_size=options["image_size"] and str(options["image_size"]),
         **more,
     )

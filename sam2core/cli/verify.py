@@ -90,7 +90,7 @@ def command(
     with progress(f"downloading {spec.name}") as report:
         path = weights.locate(spec, cache_dir=folder, sources=SOURCES[source], progress=report)
     found = _file(path)
-    model = registry.build(name, weights=path, device=device)
+    model = registry.build(name, weights=path, device=device, dtype="float32")
     answers = ask(model, known["answers"] if known else QUESTIONS)
     checks = [*_check_file(spec, known, found), _check_tensors(spec, model), _check_masks(answers, known)]
     if record is not None:

@@ -85,23 +85,29 @@ class SamMaskDecoder(nn.Module):
         `dense` is the prompt's map, broadcastable to the embedding; `high_res_features` come from `high_res_features`;
         `token_mask` (B, P) marks the prompt tokens that are meant; None: all of them.
         """
-        height, width = embedding.shape[-2:]
-        tokens, token_mask = self.with_own_tokens(sparse, token_mask)
-        image = (embedding + dense).flatten(2).transpose(1, 2)
-        tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), token_mask)
-        mask_tokens = tokens[:, 2 : 2 + self.MASKS]
-
-        maps = image.transpose(1, 2).unflatten(2, (height, width))
+        tokens, maps = self.attended(embedding, position, sparse, dense, token_mask)
         x = self.enlarge(maps, high_res_features)
-        filters = torch.stack([mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.mask_mlps)], dim=1)
-        masks = (filters @ x.flatten(2)).unflatten(2, x.shape[-2:])
-
+        masks = (self.filters(tokens) @ x.flatten(2)).unflatten(2, x.shape[-2:])
         return DecoderOutput(
             masks=self.finish(masks, high_res_features),
             iou=F.sigmoid(self.iou_head(tokens[:, 1])),
-            tokens=mask_tokens,
+            tokens=tokens[:, 2 : 2 + self.MASKS],
             object_score=self.presence_head(tokens[:, 0]),
         )
+
+    def attended(
+        self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, token_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """All tokens (B, T, C) and the image's map (B, C, H, W) once both have attended to each other."""
+        tokens, token_mask = self.with_own_tokens(sparse, token_mask)
+        image = (embedding + dense).flatten(2).transpose(1, 2)
+        tokens, image = self.transformer(tokens, image, position.flatten(2).transpose(1, 2), token_mask)
+        return tokens, image.transpose(1, 2).unflatten(2, embedding.shape[-2:])
+
+    def filters(self, tokens: Tensor) -> Tensor:
+        """The filters (B, 4, C / 8) that the mask tokens among all tokens (B, T, C) make."""
+        own = tokens[:, 2 : 2 + self.MASKS]
+        return torch.stack([mlp(own[:, index]) for index, mlp in enumerate(self.mask_mlps)], dim=1)
 
     def enlarge(self, maps: Tensor, high_res_features: tuple[Tensor, ...]) -> Tensor:
         """A map (B, C, H, W) at stride 16 to that at stride 4, (B, C / 8, 4 H, 4 W), which mask tokens filter."""

@@ -47,6 +47,7 @@ class Video(Reader):
         if not path.is_file():
             raise ValueError(f"there is no file or folder {str(path)!r}{_did_you_mean(path)}")
         self._path = path.absolute()  # FFmpeg takes the beginning of 'co:lon.mp4' for a protocol
+        self._cut = missing_bytes(self._path) > 0
         self._packets: Packets | None = None
         self._indexing = threading.Lock()
         self._asked = 0
@@ -172,6 +173,8 @@ class Video(Reader):
         """Open the file, again if it was open; decoding begins with the packet of that time."""
         self.close()
         self._container, self._stream = open_video(str(self._path), self.where)
+        if not self._cut:  # several pictures at once where the codec can, which keep to themselves where one is damaged
+            self._stream.thread_type = "AUTO"
         self._pictures = _decoded(self._container.demux(self._stream), self._stream, time)
 
     def forked(self) -> None:

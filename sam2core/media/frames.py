@@ -65,6 +65,7 @@ class FrameSource:
         self._start, self._stop, self._stride = int(start), None if stop is None else int(stop), int(stride)
         self._lock = threading.RLock()
         self._recent: OrderedDict[int, Frame] = OrderedDict()
+        self._window = 0
         self._newest = -1
         self._last = -2
         self._end: int | None = None
@@ -119,6 +120,11 @@ class FrameSource:
         """The file of every frame of the video, whatever part of it is seen; none where several share one."""
         return self._reader.files
 
+    def remember(self, frames: int) -> None:
+        """Keep so many frames at least for being asked again, as whoever reads some of them at once will."""
+        with self._lock:
+            self._window = max(self._window, frames)
+
     def has(self, frame: int) -> bool:
         """Whether there is such a frame; where the length is not known, it is read to find out."""
         if frame < 0:
@@ -144,7 +150,6 @@ class FrameSource:
             known = self._recent.get(frame)
             if known is not None:
                 self._recent.move_to_end(frame)
-                self._last = frame
                 return known
             return self._fetch(frame)
 
@@ -183,7 +188,7 @@ class FrameSource:
         self._last = frame
         self._newest = max(self._newest, frame)
         self._recent[frame] = found
-        while len(self._recent) > self._reader.window:
+        while len(self._recent) > max(self._reader.window, self._window):
             self._recent.popitem(last=False)
         return found
 
@@ -278,7 +283,10 @@ READERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Reader]], ...] = (
 
 
 class _Ahead:
-    """Reads the frames that will be wanted next, in one thread; every read of its reader happens there."""
+    """Reads the frames that will be wanted next; every read of its reader happens in its thread, or in several.
+
+    Several where frames are files of their own, which are decoded side by side.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -292,7 +300,7 @@ class _Ahead:
             self._reader.forked()
             self._process, self._thread, self._coming = os.getpid(), None, {}
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
+            self._thread = ThreadPoolExecutor(AHEAD if self._reader.overlaps else 1, thread_name_prefix="frames")
             weakref.finalize(self, self._thread.shutdown, wait=False, cancel_futures=True).atexit = False
         plan = [index]
         if step:

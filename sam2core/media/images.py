@@ -30,7 +30,21 @@ class Damage(Exception):
 
 
 def read_image(image: ImageLike) -> Tensor:
-    """Any image as RGB values (3, H, W), fp32 in [0, 1].
+    """Any image as RGB values (3, H, W), fp32 in [0, 1]: `scaled` of what `read_values` makes of it."""
+    return scaled(read_values(image))
+
+
+def scaled(values: Tensor) -> Tensor:
+    """What `read_values` gives as RGB values (3, H, W), fp32 in [0, 1], on the same device."""
+    if values.dtype == torch.uint8:
+        values = (values.float() / 255)[:3]
+    return values.expand(3, -1, -1) if values.shape[0] == 1 else values
+
+
+def read_values(image: ImageLike) -> Tensor:
+    """Any image as values: uint8 (1 | 3 | 4, H, W) where it has bytes, otherwise fp32 (1 | 3, H, W) in [0, 1].
+
+    Bytes are a quarter of what `read_image` gives, for whoever takes them to another device first.
 
     Accepts a path, an address (http, https), a PIL image, an array (H, W) or (H, W, 1 | 3 | 4), or a tensor
     (1 | 3 | 4, H, W); values are uint8,
@@ -43,13 +57,11 @@ def read_image(image: ImageLike) -> Tensor:
     if isinstance(image, Image.Image):
         image = unpack_image(image)
     if isinstance(image, np.ndarray):
-        values = _from_array(image)
-    elif isinstance(image, Tensor):
-        values = _from_tensor(image)
-    else:
-        kind = f"{type(image).__module__}.{type(image).__qualname__}"
-        raise ValueError(f"an image is a path, a PIL image, an array or a tensor, not {kind}")
-    return values
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    kind = f"{type(image).__module__}.{type(image).__qualname__}"
+    raise ValueError(f"an image is a path, a PIL image, an array or a tensor, not {kind}")
 
 
 def at_hand(image: Any) -> Any:
@@ -167,8 +179,8 @@ def _from_tensor(image: Tensor) -> Tensor:
     if image.numel() == 0:
         raise ValueError(f"the image is empty: {image.shape[2]}x{image.shape[1]} pixels")
     if image.dtype == torch.uint8:
-        values = image.float() / 255
-    elif image.dtype == torch.uint16:
+        return image
+    if image.dtype == torch.uint16:
         values = image.float() / 65535
     elif image.is_floating_point():
         values = image.float()
@@ -185,8 +197,7 @@ def _from_tensor(image: Tensor) -> Tensor:
     else:
         kind = str(image.dtype).removeprefix("torch.")
         raise ValueError(f"image values are uint8, uint16 or floating in [0, 1], not {kind}")
-    values = values[:3]
-    return values.expand(3, -1, -1) if values.shape[0] == 1 else values
+    return values[:3]
 
 
 def as_frame(item: Any) -> Frame:

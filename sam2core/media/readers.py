@@ -24,7 +24,7 @@ WINDOW = 8
 
 
 class Reader:
-    """One kind of source. Calls never overlap: `FrameSource` sees to that."""
+    """One kind of source. Calls never overlap, but where a source says that they may: `FrameSource` sees to that."""
 
     where: str
     """What messages call the source."""
@@ -35,6 +35,8 @@ class Reader:
     """Frames that `FrameSource` keeps for being asked again."""
     decodes = False
     """Whether reading is work that should be done ahead, in a thread."""
+    overlaps = False
+    """Whether several threads may read at once."""
     live = False
     note: str | None = None
     """What its user should know of the choice that was made, in a sentence."""
@@ -73,6 +75,7 @@ class Items(Reader):
         self.where = f"the {type(items).__name__} of frames" if where is None else where
         self._items = items
         self.decodes = isinstance(items, list | tuple) and all(isinstance(item, str | os.PathLike) for item in items)
+        self.overlaps = self.decodes
         self.count = len(items)
 
     def read(self, index: int) -> Frame:

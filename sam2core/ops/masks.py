@@ -7,6 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NAN = (
+    "the mask decoder answers with NaN: the weights are damaged, the image holds NaN, or numbers grew "
+    "beyond float16 (bfloat16 and float32 hold them)"
+)
+
 
 def refuse_nan(*answers: Tensor) -> None:
     """Nothing, unless one of a mask decoder's answers holds NaN, which would pass for an empty mask.
@@ -14,11 +19,8 @@ def refuse_nan(*answers: Tensor) -> None:
     Raises
         ValueError: it does.
     """
-    if any(bool(answer.sum().isnan()) for answer in answers):
-        raise ValueError(
-            "the mask decoder answers with NaN: the weights are damaged, the image holds NaN, or numbers grew "
-            "beyond float16 (bfloat16 and float32 hold them)"
-        )
+    if bool(torch.stack([answer.sum().isnan() for answer in answers]).any()):  # one wait, whatever the device
+        raise ValueError(NAN)
 
 
 def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -53,7 +53,8 @@ class Operator(_Kernels):
         super().__init__()
         self.name = schema.partition("(")[0]
         self.__doc__ = portable.__doc__
-        self._portable = portable
+        self.portable = portable
+        """The kernel that serves where none is attached."""
         _LIBRARY.define(schema)
         _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"sam2core::{self.name}", fake, lib=_LIBRARY)
@@ -63,7 +64,7 @@ class Operator(_Kernels):
         return self._operator(*arguments)
 
     def _run(self, first: torch.Tensor, *rest: Any) -> Any:
-        return (self.kernel(first) or self._portable)(first, *rest)
+        return (self.kernel(first) or self.portable)(first, *rest)
 
 
 class Composite(_Kernels):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam2core.ops.operator import Operator
+from sam2core.ops.operator import Composite, Operator
 
 # neighbours within a mask, diagonals included; none across the masks of a batch
 _EIGHT = np.zeros((3, 3, 3), dtype=bool)
@@ -42,6 +42,7 @@ def _like(mask: Tensor) -> tuple[Tensor, Tensor]:
 connected_components = Operator("connected_components(Tensor mask) -> (Tensor, Tensor)", _components, _like)
 
 
+@Composite
 def small_regions(mask: Tensor, area: int) -> Tensor:
     """The part of boolean masks (..., H, W) that lies in regions of at most `area` pixels."""
     labels, areas = connected_components(mask)

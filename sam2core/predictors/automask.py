@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -12,22 +12,23 @@ import torch
 from torch import Tensor
 
 from sam2core.heads.select import candidates
-from sam2core.media.images import ImageLike, at_hand, read_image
+from sam2core.media.images import ImageLike, at_hand, read_values
 from sam2core.media.rasters import open_raster
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.ops import masks as mask_ops
 from sam2core.ops import regions, rle
+from sam2core.ops.cuda.uploads import upload
 from sam2core.predictors.automask_record import FORMS as FORMS
 from sam2core.predictors.automask_record import AutoMask as AutoMask
 from sam2core.predictors.automask_record import AutoMasks as AutoMasks
 from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Cleaning, Clicks
+from sam2core.predictors.postprocess import Postprocess
 from sam2core.predictors.tiles import stream_tiles
 from sam2core.predictors.transforms import to_model_points
-from sam2core.types import MASK_INPUT_LIMIT, Batch, ImageFeatures, Label, Prompt
+from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
 
 CHUNK_BYTES = 512 * 2**20  # of full-size logits looked at together on a device with memory of its own
 CPU_POINTS = 32
@@ -36,13 +37,16 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Found(Batch):
+class _Found:
     """K masks of one crop that passed the filters: low-resolution logits on the device, the rest on the host."""
 
     logits: Tensor  # (K, h, w)
-    iou: Tensor  # (K,)
-    points: Tensor  # (K, 2) in pixels of the crop
-    boxes: Tensor  # (K, 4) in pixels of the crop
+    iou: np.ndarray  # (K,)
+    points: np.ndarray  # (K, 2) in pixels of the crop
+    boxes: np.ndarray  # (K, 4) in pixels of the crop
+
+    def __getitem__(self, index: np.ndarray) -> _Found:
+        return _Found(self.logits[torch.from_numpy(index)], self.iou[index], self.points[index], self.boxes[index])
 
 
 class MaskGenerator:
@@ -57,9 +61,9 @@ class MaskGenerator:
     Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
     with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
     `multimask_output` asks for three masks a click instead of one; `refine` gives every mask back to the model as a
-    mask input and takes the answer. `cleaning` holds steps of `Cleaning` (Meta's ``min_mask_region_area`` sets
-    `fill_holes` and `drop_islands`); `min_region_area` cleans smaller regions at the image's size and looks for
-    duplicates again (SAM 1's meaning of that name).
+    mask input and takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels
+    (Meta's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the image's size and
+    looks for duplicates again (SAM 1's meaning of that name).
     Source: Meta's ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
@@ -82,7 +86,8 @@ class MaskGenerator:
         crop_points_downscale: int = 1,
         multimask_output: bool = True,
         refine: bool = False,
-        cleaning: Mapping[str, Any] | None = None,
+        fill_holes: int = 0,
+        drop_islands: int = 0,
         min_region_area: int = 0,
     ) -> None:
         if points_per_batch != "auto" and (not isinstance(points_per_batch, int) or points_per_batch < 1):
@@ -117,7 +122,7 @@ class MaskGenerator:
         self.multimask_output = multimask_output
         self.refine = refine
         self.min_region_area = min_region_area
-        self.cleaning = Cleaning(threshold=mask_threshold).edited(cleaning)
+        self.postprocess = Postprocess(fill_holes=fill_holes, drop_islands=drop_islands, threshold=mask_threshold)
         self._images = ImagePredictor(model)
 
     @overload
@@ -150,7 +155,7 @@ class MaskGenerator:
         done = 0
         for image in images:
             picture = at_hand(image)
-            values = read_image(picture)
+            values = read_values(picture)
             size = (values.shape[1], values.shape[2])
             plan = crops(size, self.crop_layers, self.crop_overlap)
             clicks = sum(len(self.grids[layer]) for _, layer in plan)
@@ -187,13 +192,13 @@ class MaskGenerator:
             parts = []
             for start, stop in self._batches(handle.features, len(points), (y1 - y0, x1 - x0)):
                 part = self._batch(handle.features, points[start:stop], handle.size)
-                cut = mask_ops.near_cut(part.boxes.numpy() + np.array([x0, y0, x0, y0]), crop, size)
-                parts.append(part.rows(torch.from_numpy(np.flatnonzero(~cut))))
+                cut = mask_ops.near_cut(part.boxes + np.array([x0, y0, x0, y0]), crop, size)
+                parts.append(part[np.flatnonzero(~cut)])
                 report(done + stop)
             done += len(points)
-            together = _Found.join(parts)
-            kept = mask_ops.nms(together.boxes.numpy(), together.iou.numpy(), self.nms_threshold)
-            found += self._drawn(together.rows(torch.from_numpy(kept)), crop, size)
+            together = _join(parts)
+            kept = together[mask_ops.nms(together.boxes, together.iou, self.nms_threshold)]
+            found += self._drawn(kept, crop, size)
         if len(plan) > 1:
             boxes, areas = _boxes(found), [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
             found = [found[index] for index in mask_ops.nms(boxes, np.array(areas), self.crop_nms_threshold)]
@@ -214,7 +219,7 @@ class MaskGenerator:
     def _batch(self, features: ImageFeatures, points: np.ndarray, size: tuple[int, int]) -> _Found:
         """The masks of some clicks on one crop that pass the filters; points (P, 2) and size in the crop's pixels."""
         device = features.embedding.device
-        xy = to_model_points(torch.from_numpy(points).unsqueeze(1), size, self.model.image_size).to(device)
+        xy = upload(to_model_points(torch.from_numpy(points).unsqueeze(1), size, self.model.image_size), device)
         marks = torch.full(xy.shape[:2], int(Label.POSITIVE), dtype=torch.int32, device=device)
         prompt = Prompt(xy, marks)
         if self.multimask_output:  # scores are known before masks: those that a filter would drop are not drawn
@@ -227,15 +232,15 @@ class MaskGenerator:
         if self.refine:
             mask_input = logits.unsqueeze(1).clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
             logits, iou = self._single(features, Prompt(xy[row], marks[row], mask_input=mask_input))
-        if self.iou_threshold > 0:
+        if self.iou_threshold > 0 and (self.refine or not self.multimask_output):  # otherwise `_keep` was asked
             chosen = torch.nonzero(iou > self.iou_threshold).flatten()
             row, logits, iou = row[chosen], logits[chosen], iou[chosen]
-        clicks = Clicks(xy[row], marks[row], self.model.image_size)
-        logits = self.cleaning(logits.unsqueeze(1), clicks).squeeze(1)
+        logits = self.postprocess(logits)
         stability, boxes = self._measure(logits, size)
-        found = _Found(logits, iou.cpu(), torch.from_numpy(points)[row.cpu()], torch.from_numpy(boxes))
+        told = torch.column_stack([row.float(), iou, stability, boxes.float()]).cpu().numpy()
+        found = _Found(logits, told[:, 1], points[told[:, 0].astype(np.int64)], told[:, 3:].astype(np.int64))
         if self.stability_threshold > 0:
-            found = found.rows(torch.from_numpy(np.flatnonzero(stability >= self.stability_threshold)))
+            found = found[np.flatnonzero(told[:, 2] >= self.stability_threshold)]
         return found
 
     def _keep(self, iou: Tensor) -> Tensor:
@@ -253,17 +258,18 @@ class MaskGenerator:
         mask_ops.refuse_nan(iou, logits)
         return logits[:, 0].float(), iou[:, 0].float()
 
-    def _measure(self, logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def _measure(self, logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The stability (K,) and boxes (K, 4) of logits (K, h, w) seen at `size`, a few at a time."""
-        stability = [np.zeros(0, np.float32)]
-        boxes = [np.zeros((0, 4), np.int64)]
+        stability = [logits.new_zeros(0)]
+        boxes = [logits.new_zeros(0, 4, dtype=torch.long)]
         for full, (x0, y0) in self._resized(logits, size):
-            stability.append(self._stability(full).cpu().numpy())
+            stability.append(self._stability(full))
             inside = full > self.mask_threshold
-            there = inside.flatten(1).any(dim=1, keepdim=True)
-            corner = torch.tensor([x0, y0, x0, y0], device=full.device)
-            boxes.append((mask_ops.boxes(inside) + corner * there).cpu().numpy())
-        return np.concatenate(stability), np.concatenate(boxes)
+            box = mask_ops.boxes(inside)
+            if x0 or y0:
+                box = box + torch.tensor([x0, y0, x0, y0]) * inside.flatten(1).any(dim=1, keepdim=True)
+            boxes.append(box)
+        return torch.cat(stability), torch.cat(boxes)
 
     def _resized(self, logits: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Logits (K, h, w) at `size`: parts (K', H', W') with the place x, y of their first pixel, in order.
@@ -350,3 +356,14 @@ _even_grids = point_grids
 
 def _boxes(found: Sequence[AutoMask]) -> np.ndarray:
     return np.array([mask.box for mask in found], dtype=np.float32).reshape(-1, 4)
+
+
+def _join(parts: Sequence[_Found]) -> _Found:
+    if len(parts) == 1:
+        return parts[0]
+    return _Found(
+        torch.cat([part.logits for part in parts]),
+        np.concatenate([part.iou for part in parts]),
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
+    )

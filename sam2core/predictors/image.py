@@ -17,15 +17,16 @@ from torch import Tensor
 from sam2core import older
 from sam2core.checkpoints import files
 from sam2core.heads.select import candidates
-from sam2core.media.images import ImageLike, at_hand, read_image
+from sam2core.media.images import ImageLike, at_hand
 from sam2core.model import Sam2
 from sam2core.older import check_keywords, takes_our_words
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.image_memory import ImageMemory
 from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named, row_called
-from sam2core.predictors.postprocess import Cleaning, Clicks
+from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.transforms import (
     check_given,
+    pixels_of,
     read_boxes,
     read_mask_input,
     read_points,
@@ -166,8 +167,9 @@ class ImagePredictor:
 
     `encode` runs the image encoder and returns a handle; the handle answers any number of prompts. Nothing is kept on
     the predictor but what it is told to `remember`, so any number of threads can share one. Options: `mask_threshold`
-    on the logits (0.0 is even odds); `cleaning` holds steps of `Cleaning`, such as ``{"fill_holes": 32}``; without them
-    masks stay as they come.
+    on the logits (0.0 is even odds); `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels;
+    `keep_largest` keeps one region; `keep_clicked` keeps the regions that hold a positive click, however small, where
+    there is one.
     Source: Meta's ``SAM2ImagePredictor``, without its hidden state.
     """
 
@@ -177,11 +179,17 @@ class ImagePredictor:
         model: Sam2,
         *,
         mask_threshold: float = 0.0,
-        cleaning: Mapping[str, Any] | None = None,
+        fill_holes: int = 0,
+        drop_islands: int = 0,
+        keep_largest: bool = False,
+        keep_clicked: bool = False,
     ) -> None:
         self.model = model.eval()
         self.mask_threshold = mask_threshold
-        self.cleaning = Cleaning(threshold=mask_threshold).edited(cleaning)
+        self.keep_clicked = keep_clicked
+        self.postprocess = Postprocess(
+            fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
+        )
         self.memory = ImageMemory.of(self.model)
         """What was remembered: a value, which `remember` and `forget` replace."""
 
@@ -248,8 +256,8 @@ class ImagePredictor:
 
     def _encode(self, images: Sequence[ImageLike]) -> tuple[Tensor, ImageFeatures, list[tuple[int, int]]]:
         """The embedding as it was encoded, what prompts are asked of, and the sizes."""
-        values = [read_image(image) for image in images]
-        pixels = [to_model(value.to(self.model.device), self.model.image_size) for value in values]
+        values = [pixels_of(image, self.model.device) for image in images]
+        pixels = [to_model(value, self.model.image_size) for value in values]
         features = self.model.encode(torch.cat(pixels))
         conditioned = self.model.condition(features, None)
         kept = ImageFeatures(
@@ -302,7 +310,7 @@ class ImagePredictor:
     def _find(self, handle: ImageHandle) -> RememberedResult:
         """The remembered objects on an image."""
         logits, iou, object_score = self.memory.find(handle.unconditioned())
-        clean = self.cleaning(logits.unsqueeze(1))
+        clean = self.postprocess(logits.unsqueeze(1))
         with torch.inference_mode(False), torch.no_grad():
             return RememberedResult(
                 object_ids=tuple(self.memory.tracks),
@@ -401,8 +409,10 @@ class ImagePredictor:
         else:
             logits, iou, _ = candidates(output, multimask_output=request.multimask_output, stability=stability)
         mask_ops.refuse_nan(iou, logits)
-        clicks = Clicks(request.prompt.points, request.prompt.labels, self.model.image_size)
-        clean = self.cleaning(logits.float(), clicks)
+        clicks = None
+        if self.keep_clicked:
+            clicks = clicks_on(logits, request.prompt.points, request.prompt.labels, image_size=self.model.image_size)
+        clean = self.postprocess(logits.float(), clicks)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
                 cleaned=clean,

@@ -45,6 +45,8 @@ class FrameResult(ObjectMasks):
     picture: Picture = None
     settled: Tensor | None = None
     """The logits (N, H, W) at the video's size, where objects were taken out of a `non_overlapping` result."""
+    nan: Tensor | None = None
+    """Whether an answer holds NaN, as a device knows that nobody waited for yet; None: none does."""
 
     @property
     def video_logits(self) -> Tensor:
@@ -54,6 +56,7 @@ class FrameResult(ObjectMasks):
 
     def enlarged(self, start: int = 0, stop: int | None = None) -> Tensor:
         """The logits (K, H, W) of rows `start` to `stop` at the video's size, `non_overlapping` or not."""
+        self.refuse_nan()
         if self.settled is not None:
             return self.settled[start:stop]
         rows = self.logits[start:stop]
@@ -73,6 +76,7 @@ class FrameResult(ObjectMasks):
 
     @property
     def scores(self) -> np.ndarray:
+        self.refuse_nan()
         return self.iou.cpu().numpy()
 
     def each(self) -> Iterator[np.ndarray]:
@@ -80,7 +84,14 @@ class FrameResult(ObjectMasks):
         for row in range(len(self)):
             yield (apart.enlarged(row, row + 1)[0] > self.threshold).cpu().numpy()
 
+    def refuse_nan(self) -> None:
+        """Raise ValueError where an answer holds NaN. Whoever takes masks or scores asks this."""
+        if self.nan is not None and bool(self.nan):
+            raise ValueError(mask_ops.NAN)
+        self.nan = None
+
     def cpu(self) -> FrameResult:
+        self.refuse_nan()
         settled = None if self.settled is None else self.settled.cpu()
         return replace(
             self,
@@ -130,10 +141,11 @@ def frame_result(
 ) -> FrameResult:
     """What the tracks know of a frame of a video.
 
-    Raises ValueError when an answer holds NaN.
+    Raises ValueError when an answer holds NaN; what is on another device than the CPU says so when it is read, since
+    the host would have to wait for it here.
     """
     logits, iou, object_score = latest_answers(predictor.model, tracks.values(), frame)
-    return FrameResult(
+    result = FrameResult(
         frame=frame,
         objects=tuple(tracks),
         logits=logits,
@@ -144,13 +156,17 @@ def frame_result(
         threshold=predictor.mask_threshold,
         crop=frames.crop,
         picture=frames.picture(frame),
+        nan=(iou.sum() + logits.sum()).isnan() if len(logits) else None,
     )
+    if logits.device.type == "cpu":
+        result.refuse_nan()
+    return result
 
 
 def latest_answers(model: Sam2, tracks: Collection[ObjectTrack], frame: int) -> tuple[Tensor, Tensor, Tensor]:
     """The low-resolution logits (N, h, w), IoU (N,) and object scores (N,) that tracks have on a frame, fp32.
 
-    A track without an answer there has NO_OBJECT, 0 and NO_OBJECT. Raises ValueError when an answer holds NaN.
+    A track without an answer there has NO_OBJECT, 0 and NO_OBJECT. Nobody has looked for NaN in them yet.
     """
     h, w = model.prompt_encoder.mask_input_size
     device = model.device
@@ -167,6 +183,4 @@ def latest_answers(model: Sam2, tracks: Collection[ObjectTrack], frame: int) -> 
             object_score.append(known[2][0].float())
     if not logits:
         return torch.zeros(0, h, w, device=device), torch.zeros(0, device=device), torch.zeros(0, device=device)
-    found = torch.cat(logits), torch.cat(iou), torch.cat(object_score)
-    mask_ops.refuse_nan(found[1], found[0])
-    return found
+    return torch.cat(logits), torch.cat(iou), torch.cat(object_score)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from sam2core.annotations import integer
-from sam2core.media.images import read_image
 from sam2core.older import takes_our_words
 from sam2core.predictors.crops import Crop
 from sam2core.predictors.history import History
 from sam2core.predictors.results import FrameResult, frame_result
-from sam2core.predictors.session_file import write_session
+from sam2core.predictors.session_file import write
 from sam2core.predictors.session_frames import Route, SessionFrames
 from sam2core.predictors.session_prompts import answer_prompt, read_prompt
 from sam2core.predictors.tracks import ObjectTrack, check_prompted, first_prompted
+from sam2core.predictors.transforms import pixels_of
 from sam2core.types import FrameMemory, ImageFeatures, Keep
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DIRECTIONS = ("forward", "backward", "both")
 Progress = Callable[[int, int | None], None]
 
 
-def object_id(id: Hashable) -> Hashable:
+def plain(id: Hashable) -> Hashable:
     """An object's id; NumPy's integers, as they come out of label maps, become Python's."""
     number = integer(id)
     return id if number is None else number
@@ -127,7 +127,7 @@ class VideoSession:
         on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or
         the frame does not exist.
         """
-        frame, object = self._frames.check(frame, self.position), object_id(object)
+        frame, object = self._frames.check(frame, self.position), plain(object)
         before = self.tracks.get(object)
         earlier = before.prompts.get(frame) if before is not None and add else None
         model_size = self.predictor.model.image_size
@@ -177,6 +177,11 @@ class VideoSession:
         self.tracks.clear()
         self.history.clear()
 
+    def clear_memory(self, around: int, object: Hashable | None = None) -> None:
+        """Forget an object's (or all objects') recent frames near a frame, as after a correction that changes all."""
+        for track in [self._track(object)] if object is not None else list(self.tracks.values()):
+            track.forget_recent(around, self.predictor.policy.clearing)
+
     # tracking
 
     @takes_our_words
@@ -208,7 +213,7 @@ class VideoSession:
     def _run(self, plan: Route, total: int | None, progress: Progress | None) -> Iterator[FrameResult]:
         done = 0
         for frames, backwards in plan:
-            for frame in frames:
+            for frame in self._frames.encoded_ahead(frames, self.predictor.frames_per_call, self._encode):
                 if not self._frames.exists(frame):
                     break
                 result = self._visit(frame, backwards=backwards)
@@ -228,7 +233,7 @@ class VideoSession:
         """
         if self.source is not None:
             raise ValueError("this session has frames of its own; step() is for sessions opened without a source")
-        values = read_image(image)
+        values = pixels_of(image, self.predictor.model.device)
         size = (values.shape[1], values.shape[2])
         before = (self._frames.copy(), self.position, dict(self.tracks), self.history.copy())
         self._frames.admit(size)
@@ -236,7 +241,7 @@ class VideoSession:
         self._frames.newest.frame, self._frames.newest.image = frame, image
         self.position = frame
         try:
-            self._encode(frame, values)
+            self._encode([frame], values)
             for object, said in (prompts or {}).items():
                 self.prompt(frame, object, **said)
             if self.tracks:
@@ -294,16 +299,18 @@ class VideoSession:
             return encoded[frame]
         if self.source is None:
             raise ValueError(f"frame {frame} of this live session has passed; prompt the current one, {self.position}")
-        return self._encode(frame, read_image(self.source[frame]))
+        self._encode([frame])
+        return encoded[frame]
 
-    def _encode(self, frame: int, values: Tensor) -> ImageFeatures:
-        features = self._frames.encode(frame, values, self.predictor.model)
+    @torch.inference_mode()
+    def _encode(self, frames: Sequence[int], *given: Tensor) -> None:
+        """Encode frames of the source, or those `given` of a live session, and forget the oldest."""
+        self._frames.encode(frames, given, self.predictor.model)
         while (oldest := self._frames.surplus) is not None:
             if self.length is None:  # the frame does not come again
                 everyone = [*self.tracks.values(), *self.history.values()]
                 self._memorize_pending([track for track in everyone if oldest in track.pending])
             del self._frames.encoded[oldest]
-        return features
 
     # objects
 
@@ -328,4 +335,4 @@ class VideoSession:
 
         Object ids must be strings or integers. The frames are not written: give the same source when loading.
         """
-        write_session(self, Path(path))
+        write(self, Path(path))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from sam2core.annotations import integer
+from sam2core.media.frames import FrameError
 from sam2core.model import Sam2
 from sam2core.predictors.object_masks import Picture
-from sam2core.predictors.transforms import read_crop, to_model
+from sam2core.predictors.transforms import pixels_of, read_crop, to_model
 from sam2core.types import ImageFeatures
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class SessionFrames:
         """The part x0, y0, x1, y1 of every frame that is looked at; None: all. Of a live session, checked at first."""
         self.known_size: tuple[int, int] | None = None
         self.encoded: OrderedDict[int, ImageFeatures] = OrderedDict()
+        self.kept = CACHED_FRAMES
+        """How many encoded frames are kept."""
         self.newest = NewestFrame()
 
     def __str__(self) -> str:
@@ -74,7 +79,7 @@ class SessionFrames:
     @property
     def surplus(self) -> int | None:
         """The frame to drop next, when there are more encoded ones than are kept."""
-        return next(iter(self.encoded)) if len(self.encoded) > CACHED_FRAMES else None
+        return next(iter(self.encoded)) if len(self.encoded) > self.kept else None
 
     def admit(self, size: tuple[int, int]) -> None:
         """Take the (H, W) of a live session's next frame. Raises ValueError for another size, or a crop outside it."""
@@ -87,13 +92,34 @@ class SessionFrames:
         """What reads a frame when its result is drawn; a result holds no frame."""
         return partial(self.newest.read if self.source is None else self.source.__getitem__, frame)
 
-    def encode(self, frame: int, values: Tensor, model: Sam2) -> ImageFeatures:
-        """Encode the pixels (3, H, W) of a frame, or the crop of them, and keep the result."""
+    def encode(self, frames: Sequence[int], given: Sequence[Tensor], model: Sam2) -> None:
+        """Encode frames, or the crop of them, at once, and keep them: pixels (3, H, W) as given, or of the source."""
+        if not frames:
+            return
+        values = given or [pixels_of(self.source[frame], model.device) for frame in frames]  # type: ignore[index]
         height, width = self.size
         x0, y0, x1, y1 = (0, 0, width, height) if self.crop is None else self.crop
-        features = model.encode(to_model(values[:, y0:y1, x0:x1].to(model.device), model.image_size))
-        self.encoded[frame] = features
-        return features
+        features = model.encode(torch.cat([to_model(each[:, y0:y1, x0:x1], model.image_size) for each in values]))
+        for row, frame in enumerate(frames):
+            self.encoded[frame] = features if len(frames) == 1 else features.rows(slice(row, row + 1))
+
+    def encoded_ahead(self, frames: Iterator[int], together: int, encode: Callable[[list[int]], None]) -> Iterator[int]:
+        """The same frames, `together` of them encoded before the first is visited, where it is known which will be."""
+        if together == 1 or self.source is None or self.length is None:
+            yield from frames
+            return
+        self.source.remember(together)
+        self.kept = max(self.kept, together)
+        while some := list(itertools.islice(frames, together)):
+            encode([frame for frame in itertools.takewhile(self._whole, some) if frame not in self.encoded])
+            yield from some
+
+    def _whole(self, frame: int) -> bool:
+        """Whether a frame can be read. One that is damaged says so when its turn comes: those before are answered."""
+        try:
+            return self.source is not None and self.source[frame] is not None
+        except FrameError:
+            return False
 
     def exists(self, frame: int) -> bool:
         """Whether a source of unknown length has this frame."""
@@ -156,5 +182,5 @@ class SessionFrames:
         other = SessionFrames(self.source, None)
         other.crop, other.known_size = self.crop, self.known_size
         other.encoded = self.encoded.copy()
-        other.newest = replace(self.newest)
+        other.kept, other.newest = self.kept, replace(self.newest)
         return other

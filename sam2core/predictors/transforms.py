@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam2core.media.images import ImageLike, read_values, scaled
+from sam2core.ops.cuda.uploads import upload
 from sam2core.ops.pixels import normalise
 from sam2core.predictors.crops import Crop
 from sam2core.types import Label
@@ -26,6 +28,11 @@ def to_model(values: Tensor, size: tuple[int, int]) -> Tensor:
     if pixels.shape[-2:] != torch.Size(size):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
     return normalise(pixels)
+
+
+def pixels_of(image: ImageLike, device: torch.device) -> Tensor:
+    """Any image as RGB values (3, H, W), fp32 in [0, 1], on a device; bytes travel as bytes."""
+    return scaled(upload(read_values(image), device))
 
 
 def _floats(value: Any) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from sam2core.annotations import dtype_name
 from sam2core.compile import compile_model
 from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import check_policy, memory_shape
+from sam2core.memory.readout import layout
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Cleaning, Clicks
+from sam2core.predictors.postprocess import Postprocess, clicks_on
 from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
-from sam2core.predictors.session_file import read_session
+from sam2core.predictors.session_file import read
 from sam2core.predictors.tracks import ObjectTrack
-from sam2core.types import FrameMemory, ImageFeatures, MaskPrediction, Prompt, Recall
+from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
 
 FILLED = 0.1
 """The logit that a filled hole gets (Meta's ``fill_holes_in_mask_scores``)."""
@@ -36,14 +36,16 @@ class VideoPredictor:
 
     `open` gives a session, which holds everything that changes; any number of sessions share one predictor.
 
-    Options: `cleaning` edits the steps of `Cleaning`, which are ``{"fill_holes": 8}`` (one that goes by clicks leaves
-    alone what is tracked already: a correction names what was missed); `hard_prompt_masks` memorizes prompted frames
-    with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
+    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
+    a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
+    frames with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
     makes a corrected frame a prompted frame (Meta's default loses corrections on tracked frames);
     `forget_around_prompts` clears an object's recent frames near a prompt; `memory_dtype` is the type memories are
     stored in; `objects_per_call` caps how many objects one call of the model takes (None: 4 on a CPU, all elsewhere);
+    `frames_per_call` encodes so many frames at once, where they are known ahead, as a GPU does faster;
     `policy` replaces the model's memory policy; `compile` compiles the model's parts, or those named, with shapes that
-    stay the same (`compile_model`). Source: Meta's ``SAM2VideoPredictor``.
+    stay the same, or all parts in one of torch's modes, such as "reduce-overhead" for CUDA graphs (`compile_model`).
+    Source: Meta's ``SAM2VideoPredictor``.
     """
 
     @takes_our_words
@@ -51,7 +53,8 @@ class VideoPredictor:
         self,
         model: Sam2,
         *,
-        cleaning: Mapping[str, Any] | None = None,
+        fill_holes: int = 8,
+        keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
         non_overlapping: bool = False,
         keep_corrections: bool = True,
@@ -59,13 +62,18 @@ class VideoPredictor:
         memory_dtype: str = "bfloat16",
         mask_threshold: float = 0.0,
         objects_per_call: int | None = None,
+        frames_per_call: int = 1,
         policy: MemoryPolicy | None = None,
-        compile: bool | Sequence[str] = False,
+        compile: bool | str | Sequence[str] = False,
     ) -> None:
         if objects_per_call is not None and objects_per_call < 1:
             raise ValueError(f"objects_per_call is at least 1, or none for the default, not {objects_per_call}")
-        self.cleaning = Cleaning(fill_holes=8, filled=FILLED).edited(cleaning)
+        if frames_per_call < 1:
+            raise ValueError(f"frames_per_call is a number of frames, 1 or more, not {frames_per_call}")
+        self.frames_per_call = frames_per_call
+        self.postprocess = Postprocess(fill_holes=fill_holes, margin=FILLED)
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
+        self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
         self.non_overlapping = non_overlapping
         self.keep_corrections = keep_corrections
@@ -73,7 +81,6 @@ class VideoPredictor:
         self.memory_dtype = getattr(torch, dtype_name(memory_dtype))
         self.mask_threshold = mask_threshold
         self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
-        check_policy(self.policy, model.memory_readout.slots)
         self._objects_per_call = objects_per_call
 
     def __repr__(self) -> str:
@@ -125,13 +132,14 @@ class VideoPredictor:
         Raises ValueError when it was saved by another model, with other options, or over other frames.
         """
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
-        return read_session(self, Path(path), frames)
+        return read(self, Path(path), frames)
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what is computed: with the same, one predictor can go on with another's session."""
         return {
-            **{f"cleaning.{step}": value for step, value in asdict(self.cleaning).items()},
+            "fill_holes": self.postprocess.fill_holes,
+            "keep_clicked": self.keep_clicked,
             "hard_prompt_masks": self.hard_prompt_masks,
             "non_overlapping": self.non_overlapping,
             "keep_corrections": self.keep_corrections,
@@ -149,9 +157,10 @@ class VideoPredictor:
     @property
     def objects_per_call(self) -> int:
         """How many objects one call of the model takes."""
-        if self._objects_per_call is not None:
-            return self._objects_per_call
-        return CPU_OBJECTS if self.model.device.type == "cpu" else 2**31
+        most = CPU_OBJECTS if self.model.device.type == "cpu" else 2**31
+        if self.model.fixed is not None and self.model.fixed.objects:
+            most = self.model.fixed.objects[-1]
+        return most if self._objects_per_call is None else self._objects_per_call
 
     # what a session computes
 
@@ -164,15 +173,16 @@ class VideoPredictor:
         candidates = model.segment(
             features, model.condition(features, recall), prompt, multimask_output=multimask_output
         )
-        answer = candidates.take(self.policy.choose(candidates, state))
-        # a correction names what was missed, not the whole
-        clicks = Clicks(prompt.points, prompt.labels, model.image_size) if recall is None else None
-        return self._cleaned(answer, clicks)
+        answer = self._filled(candidates.take(self.policy.choose(candidates, state)))
+        if not self.keep_clicked or recall is not None:  # a correction names what was missed, not the whole
+            return answer
+        clicks = clicks_on(answer.logits, prompt.points, prompt.labels, image_size=model.image_size)
+        return replace(answer, logits=Postprocess()(answer.logits, clicks))
 
     def mask_as_output(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
         """The answer to one object's mask (H, W) at model size: the mask itself."""
         candidates = self.model.mask_as_output(features, mask.to(self.model.device)[None, None])
-        return self._cleaned(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
+        return self._filled(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
 
     def memorize(self, features: ImageFeatures, answers: Sequence[MaskPrediction], *, frame: int) -> list[FrameMemory]:
         """The memories that prompted answers of several objects on one frame leave behind."""
@@ -181,7 +191,7 @@ class VideoPredictor:
             part = answers[start : start + self.objects_per_call]
             joined = MaskPrediction.join(part)
             together = self.model.memorize(features, joined, frame=frame, hard=self.hard_prompt_masks)
-            memories += self._split(together, [answer.logits for answer in part])
+            memories += self._split(together)
         return memories
 
     def follow(
@@ -195,7 +205,7 @@ class VideoPredictor:
     ) -> None:
         """Track objects onto a frame and put what they leave behind into their banks.
 
-        Objects whose recalls have the same shape go through the model together.
+        Objects whose recalls have the same layout go through the model together.
         """
         recalls = [
             self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
@@ -205,61 +215,63 @@ class VideoPredictor:
             self._follow(features, [(tracks[place], recalls[place]) for place in places], frame)
 
     def together(self, recalls: Sequence[Recall]) -> Iterator[list[int]]:
-        """The places of recalls that one call of the model takes: of the same shape, and at most so many."""
+        """The places of recalls that one call of the model takes: of the same layout, and at most so many."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, recall in enumerate(recalls):
-            groups.setdefault(memory_shape(recall), []).append(place)
+            groups.setdefault(layout(recall), []).append(place)
         for places in groups.values():
             for start in range(0, len(places), self.objects_per_call):
                 yield places[start : start + self.objects_per_call]
 
     def _follow(self, features: ImageFeatures, group: Sequence[tuple[ObjectTrack, Recall]], frame: int) -> None:
-        model = self.model
-        recalls = [recall for _, recall in group]
+        model, count = self.model, len(group)
+        filled = count if model.fixed is None else model.fixed.group(count)
+        recalls = [recall for _, recall in group] + [group[-1][1]] * (filled - count)
         embedding = model.condition(features, recalls)
         multimask_output = model.multimask.applies(0, tracking=True)
         candidates = model.segment(
             features, embedding, model.tracking_prompt(recalls, self.policy), multimask_output=multimask_output
         )
-        own = [slice(row, row + 1) for row in range(len(group))]
-        index = torch.cat(
-            [self.policy.choose(candidates.rows(row), track.policy_state) for row, (track, _) in zip(own, group)]
-        )
-        answer = candidates.take(index)
+        index = self._choose(candidates, [track for track, _ in group])
+        answer = candidates.take(torch.cat([index, index[-1:].expand(filled - count)]) if filled > count else index)
         memory = model.memorize(features, answer, frame=frame, hard=False)
-        cleaned = self._cleaned(answer)
-        memories = self._split(memory, [cleaned.logits[row] for row in own])
-        for row, (track, _), one in zip(own, group, memories, strict=True):
+        memories = self._split(replace(memory, logits=self._filled(answer).logits))[:count]
+        for row, ((track, _), one) in enumerate(zip(group, memories, strict=True)):
             track.shown = replace(one, blocks=None)
-            keep = self.policy.keep(answer.rows(row), one, track.bank, track.policy_state)
+            keep = self.policy.keep(answer.rows(slice(row, row + 1)), one, track.bank, track.policy_state)
             if keep is not None:
                 track.bank.put(one, keep)
 
-    def _cleaned(self, answer: MaskPrediction, clicks: Clicks | None = None) -> MaskPrediction:
-        return replace(answer, logits=self.cleaning(answer.logits, clicks))
+    def _filled(self, answer: MaskPrediction) -> MaskPrediction:
+        return replace(answer, logits=self.postprocess(answer.logits))
 
-    def _split(self, memory: FrameMemory, logits: Sequence[Tensor]) -> list[FrameMemory]:
-        """One memory per object, each with storage of its own, tokens in the storage type."""
-        rows = []
-        for row, mask in enumerate(logits):
-            one = memory.rows(slice(row, row + 1))
-            assert one.blocks is not None
-            blocks = tuple(
-                replace(
-                    block,
-                    tokens=block.tokens.to(self.memory_dtype, copy=True),
-                    position=block.position if block.position is shared.position else block.position.clone(),
-                )
-                for block, shared in zip(one.blocks, memory.blocks or (), strict=True)
+    def _choose(self, candidates: MaskCandidates, tracks: Sequence[ObjectTrack]) -> Tensor:
+        """The candidates (B,) to believe: in one call, where the policy looks at each object's scores alone."""
+        if type(self.policy).choose is MemoryPolicy.choose:
+            return self.policy.choose(candidates, None)[: len(tracks)]
+        own = [candidates.rows(slice(row, row + 1)) for row in range(len(tracks))]
+        return torch.cat([self.policy.choose(one, track.policy_state) for one, track in zip(own, tracks, strict=True)])
+
+    def _split(self, memory: FrameMemory) -> list[FrameMemory]:
+        """One memory per object, tokens in the storage type: views of one copy, which the model's own tensors outlive.
+
+        Objects that are followed together forget together, so that what one of them still holds, all do.
+        """
+        assert memory.blocks is not None
+        blocks = tuple(
+            replace(
+                block,
+                tokens=block.tokens.to(self.memory_dtype, copy=True),
+                position=block.position if block.position.shape[0] == 1 else block.position.clone(),
             )
-            rows.append(
-                replace(
-                    one,
-                    blocks=blocks,
-                    object_pointer=one.object_pointer.clone(),
-                    logits=mask.clone(),
-                    object_score=one.object_score.clone(),
-                    iou=one.iou.clone(),
-                )
-            )
-        return rows
+            for block in memory.blocks
+        )
+        kept = replace(
+            memory,
+            blocks=blocks,
+            object_pointer=memory.object_pointer.clone(),
+            logits=memory.logits.clone(),
+            object_score=memory.object_score.clone(),
+            iou=memory.iou.clone(),
+        )
+        return [kept.rows(slice(row, row + 1)) for row in range(kept.logits.shape[0])]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam2core.training.shards import scattered
+from sam2core.training.shards import scattered, together
 
 OPTIMISERS = ("adamw", "muon")
 DECAYS = ("matrices", "upstream")
@@ -198,7 +198,9 @@ def optimiser(model: nn.Module, optim: Optim) -> torch.optim.Optimizer | Optimis
     plain, matrices = _parted(groups, hidden)
     members: list[torch.optim.Optimizer] = []
     if plain:
-        members.append(torch.optim.AdamW(plain, lr=optim.lr, betas=(optim.betas[0], optim.betas[1])))
+        devices = {parameter.device.type for group in plain for parameter in group["params"]}
+        fused = True if devices == {"cuda"} else None  # None: torch chooses
+        members.append(torch.optim.AdamW(plain, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=fused))
     if matrices:
         members.append(torch.optim.Muon(matrices, lr=optim.lr, adjust_lr_fn="match_rms_adamw"))
     return members[0] if len(members) == 1 else OptimiserGroup(*members)
@@ -233,12 +235,13 @@ class Average:
         """Move towards the model's present weights; early on the average follows closely."""
         self.count += 1
         decay = min(self.decay, self.count / (self.count + 10))
-        for name, value in model.state_dict().items():
-            mine = self.weights[name]
-            if mine.is_floating_point() and decay:
-                mine.lerp_(value, 1 - decay)
-            else:
-                mine.copy_(value)
+        now = model.state_dict()
+        moving = [name for name, mine in self.weights.items() if mine.is_floating_point() and decay]
+        for names in together(moving, now):
+            mine, theirs = ([weights[name] for name in names] for weights in (self.weights, now))
+            torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for name in self.weights.keys() - moving:
+            self.weights[name].copy_(now[name])
 
     def state(self) -> dict[str, Tensor | int]:
         return {"count": self.count, **{f"weights.{name}": value for name, value in self.weights.items()}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -24,3 +24,14 @@ def scattered(whole: Tensor, like: Tensor) -> Tensor:
     """A whole tensor as `like` is: where it is, and sharded if that one is."""
     whole = whole.to(like.device)
     return distribute_tensor(whole, like.device_mesh, like.placements) if isinstance(like, DTensor) else whole
+
+
+def together(names: Iterable[str], tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of tensors that one call over many may take: those in shards apart from whole ones.
+
+    A few calls in the place of hundreds: a GPU would spend its time on launching them.
+    """
+    groups: dict[type, list[str]] = {}
+    for name in names:
+        groups.setdefault(type(tensors[name]), []).append(name)
+    return list(groups.values())

@@ -23,7 +23,7 @@ from PIL import Image
 
 import registry
 from sam2core.media import readers
-from sam2core.media.frames import FrameError, open_source
+from sam2core.media.frames import AHEAD, FrameError, open_source
 from sam2core.media.images import read_image
 from tests.media.numbered import HEIGHT, WIDTH, clip, files, number_in, numbered, workers
 
@@ -348,7 +348,7 @@ def test_threads_end_when_closed_and_when_dropped(tmp_path: Path) -> None:
     paths = files(clip(20), tmp_path)
     with open_source(paths) as source:
         source[1]
-        assert len(workers()) == 1
+        assert 1 <= len(workers()) <= AHEAD  # files are read side by side
     assert not workers()
     source.close()
     with pytest.raises(ValueError, match="was closed"):
@@ -356,7 +356,7 @@ def test_threads_end_when_closed_and_when_dropped(tmp_path: Path) -> None:
     source = open_source(paths)
     for index in range(5):
         source[index]
-    assert len(workers()) == 1
+    assert 1 <= len(workers()) <= AHEAD
     del source  # the fixture sees that nothing is left
 
 

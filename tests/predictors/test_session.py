@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import registry
 from sam2core.checkpoints import files
+from sam2core.media.frames import FrameError
 from sam2core.ops.regions import connected_components
 from sam2core.predictors.tracks import Passes
 from sam2core.predictors.video import VideoPredictor
@@ -153,7 +155,7 @@ def test_a_tracked_frame_is_told_the_mask_before_it(frames):
         model.segment = lambda f, e, p, *, multimask_output, mask_inputs=mask_inputs, segment=segment: (
             mask_inputs.append(p.mask_input) or segment(f, e, p, multimask_output=multimask_output)
         )
-        session = VideoPredictor(model, cleaning={"fill_holes": 0}, memory_dtype="float32").open(frames)
+        session = VideoPredictor(model, fill_holes=0, memory_dtype="float32").open(frames)
         session.prompt(3, "a", points=[[10, 20]])
         asked = len(mask_inputs)
         shown = {result.frame: result.logits for result in session.propagate(direction="both")}
@@ -342,6 +344,8 @@ def test_the_recent_frames_around_a_prompt_can_be_forgotten(frames):
     reach = predictor.policy.clearing
     assert all(abs(at - 10) > reach for at in session.tracks["a"].bank.recent)
     assert any(abs(at - 10) <= reach for at in session.tracks["b"].bank.recent)
+    session.clear_memory(around=10, object="b")
+    assert all(abs(at - 10) > reach for at in session.tracks["b"].bank.recent)
 
 
 # save, load, fork
@@ -464,7 +468,7 @@ def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
     with pytest.raises(ValueError, match="20 frames.*19"):
         predictor.load(tmp_path / "s.safetensors", frames[1:])
     with pytest.raises(ValueError, match="other options.*fill_holes: 8 there, 0 here"):
-        VideoPredictor(predictor.model, cleaning={"fill_holes": 0}).load(tmp_path / "s.safetensors", frames)
+        VideoPredictor(predictor.model, fill_holes=0).load(tmp_path / "s.safetensors", frames)
     other = registry.build("test_tiny", weights=False, image_size=64, memory_policy=predictor.model.spec.memory_policy)
     other.load_state_dict(predictor.model.state_dict())
     assert VideoPredictor(other).load(tmp_path / "s.safetensors", frames).objects == ("a", "b")
@@ -656,9 +660,7 @@ def regions_of(logits: torch.Tensor) -> int:
 
 def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
     model = shaken_model()
-    plain, clean = (
-        VideoPredictor(model, cleaning={"keep_clicked": keep, "fill_holes": 0}).open(frames) for keep in (False, True)
-    )
+    plain, clean = (VideoPredictor(model, keep_clicked=keep, fill_holes=0).open(frames) for keep in (False, True))
     places = [(x, y) for x in range(2, 80, 5) for y in range(1, 48, 3)]  # a click on a pixel of the mask that it makes
     for click in places:
         before, after = (session.prompt(0, 1, points=[click]).logits[0] for session in (plain, clean))
@@ -679,7 +681,7 @@ def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
             break
     else:
         pytest.fail("the regions without a click are gone")
-    assert VideoPredictor(model).options != VideoPredictor(model, cleaning={"keep_clicked": True}).options
+    assert VideoPredictor(model).options != VideoPredictor(model, keep_clicked=True).options
 
 
 def test_exclusive_gives_every_pixel_to_one_object(frames):
@@ -806,7 +808,7 @@ def test_options_are_checked(predictor, frames):
     for options, message in (
         ({"memory_dtype": "int8"}, "float32, bfloat16, float16"),
         ({"objects_per_call": 0}, "at least 1"),
-        ({"cleaning": {"fill_holes": -1}}, "0 or more"),
+        ({"fill_holes": -1}, "0 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             VideoPredictor(predictor.model, **options)
@@ -839,3 +841,40 @@ def test_only_drawn_masks_of_the_pictures_size_are_prompts(predictor, frames):
     with pytest.raises(ValueError, match="axes are the wrong way round"):
         session.prompt(0, "a", mask=drawn.T)
     assert torch.equal(session.result(0).logits, expected)
+
+
+@pytest.mark.parametrize("stop", [None, 4])
+def test_frames_encoded_at_once_give_the_same_masks(stop):
+    clip = np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    model = registry.build("test_tiny", weights=False)
+    encoded = []
+    encode = model.encode
+
+    def masks(**options):
+        session = VideoPredictor(model, **options).open(clip)
+        session.prompt(0, 1, [(20, 20)])
+        encoded.clear()
+        return [result.logits for result in session.propagate(stop=stop)]
+
+    model.encode = lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1]
+    apart, together = masks(), masks(frames_per_call=3)
+    assert encoded == ([2, 3, 1] if stop is None else [2, 1])  # frame 0 was encoded for its prompt
+    for one, other in zip(apart, together, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="frames_per_call is a number of frames, 1 or more, not 0"):
+        VideoPredictor(model, frames_per_call=0)
+
+
+def test_a_damaged_frame_costs_none_before_it_when_some_are_encoded_at_once(tmp_path):
+    for number in range(5):
+        Image.fromarray(np.full((48, 64, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    predictor = VideoPredictor(registry.build("test_tiny", weights=False), frames_per_call=4)
+    session = predictor.open(tmp_path)
+    session.prompt(0, 1, [(20, 20)])
+    seen = []
+    with pytest.raises(FrameError, match="frame 3"):
+        for result in session.propagate():
+            seen.append(result.frame)
+    assert seen == [0, 1, 2]

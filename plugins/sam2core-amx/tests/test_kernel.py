@@ -142,7 +142,7 @@ def test_rows_and_heads(batches, heads, masks, own):
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # as split heads lie
     found = averages(query, key, tokens, memory_mask)
     torch.testing.assert_close(found.double(), exact(query, key, tokens, memory_mask), rtol=0.01, atol=0.005)
-    portable = average_tokens._portable(query, key, tokens, memory_mask)
+    portable = average_tokens.portable(query, key, tokens, memory_mask)
     torch.testing.assert_close(found, portable, rtol=0.02, atol=0.02)
 
 

@@ -34,7 +34,7 @@ def calls(monkeypatch) -> list[tuple[int, ...]]:
 
     def counting(query, key, tokens, memory_mask=None):
         shapes.append(tuple(query.shape))
-        return (average_tokens._portable if library.missing() else averages)(query, key, tokens, memory_mask)
+        return (average_tokens.portable if library.missing() else averages)(query, key, tokens, memory_mask)
 
     monkeypatch.setattr(average_tokens, "_kernels", {**average_tokens._kernels, ("cpu", torch.bfloat16): counting})
     monkeypatch.setattr(attention, "LONG", 0)

@@ -15,10 +15,14 @@ def register_kernels() -> None:
 
     if not torch.cuda.is_available():
         return
+    from sam2core.ops.attention import average_tokens
     from sam2core.ops.distance import distance_transform
     from sam2core.ops.regions import connected_components
+    from sam2core_cuda.average import averages
     from sam2core_cuda.components import label_regions
     from sam2core_cuda.distance import distances
 
     connected_components.register_kernel("cuda")(label_regions)
     distance_transform.register_kernel("cuda")(distances)
+    for dtype in (torch.bfloat16, torch.float16):
+        average_tokens.register_kernel("cuda", dtype)(averages)

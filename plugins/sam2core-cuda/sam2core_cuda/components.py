@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sam2core_cuda.launch import on_device
+
 BLOCK = 256  # nodes per program
 
 
@@ -130,10 +132,11 @@ def label_regions(mask: Tensor) -> tuple[Tensor, Tensor]:
     parents = torch.arange(nodes, dtype=torch.int32, device=mask.device)
     sizes = torch.zeros_like(parents)
     grid = (triton.cdiv(nodes, BLOCK),)
-    _merge[grid](masks, parents, nodes, height, width, rows, columns, BLOCK=BLOCK)
-    _count[grid](masks, parents, sizes, nodes, height, width, rows, columns, BLOCK=BLOCK)
     pixels = mask.numel()
-    _write[(triton.cdiv(pixels, BLOCK),)](
-        masks, parents, sizes, labels, areas, pixels, height, width, rows, columns, BLOCK=BLOCK
-    )
+    with on_device(mask):
+        _merge[grid](masks, parents, nodes, height, width, rows, columns, BLOCK=BLOCK)
+        _count[grid](masks, parents, sizes, nodes, height, width, rows, columns, BLOCK=BLOCK)
+        _write[(triton.cdiv(pixels, BLOCK),)](
+            masks, parents, sizes, labels, areas, pixels, height, width, rows, columns, BLOCK=BLOCK
+        )
     return labels, areas

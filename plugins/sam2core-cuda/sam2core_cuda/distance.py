@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS = 64  # per program, down the image
+from sam2core_cuda.launch import on_device
+
+COLUMNS = 64  # per program, down the image; a thread each
 TILE = 64  # columns that a program writes, and that it reads at a time, along a row
 FAR = 2**30  # the squared height of a column without a False pixel
 LONGEST = 2**14  # of a side: squared distances and FAR together stay within 32 bits
@@ -30,6 +32,7 @@ def _down(masks, squares, height, width, FAR: tl.constexpr, BLOCK: tl.constexpr)
         inside = tl.load(masks + at + y * width, mask=live, other=0) != 0
         steps = tl.where(inside, tl.minimum(steps + 1, 32768), 0)
         tl.store(squares + at + y * width, steps, mask=live)
+    tl.debug_barrier()  # what one thread of the program stored another may read
     steps = tl.full((BLOCK,), 32768, tl.int32)
     for back in range(height):
         place = at + (height - 1 - back) * width
@@ -67,8 +70,11 @@ def distances(mask: Tensor) -> Tensor:
     columns = torch.empty(flat.shape, dtype=torch.int32, device=mask.device)
     squares = torch.empty_like(columns)
     count = flat.shape[0]  # the first axis of a grid is the long one: the others end at 65535 programs
-    _down[(count, triton.cdiv(width, COLUMNS))](flat.view(torch.uint8), columns, height, width, FAR=FAR, BLOCK=COLUMNS)
-    _across[(count * height, triton.cdiv(width, TILE))](columns, squares, width, TILE=TILE)
+    with on_device(mask):
+        _down[(count, triton.cdiv(width, COLUMNS))](
+            flat.view(torch.uint8), columns, height, width, FAR=FAR, BLOCK=COLUMNS, num_warps=COLUMNS // 32
+        )
+        _across[(count * height, triton.cdiv(width, TILE))](columns, squares, width, TILE=TILE)
     return _beyond(flat, squares.float().sqrt()).view(mask.shape)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,7 +146,8 @@ class BeamPredictor(VideoPredictor):
         *,
         beams: int = 3,
         certain: float = 2.0,
-        cleaning: Mapping[str, Any] | None = None,
+        fill_holes: int = 8,
+        keep_clicked: bool = False,
         hard_prompt_masks: bool = True,
         non_overlapping: bool = False,
         keep_corrections: bool = True,
@@ -161,7 +162,8 @@ class BeamPredictor(VideoPredictor):
             raise ValueError(f"beams is a number of guesses, at least 1, not {beams}")
         super().__init__(
             model,
-            cleaning=cleaning,
+            fill_holes=fill_holes,
+            keep_clicked=keep_clicked,
             hard_prompt_masks=hard_prompt_masks,
             non_overlapping=non_overlapping,
             keep_corrections=keep_corrections,
@@ -272,7 +274,7 @@ class BeamPredictor(VideoPredictor):
     ) -> Iterator[FrameMemory]:
         for answer in answers:
             memory = self.model.memorize(features, answer, frame=frame, hard=False)
-            yield from self._split(memory, [self._filled(answer).logits])
+            yield from self._split(replace(memory, logits=self._filled(answer).logits))
 
     def settled(self, session: VideoSession) -> Iterator[FrameResult]:
         """Every tracked frame of the last pass in order, each object as its best guess now sees it.

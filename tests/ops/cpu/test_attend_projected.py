@@ -78,7 +78,7 @@ def test_an_attached_kernel_is_met_by_its_type_in_prediction_alone(monkeypatch):
 
     def kernel(query, key, tokens, memory_mask=None):
         calls.append(memory_mask)
-        return attention.average_tokens._portable(query, key, tokens, memory_mask)
+        return attention.average_tokens.portable(query, key, tokens, memory_mask)
 
     monkeypatch.setattr(attention.average_tokens, "_kernels", {})
     monkeypatch.setattr(plain, "LONG", 0)
