@@ -138,9 +138,9 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
             "memorize": [model.memory_encoder],
         }
     )
-    session = VideoPredictor(model if dtype == torch.float32 else model.to_mixed_precision(dtype), fill_holes=0).open(
-        frames
-    )
+    session = VideoPredictor(
+        model if dtype == torch.float32 else model.to_mixed_precision(dtype), cleaning={"fill_holes": 0}
+    ).open(frames)
     for number, place in enumerate(clicks(objects)):
         session.prompt(0, number, [place])
 

@@ -21,7 +21,7 @@ from registry.errors import DuplicateName, SpecError, UnknownName, WeightsError,
 from registry.kinds import KINDS
 from registry.plugins import PluginRecord, current
 from registry.resolve import load, looks_like_path
-from registry.spec import FIELDS, ModelSpec
+from registry.spec import FIELDS, ModelSpec, edited
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ def predictor(
     else:
         value = load(name, pairs, cache_dir=cache_dir, offline=offline, revision=revision, **overrides)
         defaults = value.predictors.get(task, {})
-    chosen = {**defaults, **options, "type": task}
+    chosen = {**edited(defaults, options), "type": task}
     offered.check("predictor", chosen, ("model",), also=(*_ARGUMENTS, *FIELDS))  # before anything slow
     if model is None:
         model = _build(name, value, weights, device, dtype, cache_dir=cache_dir, offline=offline, revision=revision)

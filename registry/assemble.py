@@ -16,7 +16,7 @@ from registry.errors import SpecError
 from registry.spec import ModelSpec
 from sam2core.annotations import dtype_name
 from sam2core.heads.object_pointer import ObjectPointer
-from sam2core.memory.readout import MemoryReadout
+from sam2core.memory.readout import MemoryReadout, check_policy
 from sam2core.model import Sam2
 from sam2core.protocols import MakesStrides
 from sam2core.types import Multimask
@@ -33,6 +33,12 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
     prompt_encoder = make("prompt_encoder", spec.prompt_encoder, dim=spec.dim, image_size=size)
     mask_decoder = make("mask_decoder", spec.mask_decoder, dim=spec.dim)
     _check_read(spec, backbone, neck, mask_decoder)
+    memory_readout = call("memory_readout", MemoryReadout, spec.memory_readout, **widths)
+    memory_policy = make("memory_policy", spec.memory_policy)
+    try:
+        check_policy(memory_policy, memory_readout.slots)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
     return Sam2(
         backbone=backbone,
         neck=neck,
@@ -40,9 +46,9 @@ def assemble(spec: ModelSpec, components: Components) -> Sam2:
         mask_decoder=mask_decoder,
         object_pointer=ObjectPointer(spec.dim),
         memory_encoder=make("memory_encoder", spec.memory_encoder, **widths),
-        memory_readout=call("memory_readout", MemoryReadout, spec.memory_readout, **widths),
+        memory_readout=memory_readout,
         memory_attention=make("memory_attention", spec.memory_attention, **widths),
-        memory_policy=make("memory_policy", spec.memory_policy),
+        memory_policy=memory_policy,
         image_size=size,
         multimask=Multimask(**dataclasses.asdict(spec.multimask)),
     )

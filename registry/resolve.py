@@ -23,8 +23,8 @@ from registry.spec import (
     known_words,
     merge,
     pair,
-    plain,
-    read,
+    plain_values,
+    read_source,
     validate,
 )
 
@@ -47,10 +47,10 @@ def find(name: str | os.PathLike[str] | Mapping[str, Any] | ModelSpec, zoo: Zoo)
     Raises UnknownName, SpecError, WeightsError (a .safetensors file), OSError.
     """
     if isinstance(name, ModelSpec):
-        tree = plain(dataclasses.asdict(name), name.name)
+        tree = plain_values(dataclasses.asdict(name), name.name)
         return Source(tree.pop("name"), tree, f"spec {name.name!r}")
     if isinstance(name, Mapping):
-        tree = plain(name, "inline spec")
+        tree = plain_values(name, "inline spec")
         label = tree.pop("name", "inline")
         if not isinstance(label, str) or not label:
             raise SpecError(f"inline spec: name is a word; got {label!r}")
@@ -71,9 +71,9 @@ def find(name: str | os.PathLike[str] | Mapping[str, Any] | ModelSpec, zoo: Zoo)
 def _from_file(file: Path) -> Source:
     suffix = file.suffix.lower()
     if suffix in {".yaml", ".yml"}:
-        return read(file)
+        return read_source(file)
     if suffix == ".safetensors":
-        tree = plain(places.read_spec(file), file.name)
+        tree = plain_values(places.read_spec(file), file.name)
         label = tree.pop("name", file.stem)
         # The recorded spec says where the weights once came from; they are here now.
         tree["weights"] = {"file": str(file.resolve()), "layout": "native"}
@@ -163,11 +163,11 @@ def load(
         if isinstance(override, str):
             trees.append((f"override {override!r}", pair(override)))
         elif isinstance(override, Mapping):
-            trees.append(("override", plain(override, "override")))
+            trees.append(("override", plain_values(override, "override")))
         else:
             raise SpecError(f"an override is text such as memory_policy.frames=4, or a mapping; got {override!r}")
     if edits:
-        trees.append(("override", plain(edits, "override")))
+        trees.append(("override", plain_values(edits, "override")))
     changeable = tuple(key for key in FIELDS if key not in ("name", "parameters"))
     for where, edit in trees:
         if unknown := [key for key in edit if key not in changeable]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from registry.errors import DuplicateName, SpecError, nearest
-from sam2core import configuration
+from sam2core import configuration, older
 from sam2core.storage import FileError, read_text
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Specs:
         if not files:
             wrong = "has no .yaml file" if folder.is_dir() else "is no folder"
             raise SpecError(f"{owner} registers specs in {folder}, which {wrong}")
-        return [self._add(dataclasses.replace(read(file), owner=owner)) for file in files]
+        return [self._add(dataclasses.replace(read_source(file), owner=owner)) for file in files]
 
     def _add(self, source: Source) -> str:
         aliases = source.tree.get("aliases") or []
@@ -209,10 +209,10 @@ def parse(text: str, where: str) -> Any:
         return configuration.parse(text, where)
 
 
-def plain(value: Any, where: str) -> Any:
+def plain_values(value: Any, where: str) -> Any:
     """A copy of `value` in plain dicts, lists and scalars. Raises SpecError for anything else, and interpolation."""
     with _refused():
-        return configuration.plain(value, where)
+        return configuration.plain_values(value, where)
 
 
 def pair(text: str) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def pair(text: str) -> dict[str, Any]:
         return configuration.pair(text, "memory_policy.frames=4")
 
 
-def read(file: str | Path) -> Source:
+def read_source(file: str | Path) -> Source:
     """A spec file as written, but that the path of weights beside it is made absolute. Raises SpecError, OSError."""
     file = Path(file)
     with _refused():
@@ -248,9 +248,9 @@ def merge(parent: Mapping[str, Any], child: Mapping[str, Any], where: str) -> di
         if key in PARTS:
             merged[key] = _merge_part(key, parent.get(key, USUAL.get(key)), value, where)
         elif key == "weights":
-            merged[key] = value if not isinstance(value, Mapping) or "file" in value else _deep(parent.get(key), value)
+            merged[key] = value if not isinstance(value, Mapping) or "file" in value else edited(parent.get(key), value)
         else:
-            merged[key] = _deep(parent.get(key), value)
+            merged[key] = edited(parent.get(key), older.predictors(value) if key == "predictors" else value)
     return merged
 
 
@@ -262,13 +262,14 @@ def _merge_part(part: str, parent: Any, value: Any, where: str) -> dict[str, Any
         if "type" not in child:
             raise SpecError(f"{where}: {part} has no `type`, and there is no inherited {part} to edit")
         return dict(child)
-    return _deep(parent, child)
+    return edited(parent, child)
 
 
-def _deep(parent: Any, child: Any) -> Any:
+def edited(parent: Any, child: Any) -> Any:
+    """`child` upon `parent`, key by key where both are mappings; otherwise `child`."""
     if not isinstance(parent, Mapping) or not isinstance(child, Mapping):
         return child
-    return {**parent, **{key: _deep(parent.get(key), value) for key, value in child.items()}}
+    return {**parent, **{key: edited(parent.get(key), value) for key, value in child.items()}}
 
 
 # ---------------------------------------------------------------------------------------------------- validating
@@ -305,16 +306,17 @@ def validate(name: str, tree: Mapping[str, Any], where: str) -> ModelSpec:
     for part in PARTS:
         values[part] = _merge_part(part, None, values[part], where)
     values["image_size"] = image_size(values["image_size"], where)
-    values["multimask"] = _structured(MultimaskSpec, values.get("multimask") or {}, f"{where}: multimask")
-    if values.get("weights") is not None:
-        values["weights"] = _weights(values["weights"], f"{where}: weights")
+    multimask = _structured(MultimaskSpec, values.pop("multimask", None) or {}, f"{where}: multimask")
+    weights = values.pop("weights", None)
+    weights = None if weights is None else _weights(weights, f"{where}: weights")
     for task, options in values.get("predictors", {}).items() if isinstance(values.get("predictors"), dict) else ():
         if not isinstance(options, dict):
             raise SpecError(f"{where}: predictors.{task} is a mapping of options; got {options!r}")
     for key in ("dim", "memory_dim"):
         if isinstance(values[key], int) and not 0 < values[key] <= WIDEST:
             raise SpecError(f"{where}: {key} is a positive number, at most {WIDEST}; got {values[key]}")
-    return _structured(ModelSpec, {"name": name, **values}, where)
+    whole: ModelSpec = _structured(ModelSpec, {"name": name, **values}, where)
+    return dataclasses.replace(whole, multimask=multimask, weights=weights)
 
 
 def _weights(values: Any, where: str) -> WeightsSpec:

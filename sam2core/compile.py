@@ -45,7 +45,7 @@ def compile_model(model: Sam2, parts: bool | str | Sequence[str] = True, **optio
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"there is no mode {mode!r} of torch.compile; the modes are {', '.join(MODES)}{hint}")
     graphs = mode in GRAPHS
-    slots: int | None = model.memory_readout.slot_embed.shape[0]
+    slots: int | None = model.memory_readout.slots
     for name in names:
         part = getattr(model, name)
         if model.device.type == "cuda" and isinstance(part, RopeMemoryAttention) and not graphs:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ConfigurationError", "pair", "parse", "plain"]
+__all__ = ["ConfigurationError", "pair", "parse", "plain_values"]
 
 DEPTH = 16  # of the deepest tree anyone needs
 TEXT_LIMIT = 1 << 20  # characters of a whole file
@@ -76,7 +76,7 @@ def parse(text: str, where: str, *, aliases: bool = False) -> Any:
         raise ConfigurationError(f"{where}: not readable as YAML: {' '.join(str(error).split())[:300]}") from error
     if _count(value, {}) > VALUES_LIMIT:
         raise ConfigurationError(f"{where}: more than {VALUES_LIMIT} values, or one that holds itself")
-    return plain(value, where)
+    return plain_values(value, where)
 
 
 def _count(value: Any, known: dict[int, float]) -> float:
@@ -91,7 +91,7 @@ def _count(value: Any, known: dict[int, float]) -> float:
     return known[id(value)]
 
 
-def plain(value: Any, where: str, *, depth: int = 0) -> Any:
+def plain_values(value: Any, where: str, *, depth: int = 0) -> Any:
     """A copy of `value` in plain dicts, lists and scalars.
 
     Raises
@@ -113,17 +113,17 @@ def plain(value: Any, where: str, *, depth: int = 0) -> Any:
             raise ConfigurationError(f"{where}: a text of {len(value)} characters; at most {WORD_LIMIT} are read")
         return str(value)
     if isinstance(value, os.PathLike):
-        return plain(os.fspath(value), where)
+        return plain_values(os.fspath(value), where)
     if isinstance(value, Mapping):
         tree: dict[str, Any] = {}
         for key, entry in value.items():
             if not isinstance(key, str):
                 raise ConfigurationError(f"{where}: keys are words; got {str(key)[:100]!r}")
-            plain(key, where)
-            tree[key] = plain(entry, f"{where}: {key}" if depth == 0 else f"{where}.{key}", depth=depth + 1)
+            plain_values(key, where)
+            tree[key] = plain_values(entry, f"{where}: {key}" if depth == 0 else f"{where}.{key}", depth=depth + 1)
         return tree
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [plain(entry, where, depth=depth + 1) for entry in value]
+        return [plain_values(entry, where, depth=depth + 1) for entry in value]
     shown = str(value)[:100]
     raise ConfigurationError(f"{where}: only text, numbers, lists and mappings; got {type(value).__name__} {shown!r}")
 

@@ -30,6 +30,10 @@ WORDS = {
     "trail": "recent",
 }
 
+CLEANING = {"fill_holes": 0, "drop_islands": 0, "keep_clicked": False, "keep_largest": False}
+"""Options of predictors that are steps of one, `cleaning`, by now, and what they say when they say nothing."""
+CLEANING_TASKS = ("image", "video", "automask")
+
 ELSEWHERE = {
     "box_nms_thresh": "nms_threshold",
     "crop_n_layers": "crop_layers",
@@ -37,6 +41,7 @@ ELSEWHERE = {
     "crop_nms_thresh": "crop_nms_threshold",
     "crop_overlap_ratio": "crop_overlap",
     "image": "images",
+    "fill_hole_area": "fill_holes",
     "max_hole_area": "fill_holes",
     "max_sprinkle_area": "drop_islands",
     "min_mask_region_area": "min_region_area",
@@ -71,6 +76,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     names = list(known)
     if (ours := {**WORDS, **ELSEWHERE}.get(word)) in names:
         return ours
+    if "cleaning" in names and (ours or word) in CLEANING:
+        return "cleaning"
     lower = {name.lower(): name for name in reversed(names)}
     match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=NEAR)
     if match:
@@ -84,7 +91,11 @@ def check_keywords(what: str, unknown: Iterable[str], known: Sequence[str]) -> N
     """Raise ValueError for keywords that `what` does not take, with ours: another package's word, or the nearest."""
     for word in unknown:
         near = nearest(word, known)
-        if near is not None and {**WORDS, **ELSEWHERE}.get(word) == near:
+        ours = {**WORDS, **ELSEWHERE}.get(word, word)
+        if near == "cleaning" and ours in CLEANING:
+            step = f"cleaning={{'{ours}': ...}}"
+            raise ValueError(f"{what} takes no {word!r}; ours is {step}. Known: {', '.join(known)}")
+        if near is not None and ours == near:
             raise ValueError(f"{what} takes no {word!r}; ours is {near}. Known: {', '.join(known)}")
         meant = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{what} takes no {word!r}. Known: {', '.join(known)}{meant}")
@@ -115,11 +126,33 @@ def renamed(value: Any) -> Any:
     return value
 
 
+def predictors(options: Any) -> Any:
+    """Options per task as a spec or an override has them: the steps of cleaning stood beside the other options."""
+    if not isinstance(options, dict):
+        return options
+    return {task: _cleaning(own) if task in CLEANING_TASKS else own for task, own in options.items()}
+
+
+def _cleaning(options: Any) -> Any:
+    if not isinstance(options, dict) or not any(step in options for step in CLEANING):
+        return options
+    steps = {step: options[step] for step in CLEANING if step in options}
+    others = {name: value for name, value in options.items() if name not in CLEANING}
+    return others | {"cleaning": steps | (options.get("cleaning") or {})}
+
+
 def session(about: dict[str, Any]) -> dict[str, Any]:
-    """What an older file says of a session or an image: ``model.carry_mask`` is what a memory policy says by now."""
+    """What an older file says of a session or an image.
+
+    ``model.carry_mask`` is what a memory policy says by now; holes were filled without a chain of cleaning.
+    """
     model, options = dict(about["model"]), dict(about.get("options", {}))
     if model.pop("carry_mask", False) and options.get("policy") == "RecentFrames":
         options["policy"] = "CarriedMask"
+    if "fill_holes" in options:
+        steps = {step: options.pop(step, nothing) for step, nothing in CLEANING.items()}
+        steps |= {"threshold": 0.0, "filled": 0.1}
+        options |= {f"cleaning.{step}": value for step, value in steps.items()}
     return about | {"model": model} | ({"options": options} if "options" in about else {})
 
 

@@ -14,7 +14,7 @@ from sam2core.heads.two_way import TwoWayBlock, TwoWayTransformer
 from sam2core.memory.attention import RopeMemoryLayer
 from sam2core.model import Sam2
 from sam2core.ops.cpu.decoding import DrawsFiltered, ModelInCalls
-from sam2core.ops.cpu.hiera import BlockInStrips
+from sam2core.ops.cpu.hiera import BlockInChunks
 from sam2core.ops.cpu.memory import LayerInChunks
 from sam2core.ops.cpu.two_way import FoldedBlock, FoldedTransformer
 from sam2core.ops.cuda.decoding import DrawsKept, ModelOnCuda
@@ -25,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 BLOCKS: dict[str, tuple[tuple[type[nn.Module], Any], ...]] = {
     "cpu": (
         (Sam2, ModelInCalls),
-        (HieraBlock, BlockInStrips),
+        (HieraBlock, BlockInChunks),
         (RopeMemoryLayer, LayerInChunks),
         (TwoWayBlock, FoldedBlock),
         (TwoWayTransformer, FoldedTransformer),

@@ -183,6 +183,19 @@ class MemoryPolicy(Protocol):
 
 
 @runtime_checkable
+class RecallsSlots(Protocol):
+    """What a memory policy may say, too: a model with fewer codes is refused when it is built.
+
+    Without it a slot that has no code is refused at the first frame that recalls it.
+    """
+
+    @property
+    def recalled_slots(self) -> int:
+        """`recall` gives slots from 0 up to, not including, this one."""
+        ...
+
+
+@runtime_checkable
 class Initialisation(Protocol):
     """Fresh weights to begin training with; recipes name it as `start`. Constructor: options only."""
 

@@ -81,7 +81,7 @@ class Batch:
     def rows(self: Value, which: slice | Tensor) -> Value:
         """Some of the rows: a slice gives views, an index (B',) its rows in that order, with repetitions."""
         own = {name: value for name, value in vars(self).items() if name not in self.SHARED}
-        return replace(self, **{name: _each(value, lambda tensor: tensor[which]) for name, value in own.items()})
+        return replace(self, **{name: _rows(value, which) for name, value in own.items()})
 
     def to(self: Value, device: torch.device | str) -> Value:
         """The same value on another device."""
@@ -95,6 +95,15 @@ class Batch:
             return parts[0]
         own = [name for name in vars(parts[0]) if name not in cls.SHARED]
         return replace(parts[0], **{name: _join([getattr(part, name) for part in parts]) for name in own})
+
+
+def _rows(value: Any, which: slice | Tensor) -> Any:
+    """Some of the rows of every tensor and value in a field; what has no rows stays."""
+    if isinstance(value, Tensor):
+        return value[which]
+    if isinstance(value, tuple):
+        return tuple(_rows(one, which) for one in value)
+    return value.rows(which) if isinstance(value, Batch) else value
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -112,6 +121,8 @@ def _join(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat([value.to(first.dtype) for value in values])
+    if isinstance(first, Batch):
+        return type(first).join(values)
     return tuple(_join(each) for each in zip(*values, strict=True)) if isinstance(first, tuple) else first
 
 
@@ -277,7 +288,7 @@ class MaskPrediction(Batch):
 
 
 @dataclass(frozen=True, eq=False)
-class TokenBlock:
+class TokenBlock(Batch):
     """A run of memory tokens that share a place: one frame's map, its latents, or the object pointers."""
 
     tokens: Tensor  # (B, N, Cm)
@@ -290,9 +301,17 @@ class TokenBlock:
         position = self.position if self.position.shape[0] == 1 else self.position[which]
         return replace(self, tokens=self.tokens[which], position=position)
 
+    @classmethod
+    def join(cls, parts: Sequence[TokenBlock]) -> TokenBlock:
+        """The rows of all parts, one part after another; a position that all parts share stays."""
+        first = parts[0]
+        shared = all(part.position is first.position for part in parts)
+        position = first.position if shared else _join([part.position for part in parts])
+        return replace(first, tokens=_join([part.tokens for part in parts]), position=position)
+
 
 @dataclass(frozen=True, eq=False)
-class FrameMemory:
+class FrameMemory(Batch):
     """What one object left behind on one frame."""
 
     frame: int
@@ -302,17 +321,6 @@ class FrameMemory:
     object_score: Tensor  # (B, 1)
     iou: Tensor  # (B,)
     notes: Mapping[str, float] = field(default_factory=dict)  # a policy's own scores
-
-    def rows(self, which: slice | Tensor) -> FrameMemory:
-        """What some of the objects left behind."""
-        return replace(
-            self,
-            blocks=None if self.blocks is None else tuple(block.rows(which) for block in self.blocks),
-            object_pointer=self.object_pointer[which],
-            logits=self.logits[which],
-            object_score=self.object_score[which],
-            iou=self.iou[which],
-        )
 
 
 @dataclass(frozen=True, eq=False)

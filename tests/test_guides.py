@@ -24,6 +24,7 @@ ELSEWHERE = {
     "download": "there is no network",
     "--camera": "there is none",
     "huggingface": "the smallest model has other widths than transformers allows",
+    "--like": "a mask of the smallest model may be empty; tests/cli/test_many.py has it",
     "--record": "the official weights are not here",
     "--against": "the official weights are not here",
     "cuda": "there is none",

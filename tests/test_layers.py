@@ -231,6 +231,16 @@ def test_no_forbidden_words(file: Path) -> None:
             assert (module or "").partition(".")[0] not in {"tqdm", "hydra"}, f"{own}:{line} imports {module}"
 
 
+def test_a_name_that_leaves_its_module_says_of_what() -> None:
+    """`coco.read` says what is read; `read` alone, in another file, does not."""
+    bare = {"describe", "layout", "plain", "read", "write"}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                taken = {alias.asname or alias.name for alias in node.names}
+                assert not taken & bare, f"{name_of(file)}:{node.lineno} imports {', '.join(taken & bare)}"
+
+
 @pytest.mark.parametrize("word", ["utils", "misc", "helpers", "common", "base"])
 def test_no_file_is_a_drawer(word: str) -> None:
     assert not [name for name in NAMES if name.rpartition(".")[2] == word]

@@ -115,3 +115,16 @@ def test_keywords_of_other_packages_and_of_before_are_answered_with_ours(model, 
 def test_keywords_that_are_nearly_ours_are_answered_with_the_nearest(model, frames, word, near):
     with pytest.raises(ValueError, match=rf"predict takes no '{word}'.*did you mean '{near}'\?"):
         ImagePredictor(model).encode(frames[0]).predict(**{word: [[1, 1]]})
+
+
+def test_steps_of_cleaning_that_stood_beside_other_options(tmp_path):
+    (tmp_path / "parent.yaml").write_text(
+        "extends: test_tiny\npredictors: {video: {fill_holes: 3, keep_clicked: true}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text("extends: parent.yaml\npredictors: {video: {cleaning: {fill_holes: 5}}}\n")
+    mine = str(tmp_path / "mine.yaml")
+    assert registry.spec(mine).predictors["video"]["cleaning"] == {"fill_holes": 5, "keep_clicked": True}
+    written = registry.spec(mine, "predictors.video.fill_holes=0").predictors["video"]
+    assert written["cleaning"] == {"fill_holes": 0, "keep_clicked": True} and "fill_holes" not in written
+    tool = registry.predictor(mine, "video", weights=False, cleaning={"drop_islands": 2})
+    assert (tool.cleaning.fill_holes, tool.cleaning.drop_islands, tool.cleaning.keep_clicked) == (5, 2, True)

@@ -56,7 +56,15 @@ def equal(one: Any, other: Any) -> bool:
     return bool(pairs) and all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in pairs)
 
 
-@pytest.mark.parametrize("value", [features(), output(), candidates(), prompt(), prompt(masks=False)], ids=type)
+def memory(*, places: int = 3) -> FrameMemory:
+    blocks = (TokenBlock(made(3, 6, 4), made(places, 6, 4), (2, 3)), TokenBlock(made(3, 2, 4), made(1, 2, 4), None))
+    return FrameMemory(7, blocks, made(3, 5), made(3, 1, 8, 8), made(3, 1), made(3))
+
+
+VALUES = [features(), output(), candidates(), prompt(), prompt(masks=False), memory(), memory(places=1)]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=type)
 def test_rows_that_were_cut_are_joined_again(value: Any) -> None:
     parts = [value.rows(slice(0, 1)), value.rows(slice(1, 3))]
     assert equal(type(value).join(parts), value)

@@ -101,11 +101,11 @@ def convert(source: Path, out: Path, to: str, format_name: str, options: tuple[s
     sam2core data convert cvat-export videos --to davis
     sam2core data convert voc yolo --to yolo
     """
-    from sam2core.data.converting import convert as write
+    from sam2core.data.converting import convert as converted
 
     data = opened(source, format_name, options)
     with click.progressbar(length=len(data.footage), label="writing", file=sys.stderr) as bar:
-        written = write(data, out, to, lambda done: bar.update(1))
+        written = converted(data, out, to, lambda done: bar.update(1))
     for sentence in written.sentences:
         click.echo(sentence, err=True)
     click.echo(out)

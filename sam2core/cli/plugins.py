@@ -53,9 +53,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
 )
 def new(name: str, kind: str, into: Path) -> None:
     """Write a package with a part of your own, ready to install, with tests: NAME is such as acme-motion."""
-    from sam2core.cli.skeleton import write
+    from sam2core.cli.skeleton import write_skeleton
 
-    files = write(name, kind, into)
+    files = write_skeleton(name, kind, into)
     for file in files:
         click.echo(file)
     home = into / name

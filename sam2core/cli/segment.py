@@ -45,7 +45,7 @@ from sam2core.jobs.segment import KINDS
 )
 @click.option(
     "--mask",
-    "hint",
+    "mask",
     metavar="PNG[@ID]",
     help="A mask to start from: an image as large as IMAGE; @ID picks one object of several.",
 )
@@ -55,6 +55,15 @@ from sam2core.jobs.segment import KINDS
     type=click.Path(exists=True),
     metavar="FILE",
     help="Prompts of many images: JSON, CSV, JSON lines, COCO, or a folder of YOLO's txt.",
+)
+@click.option(
+    "--like",
+    "like",
+    nargs=2,
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="IMAGE MASK",
+    help="A labelled image whose objects are looked for on all others; MASK is a PNG. Repeat it to show more.",
 )
 @click.option("--frame", type=click.IntRange(min=0), help="Which image of a TIFF stack or animation.  [default: 0]")
 @click.option(
@@ -77,7 +86,7 @@ from sam2core.jobs.segment import KINDS
 @detector_options
 @engine_options("Images")
 @model_flags
-def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | None, **options: Any) -> None:
+def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | None, **options: Any) -> None:
     """Cut out what you point at in images.
 
     \b
@@ -86,6 +95,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
     sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
     sam2core segment photos/ --prompts boxes.json --workers 2             a detector's boxes
+    sam2core segment photographs/ --like labelled.jpg labelled.png        what the mask shows, on all of them
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
     IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
@@ -95,6 +105,9 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
 
     --prompts FILE says of each image what is in it; docs/images.md has its forms. An image of
     which it says nothing gets a document without masks.
+
+    --like IMAGE MASK shows what to look for: a number of the mask is an object, the same in all masks, and one
+    that the model does not see on an image gets no mask there.
 
     Written to the folder: NAME.json, per mask the object's number, the model's own estimate of the IoU,
     area and bbox (x, y, width, height) in pixels, and the mask as COCO RLE; and as --write says:
@@ -116,22 +129,24 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, hint: str | Non
     A trailing KEY=VALUE changes the model's spec, such as predictors.image.mask_threshold=0.5.
     """
     images, options["overrides"] = divided(words)
-    given = points or boxes or hint
+    given = points or boxes or mask
     file = options["prompts_file"]
     if file is None and len(images) == 1 and _is_list(images[0]):
         file = images[0]
-    detector = options["detector"]
-    if not (given or file or detector):
-        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE or --detector NAME"
+    detector, like = options["detector"], options["like"]
+    if not (given or file or detector or like):
+        said = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE, --detector NAME or --like IMAGE MASK"
         raise click.UsageError(f"say what to segment: {said}")
-    if bool(given) + bool(file) + bool(detector) > 1:
-        what = file or f"the detector {detector}"
+    if bool(given) + bool(file) + bool(detector) + bool(like) > 1:
+        what = file or (f"the detector {detector}" if detector else "--like")
         raise click.UsageError(f"{what} says what to segment: nothing else does beside it")
     if options["detect"] and not detector:
         raise click.UsageError("--detect is for a --detector")
-    prompts = _prompts(points, boxes, hint, options["objects"])
+    prompts = _prompts(points, boxes, mask, options["objects"])
     one = len(images) == 1 and (images[0] == "-" or Path(images[0]).is_file())
-    if one and not (file or detector or options["write"].labels):
+    if like and options["multimask_output"]:
+        raise click.UsageError("--like finds one mask an object: no --multimask beside it")
+    if one and not (file or detector or like or options["write"].labels):
         _one(images[0], prompts, options)
     else:
         _many(images, prompts, file, options)
@@ -143,23 +158,23 @@ def _is_list(word: str) -> bool:
     return is_list(word)
 
 
-def _prompts(points: tuple, boxes: tuple, hint: str | None, objects: tuple) -> list[UserPrompt]:
+def _prompts(points: tuple, boxes: tuple, mask: str | None, objects: tuple) -> list[UserPrompt]:
     """What the command line says, an object each."""
     if objects:
-        if hint:
+        if mask:
             raise click.UsageError("--mask is for one object: no --object beside it")
         prompts = Prompts()
         order = click.get_current_context().meta["sam2core.order"]
         spoken(order, {"objects": objects, "points": points, "boxes": boxes, "masks": ()}, prompts, still=True)
         return list(prompts.values())
     if len(boxes) > 1:
-        if points or hint:
+        if points or mask:
             raise click.UsageError("several boxes are several objects; points and --mask describe one")
         return [UserPrompt("", 0, box=list(box)) for box in boxes]
-    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=hint)
+    one = UserPrompt("", 0, box=list(boxes[0]) if boxes else None, mask=mask)
     one.points = [list(point[:2]) for point in points]
     one.labels = [int(point[2]) for point in points]
-    return [one] if points or boxes or hint else []
+    return [one] if points or boxes or mask else []
 
 
 # ---------------------------------------------------------------------------------------------------- one image
@@ -256,6 +271,7 @@ def _many(images: list[str], prompts: Sequence[UserPrompt], file: str | None, op
         multimask=options["multimask_output"],
         force=options["force"],
         detect=detect,
+        like=[(str(placed(Path(image), options)), str(placed(Path(mask), options))) for image, mask in options["like"]],
     )
     open_model(options, options["overrides"], say)
     go_through(pictures, work, output, options, say)

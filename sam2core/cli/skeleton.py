@@ -25,7 +25,7 @@ USAGE = {
 }
 
 
-def write(name: str, kind: str, folder: Path) -> list[Path]:
+def write_skeleton(name: str, kind: str, folder: Path) -> list[Path]:
     """Write the package `name` with a part of a kind to ``folder / name``: the files, in the order to read them.
 
     Raises ValueError for a name that no distribution can have or an unknown kind, and FileExistsError when the folder

@@ -131,7 +131,7 @@ def command(words: tuple[str, ...], **options: Any) -> None:
     Live (--camera, or an address without an end) F counts the frames received, from the first on; q and
     Enter, Ctrl-C, --stop or the stream's end finish the run, which cannot be resumed.
 
-    A trailing KEY=VALUE changes the model's spec, such as predictors.video.fill_holes=0.
+    A trailing KEY=VALUE changes the model's spec, such as predictors.video.cleaning.fill_holes=0.
     """
     camera = options["camera"]
     named, options["overrides"] = divided(words, 1 if camera is None else 0)

@@ -186,6 +186,8 @@ def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ..
     if reporter is not None:
         reporter.close()
         if not guard.asked.is_set():
+            if ended := _ended_early(output, recipe):
+                click.echo(ended, err=True)
             click.echo(write_weights(output / "weights.safetensors", model, recipe))
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -244,12 +246,25 @@ def _checked_start(recipe: Recipe, settings: Settings) -> Any:
     from sam2core.training.loop import check_model
 
     check_sources(recipe)
+    if recipe.patience and settings.validate is None:
+        raise click.UsageError(f"patience={recipe.patience} counts validations: --validate DIR")
     if not settings.changed:
         _check_same(settings.output, recipe)
     initialise = initialisation(recipe)
     empty = registry.build(recipe.model, weights=False, device="meta", **recipe.overrides)
     check_model(empty, recipe, shard=settings.shard, initialise=initialise)
     return initialise
+
+
+def _ended_early(output: Path, recipe: Recipe) -> str:
+    """What is said of a run that lost its patience; empty for others."""
+    from sam2core.training.loop import best_validation
+
+    best = best_validation(output / "validation.csv") if recipe.patience else None
+    if best is None or best.since < recipe.patience:
+        return ""
+    held = output / "best.safetensors"
+    return f"nothing better came in {best.since} validations after step {best.step} ({best.score:.3f}), kept as {held}"
 
 
 def _check_same(output: Path, recipe: Recipe) -> None:

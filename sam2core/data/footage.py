@@ -339,15 +339,6 @@ def naming(origin: str | Path) -> Iterator[None]:
         raise DataError(f"a mask of {origin}: {type(error).__name__}: {error}") from error
 
 
-def pairs_of_names(names: Sequence[str], what: str) -> None:
-    """Raise DataError when two pieces of footage would have one name."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{what} has two images or videos called {name!r}; answers could not be told apart")
-        seen.add(name)
-
-
 def frame_count(item: Footage) -> int:
     """How many frames a video has, labelled or not."""
     if isinstance(item.media, Path):

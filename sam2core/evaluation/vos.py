@@ -195,7 +195,7 @@ def write_video(
 # many videos ---------------------------------------------------------------------------------------------------------
 
 
-def describe(predictor: VideoPredictor, name: str, task: Task) -> dict[str, Any]:
+def made_with(predictor: VideoPredictor, name: str, task: Task) -> dict[str, Any]:
     """What has a say in the masks: a manifest's ``made_by``."""
     model = predictor.model
     return {

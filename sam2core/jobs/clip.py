@@ -146,14 +146,14 @@ class ClipRun:
                 except ValueError as error:
                     raise ValueError(f"{one.where}: {error}") from error
         plan = Plan.of(self.settings.direction, (stretch.index(one.frame) for one in self.prompts.values()))
-        legs = plan.ahead(session.position, self.source)
+        passes = plan.ahead(session.position, self.source)
         results = (
             result
-            for leg in legs
-            for result in session.propagate(leg.start, leg.stop, direction=leg.direction)  # type: ignore[arg-type]
+            for one in passes
+            for result in session.propagate(one.start, one.stop, direction=one.direction)  # type: ignore[arg-type]
         )
         done = plan.behind(session.position, self.source.length)
-        self._go(session, results, done, count(legs, self.source.length), force=force, resume=resume)
+        self._go(session, results, done, count(passes, self.source.length), force=force, resume=resume)
 
     def everything(self, generator: MaskGenerator, *, force: bool, resume: bool) -> None:
         """Find everything and follow it through the video until it ends, breaks off or somebody stops it."""

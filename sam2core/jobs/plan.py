@@ -1,4 +1,4 @@
-"""Which frames a pass over a video goes through, and in which order; the same plan tells where it goes on."""
+"""Which frames a run over a video goes through, in which passes; the same plan tells where it goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sam2core.media.frames import FrameSource
 
 
-class Leg(NamedTuple):
+class Pass(NamedTuple):
     """Arguments of `VideoSession.propagate`: the first frame, the end (exclusive), and the direction."""
 
     start: int
@@ -21,7 +21,7 @@ class Leg(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A pass over the frames of a source, counted from 0.
+    """Which way a run goes over the frames of a source, counted from 0.
 
     direction   "forward" from the first prompted frame on, "backward" from the last one back, or "both" from the first
     first       the frame it begins on
@@ -32,18 +32,18 @@ class Plan:
 
     @classmethod
     def of(cls, direction: str, prompted: Iterable[int]) -> Plan:
-        """The pass that visits what the prompted frames are prompted for."""
+        """The plan that visits what the prompted frames are prompted for."""
         return cls(direction, max(prompted) if direction == "backward" else min(prompted))
 
-    def ahead(self, position: int | None, source: FrameSource) -> list[Leg]:
+    def ahead(self, position: int | None, source: FrameSource) -> list[Pass]:
         """What is yet to be visited after the frame `position`; None: everything."""
         first = self.first
         if self.direction == "backward" or self.direction == "both" and position is not None and position < first:
             start = first if position is None else position - 1
-            return [Leg(start, -1, "backward")] if start >= 0 else []
+            return [Pass(start, -1, "backward")] if start >= 0 else []
         start = first if position is None else position + 1
-        legs = [Leg(start, None, "forward")] if source.has(start) else []
-        return [*legs, Leg(first - 1, -1, "backward")] if self.direction == "both" and first > 0 else legs
+        passes = [Pass(start, None, "forward")] if source.has(start) else []
+        return [*passes, Pass(first - 1, -1, "backward")] if self.direction == "both" and first > 0 else passes
 
     def behind(self, position: int | None, length: int | None) -> int:
         """How many frames were visited when it is at the frame `position`."""
@@ -55,11 +55,11 @@ class Plan:
         return abs(position - self.first) + 1
 
 
-def count(legs: Iterable[Leg], length: int | None) -> int | None:
-    """How many frames legs visit; None when nobody knows how many there are."""
+def count(passes: Iterable[Pass], length: int | None) -> int | None:
+    """How many frames passes visit; None when nobody knows how many there are."""
     if length is None:
         return None
-    return sum(leg.start + 1 if leg.direction == "backward" else length - leg.start for leg in legs)
+    return sum(one.start + 1 if one.direction == "backward" else length - one.start for one in passes)
 
 
 @dataclass(frozen=True)

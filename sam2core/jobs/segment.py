@@ -19,7 +19,7 @@ from sam2core.storage import FileError, disk_errors, read_json, relative_name
 if TYPE_CHECKING:
     import numpy as np
 
-    from sam2core.predictors.image import ImageHandle, ImagePredictor
+    from sam2core.predictors.image import ImageHandle, ImagePredictor, RememberedResult
     from sam2core.protocols import Detector
 
 CERTAIN = 10.0
@@ -54,12 +54,18 @@ class SegmentWork:
     force: bool = False
     detect: Callable[[], Detector] | None = None
     """Makes a worker's detector, which says what there is in an image; without it, what was pointed at is."""
+    like: Sequence[tuple[str, str]] = ()
+    """Labelled images, each with its mask's file, whose objects are looked for on all others."""
 
     def __call__(self, number: int) -> Callable[[Picture], Made]:
         from sam2core.media.images import as_bytes
 
         segmenter = Segmenter(self.make(number), weights=self.weights, multimask=self.multimask)
         settings = {**build_settings(segmenter.predictor.model), **self.settings, "kinds": list(self.kinds)}
+        if self.like:
+            settings["like"] = [[Origin.of(path).sha256 for path in pair] for pair in self.like]
+            for image, mask in self.like:
+                segmenter.remember(image, mask)
 
         detector = None if self.detect is None else self.detect()
 
@@ -93,8 +99,30 @@ class Segmenter:
 
     def __init__(self, predictor: ImagePredictor, *, weights: str | None, multimask: bool) -> None:
         self.predictor, self.weights, self.multimask = predictor, weights, multimask
+        self.looks_for_alike = False
+        """Whether images are asked for what `remember` was shown, and not for what was pointed at."""
         self.seconds = (0.0, 0.0)
         """How long the last image took: to be encoded, and to be asked of."""
+
+    def remember(self, image: str, mask: str) -> None:
+        """Show what to look for on all others: a labelled image, and the file of its mask, a number an object.
+
+        Raises ValueError, with the file's name, for what cannot be read and for a mask of another size.
+        """
+        from sam2core.media.labels import read_objects
+        from sam2core.storage import regular_file
+
+        labelled = read_picture(regular_file(image), None, lambda line: None)
+        objects = read_objects(regular_file(mask))
+        size = next(iter(objects.values())).shape
+        if size != labelled.shape[:2]:
+            height, width = labelled.shape[:2]
+            raise ValueError(f"the mask {mask} is {size[1]} x {size[0]}, its image {image} {width} x {height}")
+        try:
+            self.predictor.remember(labelled, list(objects.values()), object_ids=[str(name) for name in objects])
+        except ValueError as error:
+            raise ValueError(f"{mask}: {error}") from error
+        self.looks_for_alike = True
 
     def segment(
         self, photograph: np.ndarray, prompts: Sequence[UserPrompt], origin: Origin
@@ -107,15 +135,34 @@ class Segmenter:
 
         model = self.predictor.model
         height, width = photograph.shape[:2]
-        masks, scores = self._predict(photograph, prompts)
+        found = None
+        if self.looks_for_alike:
+            found = self._found(photograph)
+            masks, scores = found.masks.cpu().numpy(), found.iou.cpu().numpy()
+            prompts = [UserPrompt(str(name), 0) for name in found.objects]
+        else:
+            masks, scores = self._predict(photograph, prompts)
+        told = describe_masks(masks, scores, prompts)
+        if found is not None:
+            for one, score in zip(told, found.object_score.tolist(), strict=True):
+                one["object_score"] = round(score, 4)
         facts = {
             "sam2core": sam2core.__version__,
             "model": {"name": model.spec.name, "image_size": list(model.image_size), "weights": self.weights},
             "image": {"path": origin.path, "sha256": origin.sha256, "width": width, "height": height},
             "prompt": said(prompts),
-            "masks": describe_masks(masks, scores, prompts),
+            "masks": told,
         }
         return facts, masks
+
+    def _found(self, photograph: np.ndarray) -> RememberedResult:
+        """The remembered objects that are to be seen on an image."""
+        began = time.perf_counter()
+        handle = self.predictor.encode(photograph)
+        encoded = time.perf_counter()
+        found = handle.predict()
+        self.seconds = encoded - began, time.perf_counter() - encoded
+        return found[found.visible]
 
     def _predict(self, photograph: np.ndarray, prompts: Sequence[UserPrompt]) -> tuple[np.ndarray, np.ndarray]:
         """The masks (B, M, H, W) bool, best first, and their estimated IoU (B, M)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from sam2core.media.files import PictureFile, PictureSource, turned
 from sam2core.media.images import CLEAR, image_size
 from sam2core.media.palettes import davis
 
-Decode = Callable[[np.ndarray], np.ndarray]
 
-
-def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None = None) -> np.ndarray:
+def read_labels(source: PictureSource, frame: int = 0) -> np.ndarray:
     """The ids of a label image, turned as displayed: (H, W) integers.
 
     A palette gives its indices, grey levels of 1 to 32 bits their values; an alpha channel is dropped; of a colour
@@ -26,22 +24,14 @@ def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None 
 
     Args:
         frame: which of the file's images.
-        decode: what makes ids (H, W) of colours (H, W, 3) uint8, such as `panoptic_ids` and `davis_ids`. Colour
-            images are refused without.
 
     Raises:
-        ValueError: damaged data, colours without `decode` or that it does not know, values that are no integers. It
-            names the file.
+        ValueError: damaged data, colours, values that are no integers. It names the file.
     """
     with PictureFile(source) as file:
         values = _values(file, frame)
-        try:
-            if values.ndim == 2:
-                return values
-            if decode is not None:
-                return decode(values)
-        except ValueError as error:
-            raise ValueError(f"{file.name} {error}") from error
+        if values.ndim == 2:
+            return values
         if (values == values[..., :1]).all():
             return np.ascontiguousarray(values[..., 0])
         raise ValueError(f"{file.name} is a colour image; labels have one channel: a palette or grey levels")
@@ -50,20 +40,6 @@ def read_labels(source: PictureSource, frame: int = 0, *, decode: Decode | None 
 def panoptic_ids(colors: np.ndarray) -> np.ndarray:
     """COCO's panoptic ids of colours (..., 3) uint8: R + 256 G + 65536 B."""
     return colors.astype(np.int64) @ np.array([1, 256, 65536])
-
-
-def davis_ids(colors: np.ndarray) -> np.ndarray:
-    """The numbers of colours (..., 3) uint8 in DAVIS's table. Raises ValueError for a colour that is not in it."""
-    codes = panoptic_ids(colors)
-    table = panoptic_ids(davis())
-    order = np.argsort(table)
-    at = order[np.searchsorted(table, codes, sorter=order).clip(max=255)]
-    if not (table[at] == codes).all():
-        code = int(codes[table[at] != codes][0])
-        raise ValueError(
-            f"has the colour #{code & 255:02x}{code >> 8 & 255:02x}{code >> 16:02x}, none of DAVIS's table"
-        )
-    return at.astype(np.uint8)
 
 
 def align_labels(labels: np.ndarray, picture: PictureSource) -> np.ndarray:
@@ -173,6 +149,19 @@ def read_mask(source: PictureSource, choose: str | int | None = None, *, frame: 
             return drawn.choose(choose)
         except ValueError as error:
             raise ValueError(f"the mask {file.name} {error}") from error
+
+
+def read_objects(source: PictureSource) -> dict[int, np.ndarray]:
+    """The masks (H, W) bool that were drawn of all objects, by number; a lone one in black and white has number 1.
+
+    Numbers are those that `read_mask` chooses by. Raises ValueError for an empty file, which it names.
+    """
+    with PictureFile(source) as file:
+        drawn = _drawn(file, 0)
+        if not drawn.names:
+            raise ValueError(f"the mask {file.name} is empty: it holds only 0")
+    white = [*drawn.names] == [255]
+    return {1 if white else number: drawn.ids == number for number in drawn.names}
 
 
 def _drawn(file: PictureFile, frame: int) -> DrawnMask:

@@ -85,6 +85,11 @@ class RecentFrames(MemoryPolicy):
         self.clearing = (frames + 1) * stride
         self.horizon = max((frames - 1) * stride + 1 if frames else 0, object_pointers - 1)
 
+    @property
+    def recalled_slots(self) -> int:
+        """One for each recent frame, and one that prompted frames share."""
+        return self.frames + 1
+
     def recall(self, bank: MemoryBank, frame: int, *, backwards: bool, length: int | None, state: Any) -> Recall:
         selected = self._nearest(bank.prompted, frame)
         forward = -1 if backwards else 1

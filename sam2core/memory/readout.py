@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sam2core.ops.position import sine_time
 from sam2core.ops.tables import from_host
+from sam2core.protocols import MemoryPolicy, RecallsSlots
 from sam2core.types import FrameMemory, Recall, TokenBlock
 
 
@@ -36,37 +38,38 @@ class MemoryReadout(nn.Module):
         nn.init.trunc_normal_(self.no_memory, std=0.02)
         self.pointer_time = nn.Linear(dim, memory_dim) if pointer_time == "signed" else None
 
+    @property
+    def slots(self) -> int:
+        """How many slots have a code."""
+        return self.slot_embed.shape[0]
+
     def forward(self, recall: Recall | Sequence[Recall]) -> list[TokenBlock]:
         """The blocks to attend to, in Meta's order: the slots as recalled, then all object pointers as one block.
 
-        One recall serves all rows of its memories; several recalls of equal `layout` are stacked along the batch.
+        One recall serves all rows of its memories; several recalls of equal `memory_shape` are stacked along the batch.
         Raises ValueError for a slot that has no code.
         """
         recalls = [recall] if isinstance(recall, Recall) else list(recall)
-        assert len({layout(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
+        assert len({memory_shape(one) for one in recalls}) == 1, "recalls of different shapes cannot be stacked"
         for one in recalls:
-            check_slots(one, self.slot_embed.shape[0])
-        dtype = self.slot_embed.dtype
+            check_slots(one, self.slots)
+        dtype, device = self.slot_embed.dtype, self.slot_embed.device
         blocks = []
         for place in range(len(recalls[0].slots)):
             slots = [one.slots[place][0] for one in recalls]
+            codes = [self.slot_embed[slot] for slot in (slots[:1] if len(set(slots)) == 1 else slots)]
+            code = codes[0] if len(codes) == 1 else torch.cat(codes)
             memories = [_blocks(one.slots[place][1]) for one in recalls]
             for parts in zip(*memories, strict=True):
-                first = parts[0]
-                same = all(part.position is first.position for part in parts) and len(set(slots)) == 1
-                positions = [
-                    part.position.to(dtype) + self.slot_embed[slot, 0]
-                    for part, slot in (((first, slots[0]),) if same else zip(parts, slots, strict=True))
-                ]
-                tokens = _stack([part.tokens.to(self.slot_embed.device, dtype) for part in parts])
-                blocks.append(TokenBlock(tokens, _stack(positions), first.grid, first.key_scale))
+                block = TokenBlock.join([replace(part, tokens=part.tokens.to(device, dtype)) for part in parts])
+                blocks.append(replace(block, position=block.position.to(dtype) + code))
         if recalls[0].object_pointers:
             blocks.append(self._pointers(recalls))
         return blocks
 
     def _pointers(self, recalls: Sequence[Recall]) -> TokenBlock:
         dtype, device = self.slot_embed.dtype, self.slot_embed.device
-        object_pointers = _stack(
+        object_pointers = torch.cat(
             [torch.stack([memory.object_pointer for _, memory in recall.object_pointers], dim=1) for recall in recalls]
         )
         pieces = self.dim // self.memory_dim
@@ -83,7 +86,7 @@ class MemoryReadout(nn.Module):
         return TokenBlock(tokens, position, grid=None)
 
 
-def layout(recall: Recall) -> tuple[object, ...]:
+def memory_shape(recall: Recall) -> tuple[object, ...]:
     """What two recalls must share to be read in one batch: their blocks, in order, and how many object pointers."""
     blocks = tuple(
         (block.grid, block.tokens.shape[1], block.key_scale) for _, memory in recall.slots for block in _blocks(memory)
@@ -94,6 +97,16 @@ def layout(recall: Recall) -> tuple[object, ...]:
 def rows_of(recall: Recall) -> int:
     """How many objects a recall is of: its memories have a row for each."""
     return recall.object_pointers[0][1].logits.shape[0] if recall.object_pointers else 1
+
+
+def check_policy(policy: MemoryPolicy, slots: int) -> None:
+    """Raise ValueError for a policy that says it recalls more slots than the `slots` that a readout has codes for."""
+    if isinstance(policy, RecallsSlots) and policy.recalled_slots > slots:
+        raise ValueError(
+            f"the memory policy {type(policy).__name__} recalls {policy.recalled_slots} slots, and memory_readout has "
+            f"codes for {slots}: let the policy recall fewer frames, such as memory_policy.frames={slots - 1}, or "
+            f"train a model with memory_readout.slots={policy.recalled_slots}"
+        )
 
 
 def check_slots(recall: Recall, slots: int) -> None:
@@ -110,7 +123,3 @@ def check_slots(recall: Recall, slots: int) -> None:
 def _blocks(memory: FrameMemory) -> tuple[TokenBlock, ...]:
     assert memory.blocks is not None, f"frame {memory.frame} was trimmed but is recalled"
     return memory.blocks
-
-
-def _stack(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -34,7 +34,7 @@ class FixedShapes:
 
     def pad_maps(self, embedding: Tensor, dense: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """The embedding, and the prompts' map in its full shape, mask input or no mask input."""
-        return plain(embedding), plain(dense.expand(batch, -1, *embedding.shape[-2:]))
+        return own_copy(embedding), own_copy(dense.expand(batch, -1, *embedding.shape[-2:]))
 
     def pad_memory(self, blocks: Sequence[TokenBlock]) -> tuple[list[TokenBlock], Tensor | None]:
         """The blocks with empty ones up to fixed numbers, and which tokens (1, N) may be read; None: all of them.
@@ -51,7 +51,7 @@ class FixedShapes:
         filled, memory_mask = [], []
         for block in placed:
             filled.append(
-                replace(block, tokens=plain(block.tokens), position=plain(block.position.expand(batch, -1, -1)))
+                replace(block, tokens=own_copy(block.tokens), position=own_copy(block.position.expand(batch, -1, -1)))
             )
             memory_mask.append(torch.ones(block.tokens.shape[1], dtype=torch.bool, device=device))
         if placed:
@@ -78,6 +78,6 @@ class FixedShapes:
         return filled, torch.cat(memory_mask).unsqueeze(0)
 
 
-def plain(tensor: Tensor) -> Tensor:
+def own_copy(tensor: Tensor) -> Tensor:
     """A copy with storage and strides of its own: compiled code is specialised on strides and on shared inputs."""
     return tensor.clone(memory_format=torch.contiguous_format)

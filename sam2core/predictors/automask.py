@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -25,10 +25,10 @@ from sam2core.predictors.automask_record import AutoMasks as AutoMasks
 from sam2core.predictors.crops import Crop, crops, point_grids, read_grids
 from sam2core.predictors.image import ImagePredictor
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Postprocess
+from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.tiles import stream_tiles
 from sam2core.predictors.transforms import to_model_points
-from sam2core.types import MASK_INPUT_LIMIT, ImageFeatures, Label, Prompt
+from sam2core.types import MASK_INPUT_LIMIT, Batch, ImageFeatures, Label, Prompt
 
 CHUNK_BYTES = 512 * 2**20  # of full-size logits looked at together on a device with memory of its own
 CPU_POINTS = 32
@@ -37,16 +37,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Found(Batch):
     """K masks of one crop that passed the filters: low-resolution logits on the device, the rest on the host."""
 
     logits: Tensor  # (K, h, w)
-    iou: np.ndarray  # (K,)
-    points: np.ndarray  # (K, 2) in pixels of the crop
-    boxes: np.ndarray  # (K, 4) in pixels of the crop
-
-    def __getitem__(self, index: np.ndarray) -> _Found:
-        return _Found(self.logits[torch.from_numpy(index)], self.iou[index], self.points[index], self.boxes[index])
+    iou: Tensor  # (K,)
+    points: Tensor  # (K, 2) in pixels of the crop
+    boxes: Tensor  # (K, 4) in pixels of the crop
 
 
 class MaskGenerator:
@@ -61,9 +58,9 @@ class MaskGenerator:
     Crops: `crop_layers` further layers of 2 x 2, 4 x 4, ... crops, overlapping by `crop_overlap` of the shorter side,
     with `crop_points_downscale` times sparser grids; `crop_nms_threshold` between crops, where small crops win.
     `multimask_output` asks for three masks a click instead of one; `refine` gives every mask back to the model as a
-    mask input and takes the answer. `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels
-    (Meta's ``min_mask_region_area`` sets both); `min_region_area` cleans smaller regions at the image's size and
-    looks for duplicates again (SAM 1's meaning of that name).
+    mask input and takes the answer. `cleaning` holds steps of `Cleaning` (Meta's ``min_mask_region_area`` sets
+    `fill_holes` and `drop_islands`); `min_region_area` cleans smaller regions at the image's size and looks for
+    duplicates again (SAM 1's meaning of that name).
     Source: Meta's ``SAM2AutomaticMaskGenerator``, with its defaults; same masks in the same order.
     """
 
@@ -86,8 +83,7 @@ class MaskGenerator:
         crop_points_downscale: int = 1,
         multimask_output: bool = True,
         refine: bool = False,
-        fill_holes: int = 0,
-        drop_islands: int = 0,
+        cleaning: Mapping[str, Any] | None = None,
         min_region_area: int = 0,
     ) -> None:
         if points_per_batch != "auto" and (not isinstance(points_per_batch, int) or points_per_batch < 1):
@@ -122,7 +118,7 @@ class MaskGenerator:
         self.multimask_output = multimask_output
         self.refine = refine
         self.min_region_area = min_region_area
-        self.postprocess = Postprocess(fill_holes=fill_holes, drop_islands=drop_islands, threshold=mask_threshold)
+        self.cleaning = Cleaning(threshold=mask_threshold).edited(cleaning)
         self._images = ImagePredictor(model)
 
     @overload
@@ -192,13 +188,13 @@ class MaskGenerator:
             parts = []
             for start, stop in self._batches(handle.features, len(points), (y1 - y0, x1 - x0)):
                 part = self._batch(handle.features, points[start:stop], handle.size)
-                cut = mask_ops.near_cut(part.boxes + np.array([x0, y0, x0, y0]), crop, size)
-                parts.append(part[np.flatnonzero(~cut)])
+                cut = mask_ops.near_cut(part.boxes.numpy() + np.array([x0, y0, x0, y0]), crop, size)
+                parts.append(part.rows(torch.from_numpy(np.flatnonzero(~cut))))
                 report(done + stop)
             done += len(points)
-            together = _join(parts)
-            kept = together[mask_ops.nms(together.boxes, together.iou, self.nms_threshold)]
-            found += self._drawn(kept, crop, size)
+            together = _Found.join(parts)
+            kept = mask_ops.nms(together.boxes.numpy(), together.iou.numpy(), self.nms_threshold)
+            found += self._drawn(together.rows(torch.from_numpy(kept)), crop, size)
         if len(plan) > 1:
             boxes, areas = _boxes(found), [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
             found = [found[index] for index in mask_ops.nms(boxes, np.array(areas), self.crop_nms_threshold)]
@@ -235,12 +231,13 @@ class MaskGenerator:
         if self.iou_threshold > 0 and (self.refine or not self.multimask_output):  # otherwise `_keep` was asked
             chosen = torch.nonzero(iou > self.iou_threshold).flatten()
             row, logits, iou = row[chosen], logits[chosen], iou[chosen]
-        logits = self.postprocess(logits)
+        clicks = Clicks(xy[row], marks[row], self.model.image_size)
+        logits = self.cleaning(logits.unsqueeze(1), clicks).squeeze(1)
         stability, boxes = self._measure(logits, size)
-        told = torch.column_stack([row.float(), iou, stability, boxes.float()]).cpu().numpy()
-        found = _Found(logits, told[:, 1], points[told[:, 0].astype(np.int64)], told[:, 3:].astype(np.int64))
+        told = torch.column_stack([row.float(), iou, stability, boxes.float()]).cpu()
+        found = _Found(logits, told[:, 1], torch.from_numpy(points)[told[:, 0].long()], told[:, 3:].long())
         if self.stability_threshold > 0:
-            found = found[np.flatnonzero(told[:, 2] >= self.stability_threshold)]
+            found = found.rows(torch.nonzero(told[:, 2] >= self.stability_threshold).flatten())
         return found
 
     def _keep(self, iou: Tensor) -> Tensor:
@@ -356,14 +353,3 @@ _even_grids = point_grids
 
 def _boxes(found: Sequence[AutoMask]) -> np.ndarray:
     return np.array([mask.box for mask in found], dtype=np.float32).reshape(-1, 4)
-
-
-def _join(parts: Sequence[_Found]) -> _Found:
-    if len(parts) == 1:
-        return parts[0]
-    return _Found(
-        torch.cat([part.logits for part in parts]),
-        np.concatenate([part.iou for part in parts]),
-        np.concatenate([part.points for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-    )

@@ -23,7 +23,7 @@ from sam2core.older import check_keywords, takes_our_words
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.image_memory import ImageMemory
 from sam2core.predictors.object_masks import TOLD, ObjectMasks, Picture, named, row_called
-from sam2core.predictors.postprocess import Postprocess, clicks_on
+from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.transforms import (
     check_given,
     pixels_of,
@@ -167,9 +167,8 @@ class ImagePredictor:
 
     `encode` runs the image encoder and returns a handle; the handle answers any number of prompts. Nothing is kept on
     the predictor but what it is told to `remember`, so any number of threads can share one. Options: `mask_threshold`
-    on the logits (0.0 is even odds); `fill_holes` and `drop_islands` clean regions up to so many low-resolution pixels;
-    `keep_largest` keeps one region; `keep_clicked` keeps the regions that hold a positive click, however small, where
-    there is one.
+    on the logits (0.0 is even odds); `cleaning` holds steps of `Cleaning`, such as ``{"fill_holes": 32}``; without them
+    masks stay as they come.
     Source: Meta's ``SAM2ImagePredictor``, without its hidden state.
     """
 
@@ -179,17 +178,11 @@ class ImagePredictor:
         model: Sam2,
         *,
         mask_threshold: float = 0.0,
-        fill_holes: int = 0,
-        drop_islands: int = 0,
-        keep_largest: bool = False,
-        keep_clicked: bool = False,
+        cleaning: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.mask_threshold = mask_threshold
-        self.keep_clicked = keep_clicked
-        self.postprocess = Postprocess(
-            fill_holes=fill_holes, drop_islands=drop_islands, keep_largest=keep_largest, threshold=mask_threshold
-        )
+        self.cleaning = Cleaning(threshold=mask_threshold).edited(cleaning)
         self.memory = ImageMemory.of(self.model)
         """What was remembered: a value, which `remember` and `forget` replace."""
 
@@ -310,7 +303,7 @@ class ImagePredictor:
     def _find(self, handle: ImageHandle) -> RememberedResult:
         """The remembered objects on an image."""
         logits, iou, object_score = self.memory.find(handle.unconditioned())
-        clean = self.postprocess(logits.unsqueeze(1))
+        clean = self.cleaning(logits.unsqueeze(1))
         with torch.inference_mode(False), torch.no_grad():
             return RememberedResult(
                 object_ids=tuple(self.memory.tracks),
@@ -409,10 +402,8 @@ class ImagePredictor:
         else:
             logits, iou, _ = candidates(output, multimask_output=request.multimask_output, stability=stability)
         mask_ops.refuse_nan(iou, logits)
-        clicks = None
-        if self.keep_clicked:
-            clicks = clicks_on(logits, request.prompt.points, request.prompt.labels, image_size=self.model.image_size)
-        clean = self.postprocess(logits.float(), clicks)
+        clicks = Clicks(request.prompt.points, request.prompt.labels, self.model.image_size)
+        clean = self.cleaning(logits.float(), clicks)
         with torch.inference_mode(False), torch.no_grad():  # to be edited, and to be learned from
             return ImageResult(
                 cleaned=clean,

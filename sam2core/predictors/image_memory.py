@@ -17,7 +17,7 @@ from sam2core.model import Sam2
 from sam2core.ops.masks import refuse_nan
 from sam2core.predictors.object_masks import ObjectMasks
 from sam2core.predictors.results import latest_answers
-from sam2core.predictors.session import VideoSession, plain
+from sam2core.predictors.session import VideoSession, object_id
 from sam2core.predictors.session_prompts import answer_prompt, read_prompt
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.predictors.video import VideoPredictor
@@ -40,7 +40,7 @@ class ImageMemory:
     @classmethod
     def of(cls, model: Sam2) -> ImageMemory:
         """An empty memory. A mask is remembered as it was drawn, and found as the model has it: no hole is filled."""
-        return cls(VideoPredictor(model, fill_holes=0, policy=UnrelatedImages(model.memory_policy)))
+        return cls(VideoPredictor(model, cleaning={"fill_holes": 0}, policy=UnrelatedImages(model.memory_policy)))
 
     @torch.inference_mode()
     def remember(
@@ -123,7 +123,7 @@ def _ids(given: Sequence[Hashable] | None, separate: Sequence[Any], masks: Any) 
         return list(masks.objects) if isinstance(masks, ObjectMasks) else list(range(len(separate)))
     if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray):
         raise ValueError(f"object_ids is a list, one for each of {len(separate)} masks, not {given!r}")
-    ids = [plain(id) for id in given]
+    ids = [object_id(id) for id in given]
     if len(ids) != len(separate) or len(set(ids)) != len(ids):
         raise ValueError(f"object_ids are as many as the masks, {len(separate)}, and all different, not {ids}")
     return ids

@@ -15,7 +15,7 @@ from sam2core.older import takes_our_words
 from sam2core.predictors.crops import Crop
 from sam2core.predictors.history import History
 from sam2core.predictors.results import FrameResult, frame_result
-from sam2core.predictors.session_file import write
+from sam2core.predictors.session_file import write_session
 from sam2core.predictors.session_frames import Route, SessionFrames
 from sam2core.predictors.session_prompts import answer_prompt, read_prompt
 from sam2core.predictors.tracks import ObjectTrack, check_prompted, first_prompted
@@ -31,7 +31,7 @@ DIRECTIONS = ("forward", "backward", "both")
 Progress = Callable[[int, int | None], None]
 
 
-def plain(id: Hashable) -> Hashable:
+def object_id(id: Hashable) -> Hashable:
     """An object's id; NumPy's integers, as they come out of label maps, become Python's."""
     number = integer(id)
     return id if number is None else number
@@ -127,7 +127,7 @@ class VideoSession:
         on. Raises ValueError, and changes nothing, when the prompt makes no sense, lies outside the session's crop, or
         the frame does not exist.
         """
-        frame, object = self._frames.check(frame, self.position), plain(object)
+        frame, object = self._frames.check(frame, self.position), object_id(object)
         before = self.tracks.get(object)
         earlier = before.prompts.get(frame) if before is not None and add else None
         model_size = self.predictor.model.image_size
@@ -176,11 +176,6 @@ class VideoSession:
         """Forget all objects; the frames stay."""
         self.tracks.clear()
         self.history.clear()
-
-    def clear_memory(self, around: int, object: Hashable | None = None) -> None:
-        """Forget an object's (or all objects') recent frames near a frame, as after a correction that changes all."""
-        for track in [self._track(object)] if object is not None else list(self.tracks.values()):
-            track.forget_recent(around, self.predictor.policy.clearing)
 
     # tracking
 
@@ -335,4 +330,4 @@ class VideoSession:
 
         Object ids must be strings or integers. The frames are not written: give the same source when loading.
         """
-        write(self, Path(path))
+        write_session(self, Path(path))

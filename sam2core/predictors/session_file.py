@@ -248,7 +248,7 @@ class _Reader:
         return self.id(key), None if track is None else self.track(track), place
 
 
-def write(session: VideoSession, path: Path) -> None:
+def write_session(session: VideoSession, path: Path) -> None:
     """Write a session; a file that is there already is replaced when the new one is whole."""
     numbers = _Numbers()
     about = session_values(session, numbers)
@@ -289,7 +289,7 @@ def session_values(session: VideoSession, number: Callable[[Tensor], int]) -> di
     }
 
 
-def read(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:
+def read_session(predictor: VideoPredictor, path: Path, source: FrameSource | None) -> VideoSession:
     """The session that was written, over `source`. Raises ValueError when it cannot go on with this predictor."""
     name = repr(str(path))
     try:

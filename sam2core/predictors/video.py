@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from sam2core.annotations import dtype_name
 from sam2core.compile import compile_model
 from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import layout
+from sam2core.memory.readout import check_policy, memory_shape
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.predictors.object_masks import named
-from sam2core.predictors.postprocess import Postprocess, clicks_on
+from sam2core.predictors.postprocess import Cleaning, Clicks
 from sam2core.predictors.results import FrameResult
 from sam2core.predictors.session import VideoSession
-from sam2core.predictors.session_file import read
+from sam2core.predictors.session_file import read_session
 from sam2core.predictors.tracks import ObjectTrack
 from sam2core.types import FrameMemory, ImageFeatures, MaskCandidates, MaskPrediction, Prompt, Recall
 
@@ -36,9 +36,9 @@ class VideoPredictor:
 
     `open` gives a session, which holds everything that changes; any number of sessions share one predictor.
 
-    Options: `fill_holes` fills holes of up to so many low-resolution pixels; `keep_clicked` keeps the regions that hold
-    a positive click, where there is one, of an object that is not tracked yet; `hard_prompt_masks` memorizes prompted
-    frames with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
+    Options: `cleaning` edits the steps of `Cleaning`, which are ``{"fill_holes": 8}`` (one that goes by clicks leaves
+    alone what is tracked already: a correction names what was missed); `hard_prompt_masks` memorizes prompted frames
+    with thresholded masks; `non_overlapping` gives every pixel to one object in the results; `keep_corrections`
     makes a corrected frame a prompted frame (Meta's default loses corrections on tracked frames);
     `forget_around_prompts` clears an object's recent frames near a prompt; `memory_dtype` is the type memories are
     stored in; `objects_per_call` caps how many objects one call of the model takes (None: 4 on a CPU, all elsewhere);
@@ -53,8 +53,7 @@ class VideoPredictor:
         self,
         model: Sam2,
         *,
-        fill_holes: int = 8,
-        keep_clicked: bool = False,
+        cleaning: Mapping[str, Any] | None = None,
         hard_prompt_masks: bool = True,
         non_overlapping: bool = False,
         keep_corrections: bool = True,
@@ -71,9 +70,8 @@ class VideoPredictor:
         if frames_per_call < 1:
             raise ValueError(f"frames_per_call is a number of frames, 1 or more, not {frames_per_call}")
         self.frames_per_call = frames_per_call
-        self.postprocess = Postprocess(fill_holes=fill_holes, margin=FILLED)
+        self.cleaning = Cleaning(fill_holes=8, filled=FILLED).edited(cleaning)
         self.model = compile_model(model.eval(), compile) if compile else model.eval()
-        self.keep_clicked = keep_clicked
         self.hard_prompt_masks = hard_prompt_masks
         self.non_overlapping = non_overlapping
         self.keep_corrections = keep_corrections
@@ -81,6 +79,7 @@ class VideoPredictor:
         self.memory_dtype = getattr(torch, dtype_name(memory_dtype))
         self.mask_threshold = mask_threshold
         self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
+        check_policy(self.policy, model.memory_readout.slots)
         self._objects_per_call = objects_per_call
 
     def __repr__(self) -> str:
@@ -132,14 +131,13 @@ class VideoPredictor:
         Raises ValueError when it was saved by another model, with other options, or over other frames.
         """
         frames = None if source is None else open_source(source, start=start, stop=stop, stride=stride)
-        return read(self, Path(path), frames)
+        return read_session(self, Path(path), frames)
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what is computed: with the same, one predictor can go on with another's session."""
         return {
-            "fill_holes": self.postprocess.fill_holes,
-            "keep_clicked": self.keep_clicked,
+            **{f"cleaning.{step}": value for step, value in asdict(self.cleaning).items()},
             "hard_prompt_masks": self.hard_prompt_masks,
             "non_overlapping": self.non_overlapping,
             "keep_corrections": self.keep_corrections,
@@ -173,16 +171,15 @@ class VideoPredictor:
         candidates = model.segment(
             features, model.condition(features, recall), prompt, multimask_output=multimask_output
         )
-        answer = self._filled(candidates.take(self.policy.choose(candidates, state)))
-        if not self.keep_clicked or recall is not None:  # a correction names what was missed, not the whole
-            return answer
-        clicks = clicks_on(answer.logits, prompt.points, prompt.labels, image_size=model.image_size)
-        return replace(answer, logits=Postprocess()(answer.logits, clicks))
+        answer = candidates.take(self.policy.choose(candidates, state))
+        # a correction names what was missed, not the whole
+        clicks = Clicks(prompt.points, prompt.labels, model.image_size) if recall is None else None
+        return self._cleaned(answer, clicks)
 
     def mask_as_output(self, features: ImageFeatures, mask: Tensor) -> MaskPrediction:
         """The answer to one object's mask (H, W) at model size: the mask itself."""
         candidates = self.model.mask_as_output(features, mask.to(self.model.device)[None, None])
-        return self._filled(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
+        return self._cleaned(candidates.take(torch.zeros(1, dtype=torch.long, device=self.model.device)))
 
     def memorize(self, features: ImageFeatures, answers: Sequence[MaskPrediction], *, frame: int) -> list[FrameMemory]:
         """The memories that prompted answers of several objects on one frame leave behind."""
@@ -205,7 +202,7 @@ class VideoPredictor:
     ) -> None:
         """Track objects onto a frame and put what they leave behind into their banks.
 
-        Objects whose recalls have the same layout go through the model together.
+        Objects whose recalls have the same shape go through the model together.
         """
         recalls = [
             self.policy.recall(track.bank, frame, backwards=backwards, length=length, state=track.policy_state)
@@ -215,10 +212,10 @@ class VideoPredictor:
             self._follow(features, [(tracks[place], recalls[place]) for place in places], frame)
 
     def together(self, recalls: Sequence[Recall]) -> Iterator[list[int]]:
-        """The places of recalls that one call of the model takes: of the same layout, and at most so many."""
+        """The places of recalls that one call of the model takes: of the same shape, and at most so many."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, recall in enumerate(recalls):
-            groups.setdefault(layout(recall), []).append(place)
+            groups.setdefault(memory_shape(recall), []).append(place)
         for places in groups.values():
             for start in range(0, len(places), self.objects_per_call):
                 yield places[start : start + self.objects_per_call]
@@ -235,15 +232,15 @@ class VideoPredictor:
         index = self._choose(candidates, [track for track, _ in group])
         answer = candidates.take(torch.cat([index, index[-1:].expand(filled - count)]) if filled > count else index)
         memory = model.memorize(features, answer, frame=frame, hard=False)
-        memories = self._split(replace(memory, logits=self._filled(answer).logits))[:count]
+        memories = self._split(replace(memory, logits=self._cleaned(answer).logits))[:count]
         for row, ((track, _), one) in enumerate(zip(group, memories, strict=True)):
             track.shown = replace(one, blocks=None)
             keep = self.policy.keep(answer.rows(slice(row, row + 1)), one, track.bank, track.policy_state)
             if keep is not None:
                 track.bank.put(one, keep)
 
-    def _filled(self, answer: MaskPrediction) -> MaskPrediction:
-        return replace(answer, logits=self.postprocess(answer.logits))
+    def _cleaned(self, answer: MaskPrediction, clicks: Clicks | None = None) -> MaskPrediction:
+        return replace(answer, logits=self.cleaning(answer.logits, clicks))
 
     def _choose(self, candidates: MaskCandidates, tracks: Sequence[ObjectTrack]) -> Tensor:
         """The candidates (B,) to believe: in one call, where the policy looks at each object's scores alone."""

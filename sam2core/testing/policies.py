@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2core.memory.bank import MemoryBank
+from sam2core.protocols import RecallsSlots
 from sam2core.testing.isolation import tiny_model
 from sam2core.testing.rules import GIVEN, Examination, Found
 from sam2core.testing.values import same, tensors
@@ -31,12 +32,15 @@ def examine_policy(examination: Examination, policy: Any, slots: int = SLOTS) ->
     frames = min(max(2 * policy.horizon + 6, 24), LONGEST)
     _state(examination, policy)
     _choose(examination, policy)
+    said = policy.recalled_slots if isinstance(policy, RecallsSlots) else slots
     with examination.rule("tracking", "an object is tracked forwards and backwards, recalling memories of its bank"):
         for backwards in (False, True):
             for length in (frames, None):
                 for frame, recalled, *_ in _track(policy, 1, frames, backwards=backwards, length=length):
                     if taken := [slot for slot, _ in recalled if slot >= slots]:
                         raise Found(f"slot {taken[0]} on frame {frame}; the readout has slots 0 to {slots - 1}")
+                    if taken := [slot for slot, _ in recalled if slot >= said]:
+                        raise Found(f"slot {taken[0]} on frame {frame}, and recalled_slots is {said}")
     with examination.rule("determinism", "the same object in the same video is tracked in the same way"):
         _equal(list(_track(policy, 1, frames)), list(_track(policy, 1, frames)), "when tracked once more")
     wants = (

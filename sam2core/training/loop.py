@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import pickle
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as shortened
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,10 +55,11 @@ ANY = (
     "checkpoint_decoder",
     "checkpoint_trunk",
     "optim.accumulate",
+    "patience",
 )  # of a recipe: how, but not what is computed
 
 
-def layout(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
+def batch_shape(recipe: Recipe, step: int) -> tuple[Stage, int, int, int]:
     """A step's stage, and the frames, clips and objects a clip of its batch."""
     stage = recipe.stage_at(step)
     stills = stage.stills
@@ -90,7 +92,7 @@ class Batches(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # the loader asks its workers in turn
         for step in range(self.start + worker, self.recipe.steps, workers):
-            stage, frames, batch, objects = layout(self.recipe, step)
+            stage, frames, batch, objects = batch_shape(self.recipe, step)
             rows = range(self.rank, batch, self.world)
             try:
                 clips = [
@@ -152,20 +154,26 @@ def train(
     checkpoint of another recipe.
     initialise: gives a new run its first weights (None: as they are).
 
+    A recipe with `patience` ends when so many validations in a row brought nothing better, see `best_validation`; the
+    same run again then has nothing left to do.
+
     Raises RecipeError, naming what differs, for a checkpoint of another recipe, DataError for one that cannot be read.
     Raises FloatingPointError after three non-finite losses in a row; what led to each is written to
     `nonfinite_STEP.json` first.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.patience and validate is None:
+        raise RecipeError(f"recipe: patience {recipe.patience} counts validations, and this run has none")
     if not changed:
         check_recipe(folder, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, recipe, folder, shard=shard, initialise=initialise)
     team = run.team
     loader = _loader(mixture, recipe, run.step, team, workers=workers, pin=_device(model).type == "cuda")
     log = _Log(folder, run.step) if team.rank == 0 else None
     began = saved = time.monotonic()
     last = recipe.steps if stop_after is None else min(recipe.steps, run.step + stop_after)
+    last = run.step if run.is_stale() else last
     stopping = False
     with run.kept(), checkpointed_trunk(model) if recipe.checkpoint_trunk else nullcontext():
         for batch in loader:
@@ -177,9 +185,8 @@ def train(
             losses, stopping = run.advance(batch, stop is not None and stop.is_set())
             if stopping:
                 last = run.step
-            numbers = None
-            if validate is not None and (run.step % validate_every == 0 or run.step == recipe.steps):
-                numbers = run.validated(validate)
+            due = run.step % validate_every == 0 or run.step == recipe.steps
+            numbers = run.validated(validate) if validate is not None and due else None
             frames = batch.frames.shape[0] * batch.frames.shape[1] * team.world
             seconds = time.monotonic() - began
             progress = Progress(run.step, recipe.steps, stage.name, seconds, losses, numbers, rate, frames)
@@ -188,6 +195,8 @@ def train(
             if team.rank == 0 and report is not None:
                 report(progress)
             run.settled = True
+            if due and run.is_stale():
+                last = run.step
             late = team.world == 1 and time.monotonic() - saved > SAVE_SECONDS  # clocks of several may disagree
             if run.step % save_every == 0 or run.step == last or late:
                 run.save()
@@ -335,6 +344,13 @@ class _Run:
         model.load_state_dict(weights)
         resize_model(model, self.size)
         return validate(merge_adapters(model).eval().to(_device(self.rollout)))
+
+    def is_stale(self) -> bool:
+        """Whether the last validations, as many as the recipe has patience for, brought nothing better; all agree."""
+        if not self.recipe.patience:
+            return False
+        best = best_validation(self.folder / "validation.csv") if self.team.rank == 0 else None
+        return self.team.as_first(best is not None and best.since >= self.recipe.patience)
 
     def result(self) -> nn.Module:
         """The model with the averaged weights, whole and at its own size."""
@@ -506,10 +522,23 @@ def _checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise DataError(f"{what} ({' '.join(str(error).split())}): {advice}") from error
 
 
-def averaged(checkpoint: str | Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint of a run, by parameter name. Raises DataError when it cannot be read."""
-    state = _checkpoint(Path(checkpoint))
-    return {name.removeprefix("weights."): value for name, value in state["average"].items() if name != "count"}
+class Validation(NamedTuple):
+    """The validation with the highest first number: its step, that number, and how many came after it."""
+
+    step: int
+    score: float
+    since: int
+
+
+def best_validation(path: Path) -> Validation | None:
+    """The best of what a run's validation.csv holds, of equal ones the first; None before there is any."""
+    rows = [row for row in _rows_until(path, sys.maxsize) if len(row) > 1]
+    scores = [float(list(row.values())[1] or "nan") for row in rows]
+    scores = [-math.inf if math.isnan(score) else score for score in scores]
+    if not scores:
+        return None
+    place = scores.index(max(scores))
+    return Validation(int(rows[place]["step"]), scores[place], len(scores) - 1 - place)
 
 
 class _Log:

@@ -90,6 +90,14 @@ class Processes:
         whole = last or not isinstance(self.module, DistributedDataParallel)
         return nullcontext() if whole else self.module.no_sync()  # type: ignore[operator]
 
+    def as_first(self, answer: bool) -> bool:
+        """The first process's answer, in all of them."""
+        if self.world == 1:
+            return answer
+        told = torch.tensor([int(answer)], device=next(self.rollout.parameters()).device)
+        distributed.broadcast(told, 0)
+        return bool(told.item())
+
     def share(self, parameters: Mapping[str, nn.Parameter], named: dict[str, float], *counts: int) -> list[int]:
         """Make gradients and losses the sums over all processes; the sums of `counts`.
 

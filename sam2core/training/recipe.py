@@ -75,6 +75,7 @@ class Recipe:
     overrides: dict[str, Any] = field(default_factory=dict)  # of the model's spec
     seed: int = 0
     start: str = "fresh"  # an initialisation: "fresh" is the parts' own; or "weights": go on from the model's weights
+    patience: int = 0  # validations in a row that bring nothing better before the run ends early; 0: it never does
     side: int = 640  # longer side of the decoded images
     dtype: str = "float32"  # of the weights that are written: float32, bfloat16 or float16
     freeze: tuple[str, ...] = ()
@@ -89,6 +90,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.dtype not in (*DTYPES, *DTYPES.values()):
             raise RecipeError(f"recipe: dtype is one of {', '.join(DTYPES.values())}, not {self.dtype!r}")
+        if self.patience < 0:
+            raise RecipeError(f"recipe: patience is a number of validations, or 0 for none, not {self.patience}")
         if not self.stages or not self.sources:
             raise RecipeError("recipe: there must be at least one source and one stage")
         for stage in self.stages:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from sam2core.backbones import hiera
 from sam2core.backbones.hiera import Hiera
-from sam2core.ops.cpu import hiera as strips
+from sam2core.ops.cpu import hiera as chunked
 from sam2core.prepare import prepare
 
 SIZES = {
@@ -131,15 +131,15 @@ def test_an_odd_window_cannot_be_pooled():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
-def test_prediction_in_strips_of_windows_changes_nothing(monkeypatch, size):
+def test_prediction_in_chunks_of_windows_changes_nothing(monkeypatch, size):
     trunk = small()
     images = torch.randn(2, 3, *size)
     with torch.inference_mode():
         whole = trunk(images)
         prepare(trunk, "cpu")
-        monkeypatch.setattr(strips, "STRIP_LIMIT", 0)
-        monkeypatch.setattr(strips, "STRIP_BYTES", 0)
-        assert [block._strip(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
+        monkeypatch.setattr(chunked, "CHUNK_LIMIT", 0)
+        monkeypatch.setattr(chunked, "CHUNK_BYTES", 0)
+        assert [block._rows_at_once(torch.empty(2, 16, 24, 8)) for block in trunk.blocks] == [4, 4, 2, 16, 6]
         for found, expected in zip(trunk(images), whole):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert trunk.blocks[0]._strip(torch.empty(2, 16, 24, 8)) == 16  # training takes the map at once
+    assert trunk.blocks[0]._rows_at_once(torch.empty(2, 16, 24, 8)) == 16  # training takes the map at once

@@ -86,3 +86,35 @@ def test_a_picture_that_cannot_be_read_stops_no_other(run, photos, tmp_path):
     told = json.loads(ended.out)
     assert told["failed"] == [str(photos / "2.png")] and "2.png" in told["reasons"][told["failed"][0]]
     assert len(told["images"]) == 5 and told["images_per_second"] > 0
+
+
+def test_images_like_labelled_ones(run, photos, tmp_path, monkeypatch):
+    from sam2core.predictors.image import RememberedResult
+
+    seen = [True]
+    monkeypatch.setattr(RememberedResult, "visible", property(lambda result: np.repeat(seen, len(result))))
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[5:20, 5:20], mask[10:28, 25:38] = 1, 7
+    Image.fromarray(mask).save(tmp_path / "two.png")
+    Image.fromarray((mask == 1).astype(np.uint8) * 255).save(tmp_path / "one.png")
+    Image.fromarray(mask[:20]).save(tmp_path / "cut.png")
+    like = ("--like", photos / "0.png", tmp_path / "two.png", "--like", photos / "1.png", tmp_path / "one.png")
+    words = ("segment", photos / "2.png", photos / "3.png", "-o", tmp_path / "out", *TINY)
+    ended = run(*words, *like, "--write", "masks")
+    assert ended.code == 0, ended.err
+    document = json.loads((tmp_path / "out" / "2.json").read_text())
+    assert [one["name"] for one in document["masks"]] == ["1", "7"] and "object_score" in document["masks"][0]
+    assert (tmp_path / "out" / "3.mask1.png").exists()
+    assert run(*words, *like, "--write", "masks").err.count("there already") == 2
+    seen[0] = False
+    ended = run(*words, *like[:3], "--write", "masks,overlay")  # shown otherwise, so it is done again
+    assert ended.code == 0 and "there already" not in ended.err
+    assert not json.loads((tmp_path / "out" / "2.json").read_text())["masks"]
+    for more, complaint in (
+        (("--like", photos / "0.png", tmp_path / "cut.png"), "cut.png is 40 x 20, its image"),
+        ((*like[:3], "-p", "5,5"), "--like says what to segment: nothing else does beside it"),
+        ((*like[:3], "--multimask"), "--like finds one mask an object"),
+        (("--like", photos / "0.png", photos / "gone.png"), "gone.png"),
+    ):
+        ended = run(*words, *more)
+        assert ended.code and complaint in ended.err

@@ -578,11 +578,11 @@ def test_a_camera_is_followed_until_it_stops(track, camera, clip, tmp_path):
 def test_a_camera_is_stopped(track, camera, interrupt, tmp_path):
     camera(Feed(1000))
     interrupt(4)
-    ended = track("--camera", "7", "-p", "1:14,16", "-o", tmp_path / "live", "predictors.video.fill_holes=0")
+    ended = track("--camera", "7", "-p", "1:14,16", "-o", tmp_path / "live", "predictors.video.cleaning.fill_holes=0")
     assert ended.code == 0, ended.err
     summary = json.loads((tmp_path / "live" / "run.json").read_text())
     assert summary["status"] == "complete" and summary["frames"] == 5
-    assert summary["settings"]["overrides"] == ["predictors.video.fill_holes=0"]
+    assert summary["settings"]["overrides"] == ["predictors.video.cleaning.fill_holes=0"]
     camera(Feed(1000))
     assert track("--camera", "7", "-p", "0:14,16", "-o", tmp_path / "few", "--stop", "3").code == 0
     assert len(films(tmp_path / "few")) == 3

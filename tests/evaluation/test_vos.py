@@ -14,7 +14,7 @@ from PIL import Image
 import registry
 from sam2core.data.davis import listed, read, read_masks
 from sam2core.data.pictures import DataError
-from sam2core.evaluation.vos import MaskFiles, Task, Writers, describe, result_masks, track_video, write_video
+from sam2core.evaluation.vos import MaskFiles, Task, Writers, made_with, result_masks, track_video, write_video
 from sam2core.jobs.engines import LocalEngine
 from sam2core.jobs.manifest import Manifest, fingerprint, run
 from sam2core.predictors.results import FrameResult
@@ -26,7 +26,7 @@ PALETTE = [value for number in range(256) for value in (number, 255 - number, 7)
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return registry.predictor("test_tiny", "video", weights=False, fill_holes=0)
+    return registry.predictor("test_tiny", "video", weights=False, cleaning={"fill_holes": 0})
 
 
 def picture(path: Path, seed: int) -> None:
@@ -171,7 +171,7 @@ def threads():
 def tiny(number: int):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return registry.predictor("test_tiny", "video", weights=False, fill_holes=0)
+    return registry.predictor("test_tiny", "video", weights=False, cleaning={"fill_holes": 0})
 
 
 def hashes(out: Path) -> dict[str, str]:
@@ -181,8 +181,8 @@ def hashes(out: Path) -> dict[str, str]:
 def test_a_stopped_run_goes_on_and_ends_the_same(mose, predictor, tmp_path):
     videos = read(mose)
     names = [video.name for video in videos]
-    made_by = describe(predictor, "test_tiny", Task())
-    assert made_by["fingerprint"] == fingerprint(predictor.model) and made_by["options"]["fill_holes"] == 0
+    made_by = made_with(predictor, "test_tiny", Task())
+    assert made_by["fingerprint"] == fingerprint(predictor.model) and made_by["options"]["cleaning.fill_holes"] == 0
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     writers = partial(Writers, lambda number: predictor, Task())
     assert [

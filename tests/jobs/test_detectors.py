@@ -1,4 +1,4 @@
-"""Detectors: what is found is told apart from what is followed already, and torchvision's with the user's weights."""
+"""Detectors: what is found is told apart from what is followed already."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from sam2core.jobs.detectors import Newcomers, detections, prompts_of
-from sam2core.jobs.torchvision_detector import TorchvisionDetector
-from sam2core.testing import check
 
 
 class Fixed:
@@ -44,23 +42,3 @@ def test_boxes_of_a_picture_lie_within_it():
     assert one.box == [0, 0, 10, 10] and one.category == "a" and one.score == 0.5
     with pytest.raises(ValueError, match="1 boxes, 2 labels"):
         detections([[0, 0, 1, 1]], ["a", "b"], [1.0])
-
-
-def test_torchvision_with_ones_own_weights(tmp_path):
-    from torchvision.models import get_model
-
-    name = "ssdlite320_mobilenet_v3_large"
-    torch.manual_seed(0)
-    state = get_model(name, weights=None, weights_backbone=None, num_classes=3).state_dict()
-    torch.save(state, tmp_path / "mine.pth")
-    options = {"model": name, "weights": str(tmp_path / "mine.pth"), "classes": "cat, dog", "threshold": 0.0}
-    check("detector", TorchvisionDetector, options={**options, "device": "cpu"})
-    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    found = TorchvisionDetector(**options, device="cpu").detect(picture, source="a.png", frame=0)
-    assert len(found.labels) > 0 and set(found.labels) <= {"cat", "dog"}
-    with pytest.raises(ValueError, match="does not fit .* of 1 classes"):
-        TorchvisionDetector(**{**options, "classes": "cat"}).detect(picture, source="a.png", frame=0)
-    with pytest.raises(ValueError, match="wants its weights: weights=FILE"):
-        TorchvisionDetector().detect(picture, source="a.png", frame=0)
-    with pytest.raises(ValueError, match="did you mean 'fasterrcnn_resnet50_fpn_v2'"):
-        TorchvisionDetector(model="fasterrcnn_resnet50_fpnv2")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from sam2core.memory.policy import MemoryPolicy, RecentFrames
 from sam2core.memory.readout import MemoryReadout
 from sam2core.ops.position import sine_time
+from sam2core.predictors.video import VideoPredictor
+from sam2core.testing import tiny_model
 from sam2core.types import FrameMemory, Recall, TokenBlock
 
 
@@ -31,6 +36,24 @@ def test_slots_add_their_code_to_positions_and_keep_tokens():
     for block, (slot, kept) in zip(blocks, given.slots):
         assert torch.equal(block.tokens, kept.blocks[0].tokens)
         torch.testing.assert_close(block.position, kept.blocks[0].position + readout.slot_embed[slot, 0])
+
+
+@pytest.mark.parametrize("places", [(2, 2), (2, 4)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_recalls_of_several_objects_are_joined(places, shared):
+    """Each row is what its own recall gives alone; a position that all share is added to once."""
+    readout = MemoryReadout(16, 4)
+    frames = [memory(frame, batch=1) for frame in (3, 5)]
+    if shared:
+        blocks = tuple(replace(block, position=frames[0].blocks[0].position) for block in frames[1].blocks)
+        frames[1] = replace(frames[1], blocks=blocks)
+    recalls = [Recall(((place, kept),), ((1, kept),), 15) for place, kept in zip(places, frames)]
+    together = readout(recalls)
+    assert together[0].position.shape[0] == (1 if shared and len(set(places)) == 1 else 2)
+    for row, one in enumerate(recalls):
+        for block, alone in zip(together, readout(one), strict=True):
+            mine = block.rows(slice(row, row + 1))
+            assert torch.equal(mine.tokens, alone.tokens) and torch.equal(mine.position, alone.position)
 
 
 def test_object_pointers_are_cut_into_consecutive_tokens_that_share_an_age():
@@ -64,13 +87,30 @@ def test_a_slot_without_a_code_is_said(slot):
             MemoryReadout(16, 4)(asked)
 
 
-def test_a_policy_that_recalls_more_than_the_model_has_codes_for_is_said_when_it_tracks():
-    from sam2core.predictors.video import VideoPredictor
-    from sam2core.testing import tiny_model
+TOO_MANY = r"memory policy RecentFrames recalls 7 slots, and memory_readout has codes for 3: .*memory_policy\.frames=2"
 
-    session = VideoPredictor(tiny_model(memory_policy={"frames": 6}, memory_readout={"slots": 3})).open(
-        [torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()] * 2
-    )
+
+def test_a_policy_that_says_it_recalls_more_than_the_model_has_codes_for_is_refused_when_it_is_built():
+    with pytest.raises(ValueError, match=TOO_MANY):
+        tiny_model(memory_policy={"frames": 6}, memory_readout={"slots": 3})
+    model = tiny_model(memory_policy={"frames": 2}, memory_readout={"slots": 3})
+    with pytest.raises(ValueError, match=TOO_MANY):
+        VideoPredictor(model, policy=RecentFrames(frames=6))
+
+
+class SaysNothing(MemoryPolicy):
+    """A policy that does not say how many slots it recalls."""
+
+    def __init__(self):
+        self.horizon, self.clearing = 6, 6
+
+    def recall(self, bank, frame, **about):
+        return RecentFrames(frames=6).recall(bank, frame, **about)
+
+
+def test_one_that_does_not_say_is_refused_when_it_tracks():
+    model = tiny_model(memory_policy={"frames": 2}, memory_readout={"slots": 3})
+    session = VideoPredictor(model, policy=SaysNothing()).open([torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()] * 2)
     session.prompt(0, "a", box=[4, 4, 20, 20])
     with pytest.raises(ValueError, match="slot 6, and this model has codes for slots 0 to 2"):
         list(session.propagate())

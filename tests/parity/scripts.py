@@ -442,7 +442,7 @@ class Ours:
         policy = RecentFrames(prompted=settings.prompted, stride=settings.stride)
         self.predictor = VideoPredictor(
             model,
-            fill_holes=settings.fill,
+            cleaning={"fill_holes": settings.fill},
             hard_prompt_masks=settings.hard,
             non_overlapping=settings.non_overlapping,
             keep_corrections=settings.keep_corrections,

@@ -133,7 +133,9 @@ def test_a_trained_model_on_a_photograph(name, monkeypatch):
         monkeypatch.setattr(misc, "get_connected_components", connected_components)
         theirs.predictor._transforms.max_hole_area = theirs.predictor._transforms.max_sprinkle_area = 20
         ours = MaskGenerator(
-            trained()[1], **{WORDS[key]: value for key, value in options.items()}, fill_holes=20, drop_islands=20
+            trained()[1],
+            **{WORDS[key]: value for key, value in options.items()},
+            cleaning={"fill_holes": 20, "drop_islands": 20},
         )
     image = Image.open(Path(registry.__file__).parent / "samples" / "cat.jpg").convert("RGB")
     agree(ours.generate(np.asarray(image)), theirs.generate(np.asarray(image)))

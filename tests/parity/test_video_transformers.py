@@ -47,7 +47,7 @@ def test_clicks_on_the_first_frame_then_forward(family, seed, object_score, poin
     said.obj_with_new_inputs = [1]
     expected = list(theirs.propagate_in_video_iterator(said, start_frame_idx=0))
 
-    session = VideoPredictor(ours, fill_holes=0).open(frames, keep="all")
+    session = VideoPredictor(ours, cleaning={"fill_holes": 0}).open(frames, keep="all")
     session.prompt(0, 1, POINTS[:points], LABELS[:points])
     found = list(session.propagate())
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import registry
 from registry.kinds import KINDS
-from sam2core.cli.skeleton import write
+from sam2core.cli.skeleton import write_skeleton
 from sam2core.cli.train_data import initialisation
 from sam2core.testing import check
 from sam2core.testing.fixtures import isolated_registry  # noqa: F401
@@ -34,7 +34,7 @@ def test_it_segments_tracks_learns_and_comes_back_from_a_file(
     isolated_registry: Any,  # noqa: F811
 ) -> None:
     name, package = f"made-{kind.replace('_', '-')}", f"made_{kind}"
-    write(name, kind, tmp_path)
+    write_skeleton(name, kind, tmp_path)
     monkeypatch.syspath_prepend(tmp_path / name)
     isolated_registry(package)
     (part,) = (each for each in registry.components(kind) if each.startswith("made."))

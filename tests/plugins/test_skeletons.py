@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from registry.kinds import KINDS
-from sam2core.cli.skeleton import write
+from sam2core.cli.skeleton import write_skeleton
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def test_one_of_each_kind_is_installed_and_passes_its_own_tests(tmp_path: Path) 
     site, made = tmp_path / "site", tmp_path / "made"
     names = {kind: f"acme-{kind.replace('_', '-')}" for kind in KINDS}
     for kind, name in names.items():
-        write(name, kind, made)
+        write_skeleton(name, kind, made)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SAM2CORE")}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(site)])
     install = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
@@ -46,7 +46,7 @@ def test_one_of_each_kind_is_installed_and_passes_its_own_tests(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_open_and_python_compiles(kind: str, tmp_path: Path) -> None:
-    for file in write("acme-very-own", kind, tmp_path):
+    for file in write_skeleton("acme-very-own", kind, tmp_path):
         text = file.read_text(encoding="utf-8")
         assert "$" not in text, file
         assert all(len(line) <= 120 for line in text.splitlines()), file
@@ -65,14 +65,14 @@ def test_nothing_is_left_open_and_python_compiles(kind: str, tmp_path: Path) -> 
 )
 def test_what_cannot_be_written_is_said(name: str, kind: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        write(name, kind, tmp_path)
+        write_skeleton(name, kind, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "acme").mkdir()
     with pytest.raises(FileExistsError, match="is there already; nothing was written"):
-        write("acme", "neck", tmp_path)
+        write_skeleton("acme", "neck", tmp_path)
     assert not list((tmp_path / "acme").iterdir())
 
 

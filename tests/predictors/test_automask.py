@@ -62,6 +62,17 @@ def test_batches_of_clicks_and_of_pictures_change_nothing(model):
             assert a.size == b.size and a.point == b.point and mask_iou(a, b) > 0.999
 
 
+def test_the_chain_of_cleaning_knows_the_click_of_every_mask(model):
+    loose = {"iou_threshold": 0.0, "nms_threshold": 1.0, "points_per_side": 3}
+    plain, kept = (
+        MaskGenerator(model, stability_threshold=0.0, cleaning=steps, **loose).generate(picture())
+        for steps in (None, {"keep_clicked": True})
+    )
+    assert sum(one.mask.sum() for one in kept) < sum(one.mask.sum() for one in plain)
+    wholes = {(one.point, one.iou): one.mask for one in plain}
+    assert len(wholes) == len(plain) and all((one.mask <= wholes[one.point, one.iou]).all() for one in kept)
+
+
 def mask_iou(a, b):
     return float(mask_ops.iou(torch.from_numpy(a.mask), torch.from_numpy(b.mask)))
 

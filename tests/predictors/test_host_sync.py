@@ -85,7 +85,7 @@ def test_the_watch_sees_waiting(wait):
 
 @pytest.mark.parametrize("objects", [1, 3])
 def test_a_tracked_frame_waits_for_nothing(objects):
-    predictor = registry.predictor("test_tiny", "video", weights=False, fill_holes=0)
+    predictor = registry.predictor("test_tiny", "video", weights=False, cleaning={"fill_holes": 0})
     frames = scripts.clip(6, (48, 64))
     session = predictor.open(frames)
     for number in range(objects):

@@ -378,7 +378,7 @@ def test_non_square_and_other_sizes(predictor):
 
 def test_keep_clicked_leaves_what_the_click_is_on(predictor):
     image = picture((48, 80))
-    clicked = ImagePredictor(predictor.model, keep_clicked=True)
+    clicked = ImagePredictor(predictor.model, cleaning={"keep_clicked": True})
     points = [[[10.0, 20.0], [60.0, 5.0]], [[30.0, 30.0], [5.0, 5.0]]]
     plain, kept = (
         tool.encode(image).predict(points, [[1, 0], [1, 0]], multimask_output=True) for tool in (predictor, clicked)

@@ -60,7 +60,7 @@ def assert_equal(found: RememberedResult, frame) -> None:
 
 def test_equals_a_session_over_the_remembered_picture_and_the_other(model, predictor):
     predictor.remember(picture(0), square(5, 5))
-    session = VideoPredictor(model, fill_holes=0).open([picture(0), picture(1)])
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open([picture(0), picture(1)])
     session.prompt(0, 0, mask=square(5, 5))
     *_, frame = session.propagate()
     assert frame.frame == 1
@@ -73,7 +73,9 @@ def test_several_pictures_and_objects_are_the_prompted_frames_of_one_session(mod
     predictor.remember(picture(0), [square(5, 5), square(20, 50)], object_ids=["cup", 7])
     predictor.remember(predictor.encode(picture(1)), square(10, 30), object_ids=["cup"])
     predictor.remember(picture(2), square(1, 1)[None], object_ids=["spoon"])
-    session = VideoPredictor(model, fill_holes=0).open([picture(number) for number in range(4)], keep="all")
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open(
+        [picture(number) for number in range(4)], keep="all"
+    )
     session.prompt(0, "cup", mask=square(5, 5))
     session.prompt(0, 7, mask=square(20, 50))
     session.prompt(1, "cup", mask=square(10, 30))
@@ -88,7 +90,9 @@ def test_an_unrelated_picture_has_no_motion_whatever_the_models_own_policy_carri
     predictor = ImagePredictor(model)
     predictor.remember(picture(0), square(5, 5))
     policy = UnrelatedImages(model.memory_policy)
-    session = VideoPredictor(model, fill_holes=0, policy=policy).open([picture(number) for number in range(3)])
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}, policy=policy).open(
+        [picture(number) for number in range(3)]
+    )
     session.prompt(0, 0, mask=square(5, 5))
     _, _, last = session.propagate()
     assert not session.tracks[0].bank.recent, "what is found on one image says nothing of the next"
@@ -96,7 +100,7 @@ def test_an_unrelated_picture_has_no_motion_whatever_the_models_own_policy_carri
     alone.prompt(0, 0, mask=square(5, 5))
     (frame,) = alone.propagate(start=2)
     assert torch.equal(frame.logits, last.logits)
-    carried = VideoPredictor(model, fill_holes=0).open([picture(0), picture(2)])
+    carried = VideoPredictor(model, cleaning={"fill_holes": 0}).open([picture(0), picture(2)])
     carried.prompt(0, 0, mask=square(5, 5))
     *_, moved = carried.propagate()
     assert not torch.equal(moved.logits[0], predictor(picture(2)).cleaned[0, 0])
@@ -165,7 +169,7 @@ def test_a_memory_is_saved_and_read_by_the_same_model(model, predictor, tmp_path
 
 
 def test_a_session_over_frames_is_no_memory(model, predictor, tmp_path):
-    session = VideoPredictor(model, fill_holes=0, policy=predictor.memory.video.policy).open()
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}, policy=predictor.memory.video.policy).open()
     session.step(picture(0), {0: {"mask": square(5, 5)}})
     session.save(tmp_path / "live")
     with pytest.raises(ValueError, match="session over frames"):

@@ -34,7 +34,7 @@ def model():
 
 
 def followed(model, **options):
-    session = registry.predictor(model, "video", fill_holes=0, **options).open([PICTURE, PICTURE[::-1]])
+    session = registry.predictor(model, "video", cleaning={"fill_holes": 0}, **options).open([PICTURE, PICTURE[::-1]])
     for name, points in zip(("cup", "dog", 7), POINTS):
         session.prompt(0, name, points=points)
     return list(session.propagate())[1]
@@ -260,8 +260,8 @@ def test_all_in_one_call(model):
         (lambda image, video, mask: video.open().step(PICTURE, prompt={}), "did you mean 'prompts'"),
         (lambda image, video, mask: mask.generate(PICTURE, progres=None), "did you mean 'progress'"),
         (lambda image, video, mask: type(mask)(mask.model, pred_iou_thresh=0.5), "ours is iou_threshold"),
-        (lambda image, video, mask: type(image)(image.model, max_hole_area=9), "ours is fill_holes"),
-        (lambda image, video, mask: type(video)(video.model, fill_hole_area=9), "did you mean 'fill_holes'"),
+        (lambda image, video, mask: type(image)(image.model, max_hole_area=9), "ours is cleaning={'fill_holes': ...}"),
+        (lambda image, video, mask: type(video)(video.model, fill_hole_area=9), "ours is cleaning={'fill_holes': ...}"),
     ],
 )
 def test_the_words_of_others_are_answered_with_ours(model, call, words):

@@ -155,7 +155,7 @@ def test_a_tracked_frame_is_told_the_mask_before_it(frames):
         model.segment = lambda f, e, p, *, multimask_output, mask_inputs=mask_inputs, segment=segment: (
             mask_inputs.append(p.mask_input) or segment(f, e, p, multimask_output=multimask_output)
         )
-        session = VideoPredictor(model, fill_holes=0, memory_dtype="float32").open(frames)
+        session = VideoPredictor(model, cleaning={"fill_holes": 0}, memory_dtype="float32").open(frames)
         session.prompt(3, "a", points=[[10, 20]])
         asked = len(mask_inputs)
         shown = {result.frame: result.logits for result in session.propagate(direction="both")}
@@ -344,8 +344,6 @@ def test_the_recent_frames_around_a_prompt_can_be_forgotten(frames):
     reach = predictor.policy.clearing
     assert all(abs(at - 10) > reach for at in session.tracks["a"].bank.recent)
     assert any(abs(at - 10) <= reach for at in session.tracks["b"].bank.recent)
-    session.clear_memory(around=10, object="b")
-    assert all(abs(at - 10) > reach for at in session.tracks["b"].bank.recent)
 
 
 # save, load, fork
@@ -468,7 +466,7 @@ def test_files_that_do_not_fit_are_refused(predictor, frames, tmp_path):
     with pytest.raises(ValueError, match="20 frames.*19"):
         predictor.load(tmp_path / "s.safetensors", frames[1:])
     with pytest.raises(ValueError, match="other options.*fill_holes: 8 there, 0 here"):
-        VideoPredictor(predictor.model, fill_holes=0).load(tmp_path / "s.safetensors", frames)
+        VideoPredictor(predictor.model, cleaning={"fill_holes": 0}).load(tmp_path / "s.safetensors", frames)
     other = registry.build("test_tiny", weights=False, image_size=64, memory_policy=predictor.model.spec.memory_policy)
     other.load_state_dict(predictor.model.state_dict())
     assert VideoPredictor(other).load(tmp_path / "s.safetensors", frames).objects == ("a", "b")
@@ -660,7 +658,9 @@ def regions_of(logits: torch.Tensor) -> int:
 
 def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
     model = shaken_model()
-    plain, clean = (VideoPredictor(model, keep_clicked=keep, fill_holes=0).open(frames) for keep in (False, True))
+    plain, clean = (
+        VideoPredictor(model, cleaning={"keep_clicked": keep, "fill_holes": 0}).open(frames) for keep in (False, True)
+    )
     places = [(x, y) for x in range(2, 80, 5) for y in range(1, 48, 3)]  # a click on a pixel of the mask that it makes
     for click in places:
         before, after = (session.prompt(0, 1, points=[click]).logits[0] for session in (plain, clean))
@@ -681,7 +681,7 @@ def test_keep_clicked_cleans_a_first_click_and_leaves_corrections(frames):
             break
     else:
         pytest.fail("the regions without a click are gone")
-    assert VideoPredictor(model).options != VideoPredictor(model, keep_clicked=True).options
+    assert VideoPredictor(model).options != VideoPredictor(model, cleaning={"keep_clicked": True}).options
 
 
 def test_exclusive_gives_every_pixel_to_one_object(frames):
@@ -808,7 +808,7 @@ def test_options_are_checked(predictor, frames):
     for options, message in (
         ({"memory_dtype": "int8"}, "float32, bfloat16, float16"),
         ({"objects_per_call": 0}, "at least 1"),
-        ({"fill_holes": -1}, "0 or more"),
+        ({"cleaning": {"fill_holes": -1}}, "0 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             VideoPredictor(predictor.model, **options)

@@ -275,10 +275,10 @@ def test_a_task_nobody_offers() -> None:
 
 def test_a_predictor_over_a_model_that_is_built() -> None:
     """Two tools share one model; its spec's defaults hold, and nothing of the model can be chosen any more."""
-    model = registry.build("test_tiny", weights=False, predictors={"image": {"fill_holes": 7}})
+    model = registry.build("test_tiny", weights=False, predictors={"image": {"cleaning": {"fill_holes": 7}}})
     image, video = registry.predictor(model), registry.predictor(model, "video", non_overlapping=True)
     assert image.model is video.model is model
-    assert image.postprocess.fill_holes == 7 and video.non_overlapping
+    assert image.cleaning.fill_holes == 7 and video.non_overlapping
     with pytest.raises(registry.SpecError, match="built already: dtype"):
         registry.predictor(model, dtype="bfloat16")
     with pytest.raises(registry.SpecError, match="did you mean 'iou_threshold'"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 
 import pytest
 import torch
 
 import registry
-from registry import WeightsError, weights
+from registry import WeightsError, places, weights
 from registry.assemble import assemble
 from registry.plugins import current
 from sam2core.checkpoints import files
@@ -178,11 +179,11 @@ def test_no_two_of_our_models_have_the_same_shapes():
 
 
 def test_a_native_file_carries_its_spec(tiny, tmp_path):
-    spec = registry.spec("test_tiny", memory_policy={"frames": 3})
+    spec = registry.spec("test_tiny", memory_policy={"frames": 1})
     path = files.write(tmp_path / "mine.safetensors", tiny, files.describe(spec=dataclasses.asdict(spec)))
-    assert weights.read_spec(path)["memory_policy"]["frames"] == 3
+    assert weights.read_spec(path)["memory_policy"]["frames"] == 1
     model = registry.build(path)
-    assert same(model, tiny) and model.memory_policy.frames == 3
+    assert same(model, tiny) and model.memory_policy.frames == 1
     assert not model.training
 
 
@@ -236,3 +237,15 @@ def test_every_official_checkpoint_is_pinned(name):
     family = "092824" if name.startswith("sam2.1") else "072824"
     assert source.url == f"https://dl.fbaipublicfiles.com/segment_anything_2/{family}/{source.file}"
     assert source.repo.startswith("facebook/sam2") and source.size > 150_000_000 and len(source.sha256) == 64
+
+
+def test_weights_in_the_repository_are_those_their_specs_say_and_all_others_are_released_files():
+    for name in registry.models():
+        said = registry.spec(name).weights
+        if said is None or said.layout not in current().components.names("layout"):
+            continue
+        assert said.size and said.sha256, f"{name}: which file is meant?"
+        if said.package:
+            path = places.FOLDER / said.file
+            assert path.stat().st_size == said.size, f"{name}: the size in the spec"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == said.sha256, f"{name}: the checksum in the spec"

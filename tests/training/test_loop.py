@@ -17,7 +17,7 @@ from sam2core.nano.initialisation import Localised, init_localised, init_localis
 from sam2core.training import loop
 from sam2core.training.augment import Augment, Mixture
 from sam2core.training.clips import collate
-from sam2core.training.loop import train
+from sam2core.training.loop import best_validation, train
 from sam2core.training.losses import LossWeights
 from sam2core.training.prompting import PromptPlan
 from sam2core.training.recipe import Recipe, RecipeError
@@ -174,6 +174,35 @@ def test_validation_sees_the_average_and_leaves_the_model_alone(tmp_path):
     assert seen == [False, False, False]
     rows = list(csv.DictReader(open(tmp_path / "b" / "validation.csv")))
     assert rows == [{"step": str(step), "number": "0.25000"} for step in (2, 4, 6)]
+
+
+def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path):
+    scores = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.9}
+    seen = []
+
+    def patient(patience: int) -> list[int]:
+        model = registry.build("test_tiny", weights=False)
+        mixture = Mixture([pictures()], [1.0], augment=PLAIN)
+        steps: list[int] = []
+
+        def validate(model) -> dict[str, float]:
+            seen.append(len(seen) + 1)
+            return {"score": scores.get(seen[-1], 0.0)}
+
+        train(
+            model, replace(recipe(), patience=patience), mixture, tmp_path, workers=0, initialise=Localised(),
+            validate=validate, validate_every=1, report=lambda told: steps.append(told.step),
+        )  # fmt: skip
+        return steps
+
+    assert patient(2) == [1, 2, 3, 4]  # the third and the fourth brought nothing better than the second
+    assert best_validation(tmp_path / "validation.csv") == (2, 0.3, 2)
+    assert patient(2) == []
+    assert patient(3) == [5, 6], "more patience is no other run"
+    with pytest.raises(RecipeError, match="patience 2 counts validations, and this run has none"):
+        train(None, replace(recipe(), patience=2), None, tmp_path)
+    with pytest.raises(RecipeError, match="patience is a number of validations, or 0 for none, not -1"):
+        replace(recipe(), patience=-1)
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_ends_the_run(tmp_path, monkeypatch):

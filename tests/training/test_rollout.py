@@ -98,7 +98,7 @@ def test_a_tracked_clip_is_what_a_session_answers(policy):
         rollout(collate([clip]), PromptPlan(mask=1.0), LossWeights(), dense=0.0, key=(0, 0))
     del model.memorize
 
-    predictor = VideoPredictor(model, fill_holes=0, non_overlapping=False, memory_dtype="float32")
+    predictor = VideoPredictor(model, cleaning={"fill_holes": 0}, non_overlapping=False, memory_dtype="float32")
     session = predictor.open(list(clip.frames))
     for number in range(2):
         session.prompt(frame=0, object=number, mask=clip.masks[0, number])
@@ -282,7 +282,7 @@ def tracked_j(model: torch.nn.Module, clip: Clip) -> float:
     """J over the frames after the first, as the public predictor tracks the first frame's masks."""
     from sam2core.predictors.video import VideoPredictor
 
-    session = VideoPredictor(model, fill_holes=0).open(list(clip.frames))
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open(list(clip.frames))
     for number in range(clip.masks.shape[1]):
         session.prompt(frame=0, object=number, mask=clip.masks[0, number])
     scores = []

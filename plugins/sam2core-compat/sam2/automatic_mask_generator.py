@@ -31,7 +31,6 @@ from sam2.utils.amg import (
 from sam2.utils.transforms import SAM2Transforms
 from sam2core.ops import masks as mask_ops
 from sam2core.predictors.automask import FORMS, MaskGenerator
-from sam2core.predictors.postprocess import Postprocess
 
 _METHODS = ("_generate_masks", "_process_crop", "_process_batch", "refine_with_m2m")
 _PREDICTOR_METHODS = ("set_image", "reset_predictor", "_predict", "_encode", "_by_core", "_by_parts")
@@ -100,7 +99,8 @@ class SAM2AutomaticMaskGenerator:
     @property
     def _engine(self) -> MaskGenerator:
         """What finds the masks: sam2core's generator, with this one's options as they are now."""
-        engine = MaskGenerator(
+        rules = self.predictor._transforms
+        return MaskGenerator(
             self.predictor.model.core,
             points_per_side=None,
             point_grids=self.point_grids,
@@ -115,15 +115,12 @@ class SAM2AutomaticMaskGenerator:
             crop_overlap=self.crop_overlap_ratio,
             multimask_output=self.multimask_output,
             refine=self.use_m2m,
+            cleaning={
+                "fill_holes": int(rules.max_hole_area),
+                "drop_islands": int(rules.max_sprinkle_area),
+                "threshold": rules.mask_threshold,  # Meta's sam2 cleans at zero whatever the threshold of the masks is
+            },
         )
-        # Meta's sam2 cleans at zero whatever the threshold of the masks is
-        rules = self.predictor._transforms
-        engine.postprocess = Postprocess(
-            fill_holes=int(rules.max_hole_area),
-            drop_islands=int(rules.max_sprinkle_area),
-            threshold=rules.mask_threshold,
-        )
-        return engine
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ class SAM2VideoPredictor(SAM2Base):
         """What tracks and memorizes: sam2core's predictor, with this one's options as they are now."""
         return VideoPredictor(
             core,
-            fill_holes=int(self.fill_hole_area),
+            cleaning={"fill_holes": int(self.fill_hole_area)},
             hard_prompt_masks=bool(self.binarize_mask_from_pts_for_mem_enc),
         )
 

@@ -157,7 +157,7 @@ def test_min_mask_region_area_cleans_low_resolution_logits_at_zero(model):
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     generator = SAM2AutomaticMaskGenerator(model, min_mask_region_area=7, mask_threshold=0.5)
-    clean = generator._engine.postprocess
+    clean = generator._engine.cleaning
     assert (clean.fill_holes, clean.drop_islands, clean.threshold) == (7, 7, 0.0)
     assert generator._engine.mask_threshold == 0.5 and generator._engine.min_region_area == 0
 

@@ -75,7 +75,7 @@ def test_tracking(recording, model, together):
     """Objects computed together, which the original cannot do, give what it gives for each alone."""
     compared = 0
     for group in [(1, 2)] if together else [(1,), (2,)]:
-        session = VideoPredictor(model, fill_holes=0, keep_corrections=False).open(list(clip()))
+        session = VideoPredictor(model, cleaning={"fill_holes": 0}, keep_corrections=False).open(list(clip()))
         for frame, number, points, labels in recorder().prompts(SIDE):
             if number in group:
                 session.prompt(frame=frame, object=number, points=points, labels=labels)

@@ -90,7 +90,7 @@ def test_a_click_is_tracked_alike(theirs, ours):
     said.obj_with_new_inputs = [1]
     expected = list(theirs.propagate_in_video_iterator(said, start_frame_idx=0))
 
-    session = VideoPredictor(ours, fill_holes=0).open(frames)
+    session = VideoPredictor(ours, cleaning={"fill_holes": 0}).open(frames)
     session.prompt(0, 1, points=[[90, 120]])
     found = list(session.propagate())
     assert len(found) == len(expected) == FRAMES

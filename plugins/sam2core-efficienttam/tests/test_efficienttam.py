@@ -85,7 +85,7 @@ def test_masks_are_those_of_the_original(variant):
     ours, clip = model(variant), recorder().clip().numpy()
     embedding = ours.encode(to_model(read_image(clip[0]), ours.image_size)).embedding[:, ::8]
     assert error(embedding, expected[f"{variant}.embedding"]) < 1e-4
-    session = VideoPredictor(ours, fill_holes=0, keep_corrections=False).open(list(clip))
+    session = VideoPredictor(ours, cleaning={"fill_holes": 0}, keep_corrections=False).open(list(clip))
     for frame, number, points, labels in recorder().PROMPTS:
         session.prompt(frame=frame, object=number, points=points, labels=labels)
     compared = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from registry.plugins import current
 from sam2core.checkpoints.files import sha256
 from sam2core.heads.select import Stability
-from sam2core.memory.readout import check_slots, layout
+from sam2core.memory.readout import check_slots, memory_shape
 from sam2core.model import STRIDE, Sam2
 from sam2core.older import WORDS, renamed
 from sam2core.ops.cpu.decoding import ModelInCalls
@@ -148,7 +148,7 @@ class GraphVerbs(Sam2):
         if recall is None:
             return features.embedding + self._no_memory
         recalls = [recall] if isinstance(recall, Recall) else list(recall)
-        assert len({layout(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
+        assert len({memory_shape(one) for one in recalls}) == 1, "recalls of different layouts cannot be stacked"
         rows = [self._bank(one) for one in recalls]
         (conditioned,) = self._run(
             "memory_attention", features.embedding, *(torch.stack(parts) for parts in zip(*rows))

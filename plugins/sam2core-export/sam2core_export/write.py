@@ -57,7 +57,7 @@ def export(
         raise ValueError(f"only onnx graphs can be quantised to int8, not {format!r}")
     policy = model.memory_policy
     sizes = Sizes(
-        slots=model.memory_readout.slot_embed.shape[0] if slots is None else slots,
+        slots=model.memory_readout.slots if slots is None else slots,
         object_pointers=getattr(policy, "object_pointers", 16) if object_pointers is None else object_pointers,
         points=points if getattr(model.prompt_encoder, "unrolled", False) else None,
     )
@@ -167,7 +167,7 @@ def _describe(model: Sam2, format: str, sizes: Sizes, int8: bool) -> dict[str, A
         "image_size": list(model.image_size),
         "mask_input_size": list(model.prompt_encoder.mask_input_size),
         "slots": sizes.slots,
-        "slot_rows": model.memory_readout.slot_embed.shape[0],
+        "slot_rows": model.memory_readout.slots,
         "object_pointers": sizes.object_pointers,
         "points": sizes.points,
         "labels": {label.name.lower(): int(label) for label in Label},

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from registry.errors import UnknownName, hint
 from sam2core.checkpoints.hub import Source
 from sam2core_timm.trunk import STRIDES, Trunk, no_drop_path, on_meta
-from sam2core_timm.weights import efficientnet_names, read
+from sam2core_timm.weights import efficientnet_names, read_weights
 
 
 def timm_trunk(*, name: str = "resnet50", pretrained: bool | str = False, drop_path: float = 0.0) -> Trunk:
@@ -42,7 +42,7 @@ def timm_trunk(*, name: str = "resnet50", pretrained: bool | str = False, drop_p
     body = timm.create_model(name, features_only=True, out_indices=indices, **options)
     if pretrained and not on_meta():
         source = _source(whole.pretrained_cfg) if pretrained is True else None
-        state = efficientnet_names(read(pretrained, source, name), whole.state_dict())
+        state = efficientnet_names(read_weights(pretrained, source, name), whole.state_dict())
         _fill(name, body, _fitting(name, whole, state))
     mean, std = whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"]
     channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"

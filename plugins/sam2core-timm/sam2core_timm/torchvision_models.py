@@ -11,7 +11,7 @@ from registry.errors import UnknownName, hint
 from sam2core.checkpoints.hub import Source
 from sam2core.ops.pixels import MEAN, STD
 from sam2core_timm.trunk import STRIDES, Trunk, no_drop_path, on_meta
-from sam2core_timm.weights import read
+from sam2core_timm.weights import read_weights
 
 
 def torchvision_trunk(*, name: str = "resnet50", pretrained: bool | str = False, drop_path: float = 0.0) -> Trunk:
@@ -42,7 +42,7 @@ def torchvision_trunk(*, name: str = "resnet50", pretrained: bool | str = False,
     trunk = Stages(_steps(name, whole), indices)
     if pretrained and not on_meta():
         source = Source(file=weights.url.rpartition("/")[2], url=weights.url) if pretrained is True else None
-        _fill(name, whole, trunk, read(pretrained, source, name))
+        _fill(name, whole, trunk, read_weights(pretrained, source, name))
     learned = weights.transforms() if pretrained is True else None
     mean, std = (learned.mean, learned.std) if learned else (MEAN, STD)
     return Trunk(trunk, channels, mean=mean, std=std, channels_last=channels_last)

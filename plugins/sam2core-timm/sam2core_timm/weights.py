@@ -13,7 +13,7 @@ from sam2core.checkpoints import files, hub
 _BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
-def read(pretrained: bool | str, source: hub.Source | None, name: str) -> dict[str, Tensor]:
+def read_weights(pretrained: bool | str, source: hub.Source | None, name: str) -> dict[str, Tensor]:
     """The tensors of a classifier: of the file that `pretrained` names, or of `source`, downloaded once.
 
     Raises ValueError where neither is to be had, naming the places that were looked at.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,8 +146,7 @@ class BeamPredictor(VideoPredictor):
         *,
         beams: int = 3,
         certain: float = 2.0,
-        fill_holes: int = 8,
-        keep_clicked: bool = False,
+        cleaning: Mapping[str, Any] | None = None,
         hard_prompt_masks: bool = True,
         non_overlapping: bool = False,
         keep_corrections: bool = True,
@@ -162,8 +161,7 @@ class BeamPredictor(VideoPredictor):
             raise ValueError(f"beams is a number of guesses, at least 1, not {beams}")
         super().__init__(
             model,
-            fill_holes=fill_holes,
-            keep_clicked=keep_clicked,
+            cleaning=cleaning,
             hard_prompt_masks=hard_prompt_masks,
             non_overlapping=non_overlapping,
             keep_corrections=keep_corrections,

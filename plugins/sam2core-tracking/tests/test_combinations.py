@@ -63,7 +63,9 @@ def test_a_policy_on_a_model(zoo, policy):
     if policy.startswith("example") and importlib.util.find_spec("sam2core_example") is None:
         pytest.skip("sam2core-example is not installed")
     predictor = VideoPredictor(
-        build(zoo, memory_policy={"type": policy, **POLICIES[policy]}), fill_holes=0, memory_dtype="float32"
+        build(zoo, memory_policy={"type": policy, **POLICIES[policy]}),
+        cleaning={"fill_holes": 0},
+        memory_dtype="float32",
     )
     both, alone = track(predictor), track(predictor, ("b",))
     assert sorted(both) == [0, 1, 2, 3] and all(near(both[at][1:], alone[at]) for at in both)
@@ -77,7 +79,9 @@ def test_a_policy_on_a_model(zoo, policy):
 
 @torch.inference_mode()
 def test_a_beam_on_a_model(zoo):
-    predictor = BeamPredictor(build(zoo), beams=2, policy=BeamMemory(frames=2), fill_holes=0, memory_dtype="float32")
+    predictor = BeamPredictor(
+        build(zoo), beams=2, policy=BeamMemory(frames=2), cleaning={"fill_holes": 0}, memory_dtype="float32"
+    )
     both, alone = track(predictor), track(predictor, ("b",))
     assert sorted(both) == [0, 1, 2, 3] and all(near(both[at][1:], alone[at]) for at in both)
     assert list(track(predictor, frame=3, direction="backward")) == [3, 2, 1, 0]

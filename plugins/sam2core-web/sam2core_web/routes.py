@@ -148,7 +148,7 @@ async def open_session(request: Request, body: s.Open) -> s.State:
     path = await asyncio.to_thread(opening.place, request.app, of, name)
     caller = client(request)
     async with request.app.state.sessions.reserved(caller):
-        return describe(await opening.begin(request.app, caller, path, of=of, file=name, name=path.name))
+        return session_state(await opening.begin(request.app, caller, path, of=of, file=name, name=path.name))
 
 
 @router.post(
@@ -174,7 +174,9 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
             with disk_errors(path.parent), open(path, "xb", opener=private) as file:
                 async for chunk in request.stream():
                     file.write(chunk)
-            return describe(await opening.begin(request.app, caller, path, of="uploads", file=told, name=told, id=id))
+            return session_state(
+                await opening.begin(request.app, caller, path, of="uploads", file=told, name=told, id=id)
+            )
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -184,7 +186,7 @@ async def upload(request: Request, name: Annotated[str, Query(min_length=1, max_
 async def state(session: Found) -> s.State:
     """What a session is, and what is known in it."""
     async with session.lock:
-        return describe(session)
+        return session_state(session)
 
 
 @router.delete("/sessions/{id}", status_code=204, response_class=Response)
@@ -259,7 +261,7 @@ async def undo(request: Request, session: Found) -> s.State:
     """Take the latest prompt or removal back: its object is as it was before, tracked masks included. 64 steps."""
     async with changing(request.app.state, session):
         await request.app.state.engine.run(session.work.undo)
-    return describe(session)
+    return session_state(session)
 
 
 @router.post("/sessions/{id}/redo")
@@ -267,7 +269,7 @@ async def redo(request: Request, session: Found) -> s.State:
     """Do again what `undo` took back last, tracked masks included, until there is another prompt or removal."""
     async with changing(request.app.state, session):
         await request.app.state.engine.run(session.work.redo)
-    return describe(session)
+    return session_state(session)
 
 
 @router.put("/sessions/{id}/objects/{number}")
@@ -275,7 +277,7 @@ async def describe_object(request: Request, session: Found, number: ObjectNumber
     """Name or colour an object."""
     async with changing(request.app.state, session):
         session.work.describe(number, body.name, body.color)
-    return describe(session)
+    return session_state(session)
 
 
 @router.delete("/sessions/{id}/objects/{number}")
@@ -283,7 +285,7 @@ async def remove_object(request: Request, session: Found, number: ObjectNumber) 
     """Remove an object, until `undo`; the others are not touched."""
     async with changing(request.app.state, session):
         await request.app.state.engine.run(lambda: session.work.remove(number))
-    return describe(session)
+    return session_state(session)
 
 
 class held:
@@ -312,7 +314,7 @@ async def changing(state: Any, session: Session) -> AsyncIterator[None]:
             await state.sessions.save(session)
 
 
-def describe(session: Session) -> s.State:
+def session_state(session: Session) -> s.State:
     work = session.work
     height, width = work.size
     return s.State(

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from sam2core_web import schemas as s
 from sam2core_web.media import Refused
 from sam2core_web.opening import told
-from sam2core_web.routes import PROBLEMS, Found, changing, describe, frame_out, held
+from sam2core_web.routes import PROBLEMS, Found, changing, frame_out, held, session_state
 from sam2core_web.sessions import Session
 from sam2core_web.work import ClipWork
 
@@ -88,7 +88,7 @@ async def cancel(session: Found) -> s.State:
     """Stop tracking after the frame that is being worked on; what was tracked stays."""
     session.stop.set()
     async with session.lock:
-        return describe(session)
+        return session_state(session)
 
 
 async def _run(

@@ -48,7 +48,7 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     from sam2core.data.footage import frame_count
     from sam2core.data.formats import open_clips
     from sam2core.evaluation.scoring import counted, tracks
-    from sam2core.evaluation.vos import Task, Writers, describe
+    from sam2core.evaluation.vos import Task, Writers, made_with
     from sam2core.jobs.folder import try_folder
     from sam2core.jobs.manifest import Manifest, run
 
@@ -67,7 +67,7 @@ def vos(root: Path, out: Path, protocol: str | None, scored: bool, **options: An
     try_folder(out)
     make = PredictorMaker(options, "video")
     predictor = make(0)
-    made_by = describe(predictor, str(options["model"] or DEFAULT_MODEL), task)
+    made_by = made_with(predictor, str(options["model"] or DEFAULT_MODEL), task)
     manifest = Manifest(
         out, made_by, [video.name for video in videos], resume=options["resume"], force=options["force"]
     )

@@ -1,4 +1,4 @@
-"""Hiera's blocks in strips of windows: large buffers leave the caches, and are faulted in again at every use."""
+"""Hiera's blocks in chunks of windows: large buffers leave the caches, and are faulted in again at every use."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from torch import Tensor
 
 from sam2core.ops.cpu.chunks import chunked, predicts_on_cpu
 
-# A block with larger buffers than the limit is computed in strips of windows, of so many bytes each.
-STRIP_LIMIT = 16 * 2**20
-STRIP_BYTES = 8 * 2**20
+# A block with larger buffers than the limit is computed in chunks of windows, of so many bytes each.
+CHUNK_LIMIT = 16 * 2**20
+CHUNK_BYTES = 8 * 2**20
 
 
-class BlockInStrips:
+class BlockInChunks:
     """A `HieraBlock` that is computed a few rows of windows at a time, and its second half chunk by chunk."""
 
     replaces = ("forward",)
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        rows = self._strip(x)
+        rows = self._rows_at_once(x)
         if rows >= x.shape[1]:
             return self._through(x)
         batch, height, width, _ = x.shape
         halved = 2 if self.pool else 1
         whole = x.new_empty(batch, height // halved, width // halved, self.attn.proj.out_features)
-        for strip, out in zip(x.split(rows, dim=1), whole.split(rows // halved, dim=1)):
-            self._through(strip, out)
+        for chunk, out in zip(x.split(rows, dim=1), whole.split(rows // halved, dim=1)):
+            self._through(chunk, out)
         return whole
 
-    def _strip(self: Any, x: Tensor) -> int:
+    def _rows_at_once(self: Any, x: Tensor) -> int:
         """How many rows of the map to compute at a time: whole windows, few enough for the caches."""
         batch, height, width, _ = x.shape
         hidden = self.mlp.layers[0].out_features // (4 if self.pool else 1)
         row = batch * width * max(hidden, self.attn.qkv.out_features) * self.attn.qkv.weight.element_size()
-        if not self.window or not predicts_on_cpu(x) or height * row <= STRIP_LIMIT:
+        if not self.window or not predicts_on_cpu(x) or height * row <= CHUNK_LIMIT:
             return height
-        return max(1, STRIP_BYTES // (row * self.window)) * self.window
+        return max(1, CHUNK_BYTES // (row * self.window)) * self.window
 
     def _through(self: Any, x: Tensor, out: Tensor | None = None) -> Tensor:
         x = self.mix(x)

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_tensor
 from sam2.untouched import written
 from sam2core.ops import masks as mask_ops
 from sam2core.ops.pixels import MEAN, STD
-from sam2core.predictors.postprocess import Postprocess
+from sam2core.predictors.postprocess import Cleaning
 from sam2core.predictors.transforms import to_model
 
 
@@ -61,7 +61,7 @@ class SAM2Transforms(nn.Module):
 
     def postprocess_masks(self, masks: Tensor, orig_hw) -> Tensor:
         """Low-resolution logits (B, M, h, w) at an image's size, holes filled and sprinkles dropped before."""
-        clean = Postprocess(
+        clean = Cleaning(
             fill_holes=int(self.max_hole_area),
             drop_islands=int(self.max_sprinkle_area),
             threshold=self.mask_threshold,
