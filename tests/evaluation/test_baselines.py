@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sam2core.evaluation.baselines import CopyFirstMask, FlowWarp, GrabCut, RandomWalker, Scaled
+from sam2core.evaluation.baselines import CopyFirstMask, FlowWarp, GrabCut, NearestFeatures, RandomWalker, Scaled
 from sam2core.evaluation.clicks import Click, box_of, click_through, coco_samples, replay
 from sam2core.evaluation.metrics import clicks_needed, course, iou, terciles
 
@@ -115,3 +117,21 @@ def test_coco_panoptic(tmp_path):
     (sample,) = coco_samples(tmp_path)
     assert sample.name == "7.jpg" and sorted(int(mask.sum()) for mask in sample.masks) == [25, 100]
     assert len(next(iter(coco_samples(tmp_path, most=1))).masks) == 1
+
+
+def test_nearest_features_give_a_place_to_what_its_feature_is_like():
+    def encoded(side: torch.Tensor) -> SimpleNamespace:
+        """An image of 40 x 80 whose embedding (1, 2, 4, 8) has one direction on `side`, another off it."""
+        embedding = torch.stack([side.float(), (~side).float()])[None] * 3 + 0.1
+        return SimpleNamespace(size=(40, 80), unconditioned=lambda: SimpleNamespace(embedding=embedding))
+
+    left = torch.zeros(4, 8, dtype=torch.bool)
+    left[:, :4] = True
+    mask = np.zeros((40, 80), dtype=bool)
+    mask[:, :40] = True
+    nearest = NearestFeatures()
+    with pytest.raises(ValueError, match="no image was remembered"):
+        nearest.find(encoded(left))
+    nearest.remember(encoded(left), mask)
+    assert iou(nearest.find(encoded(left)), mask) == 1.0
+    assert iou(nearest.find(encoded(~left)), ~mask) == 1.0
