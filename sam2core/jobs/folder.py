@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,23 @@ class TakenError(ValueError):
     """Something is in a folder that would have to be replaced, and nobody said that it may be."""
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def check_local(place: Path) -> None:
+    """Raise FileError for what is an address, such as ``s3://bucket/photos``, and no place on this machine."""
+    if _ADDRESS.match(place.as_posix()) and not place.exists():
+        scheme, _, rest = place.as_posix().partition(":/")
+        raise FileError(f"{scheme}://{rest} is an address: jobs read and write folders; mount it, or copy it here")
+
+
 def try_folder(folder: Path) -> None:
     """Notice now what would fail after hours: write a file to the folder, and leave it as it was.
 
     Raises what `check_writable` raises: FileError when a file stands in its place, DiskError when it may not be
-    written to or its disk is full.
+    written to or its disk is full; and FileError for an address, which would become a folder of that name.
     """
+    check_local(folder)
     missing = []
     place = folder.absolute()
     while not place.exists() and place != place.parent:

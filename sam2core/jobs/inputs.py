@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sam2core.jobs.folder import AUTOMASK, DOCUMENT, DRAWN, EARLIER, began_as
+from sam2core.jobs.folder import AUTOMASK, DOCUMENT, DRAWN, EARLIER, began_as, check_local
 from sam2core.media import listing
 from sam2core.media.listing import natural
 
@@ -64,6 +64,7 @@ def clips(words: Sequence[str]) -> list[str]:
 
 
 def _there(place: Path) -> Path:
+    check_local(place)
     if not place.exists():
         raise OSError(f"{place}: no such file or folder")
     return place

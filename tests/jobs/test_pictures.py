@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sam2core.jobs.folder import try_folder
 from sam2core.jobs.inputs import clips, named, pictures
 from tests.jobs.killed import children, go
 
@@ -86,3 +87,8 @@ def test_what_words_name(tmp_path):
         clips([str(tmp_path / "b9.png"), str(tmp_path / "b10.png")])
     with pytest.raises(OSError, match="no such file"):
         pictures([str(tmp_path / "gone.png")])
+    with pytest.raises(ValueError, match="s3://bucket/a.png is an address: jobs read and write folders; mount it"):
+        pictures(["s3://bucket/a.png"])
+    with pytest.raises(ValueError, match="gs://bucket/out is an address"):
+        try_folder(Path("gs://bucket/out"))  # where a folder called "gs:" was made
+    try_folder(tmp_path / "out")
