@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
 from sam2core.media.images import read_image
-from sam2core.predictors.image import ImagePredictor
+from sam2core.predictors.image import ImageHandle, ImagePredictor
 
 SIZES = [(48, 80), (100, 60), (64, 64), (33, 47)]
 
@@ -387,3 +388,34 @@ def test_keep_clicked_leaves_what_the_click_is_on(predictor):
     assert not (kept.masks & ~plain.masks).any() and (kept.masks != plain.masks).any()
     box = {"box": [4, 5, 30, 25]}
     assert torch.equal(predictor.encode(image).predict(**box).masks, clicked.encode(image).predict(**box).masks)
+
+
+class Made(TorchDispatchMode):
+    """How many operators ran, and the elements of the largest tensor that one of them gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators, self.largest = 0, 0
+
+    def __torch_dispatch__(self, operator, types, given=(), options=None):
+        result = operator(*given, **(options or {}))
+        self.operators += 1
+        for one in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(one, torch.Tensor):
+                self.largest = max(self.largest, one.numel())
+        return result
+
+
+@pytest.mark.parametrize("prompt", [{"points": [[30.0, 20.0]]}, {"box": [5, 5, 30, 40]}])
+@pytest.mark.parametrize("options", [{}, {"fill_holes": 8, "drop_islands": 8, "keep_clicked": True}])
+def test_a_click_costs_the_same_on_a_picture_of_50_megapixels(predictor, prompt, options):
+    chosen = ImagePredictor(predictor.model, **options)
+    handle = chosen.encode(picture((48, 80)))
+    seen = []
+    for size in ((48, 80), (7000, 7143)):
+        one = ImageHandle(chosen, handle.features, size)
+        with Made() as made:
+            result = one.predict(**prompt)
+            result.logits, result.iou, result.best, result.scores  # noqa: B018 -- asked for as a user does
+        seen.append((made.operators, made.largest))
+    assert seen[0] == seen[1] and seen[1][1] < 7000 * 7143

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from sam2core.ops.cpu.chunks import chunked, predicts_on_cpu
+from sam2core.ops.cpu.products import NARROW
 
-# A block with larger buffers than the limit is computed in chunks of windows, of so many bytes each.
-CHUNK_LIMIT = 16 * 2**20
-CHUNK_BYTES = 8 * 2**20
+# A block with larger buffers than the limit is computed in chunks of windows, of so many bytes each; with short vectors
+# fewer and larger products were faster, with long ones and tiles slower.
+CHUNK_BYTES = (16 if NARROW else 8) * 2**20
+CHUNK_LIMIT = 2 * CHUNK_BYTES
 
 
 class BlockInChunks:

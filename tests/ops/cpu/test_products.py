@@ -34,8 +34,10 @@ def test_tokenwise_cuts_prediction_alone_and_changes_nothing(monkeypatch, shape)
 
 @pytest.mark.parametrize("activation", [None, F.relu, F.gelu])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_linear_layer_in_one_go_is_the_layer_and_its_activation(monkeypatch, activation, bias):
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_linear_layer_in_one_go_is_the_layer_and_its_activation(monkeypatch, activation, bias, narrow):
     monkeypatch.setattr(products_, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(products_, "NARROW", narrow)
     if products_._fused(torch.float32) is None:
         pytest.skip("this torch has no such operator")
     layer, x = torch.nn.Linear(6, 10, bias=bias), torch.randn(2, 3, 5, 6)
@@ -45,6 +47,18 @@ def test_a_linear_layer_in_one_go_is_the_layer_and_its_activation(monkeypatch, a
         torch.testing.assert_close(linear_act(x, layer, activation), expected.detach(), rtol=1e-5, atol=1e-6)
         strided = x.transpose(1, 2)
         torch.testing.assert_close(linear_act(strided, layer, activation), expected.detach().transpose(1, 2))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("activation", [None, F.relu, F.gelu])
+def test_with_short_vectors_an_activation_overwrites_the_product_alone(monkeypatch, activation):
+    monkeypatch.setattr(products_, "FUSED_PRODUCTS", 0)
+    monkeypatch.setattr(products_, "NARROW", True)
+    monkeypatch.setattr(products_, "_fused", lambda dtype: lambda *_: pytest.fail("oneDNN's was taken"))
+    layer, x = torch.nn.Linear(6, 10), torch.randn(5, 6)
+    before, product = x.clone(), F.linear(x, layer.weight, layer.bias)
+    answer = linear_act(x, layer, activation)
+    assert torch.equal(answer, product if activation is None else activation(product)) and torch.equal(x, before)
 
 
 @pytest.mark.usefixtures("both_products")
