@@ -1,9 +1,10 @@
 """Image segmentation on a CPU or GPU, side by side with `sam2` and `transformers`: start-up, encode, prompts, memory.
 
     python benchmarks/image.py --size t --rounds 5
-    python benchmarks/image.py --names ours sam2 transformers onnxruntime
+    python benchmarks/image.py --names ours sam2 transformers onnxruntime openvino
 
-`onnxruntime` is this library's predictor over the graphs of plugins/sam2core-export, from the first mask on.
+`onnxruntime` and `openvino` are this library's predictor over the graphs of plugins/sam2core-export, from the first
+mask on.
 
 Every implementation runs in processes of its own with the same weights, image, prompts and thread count. Where
 start-up matters each measurement is a fresh process; the rest runs in one long-lived process per implementation, asked
@@ -16,6 +17,7 @@ measured, to ``*.partial.json``: a run that was stopped resumes, if it is called
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -26,12 +28,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("ours", "sam2", "transformers")
-GRAPHS = "onnxruntime"
+GRAPHS = ("onnxruntime", "openvino")
 CONFIGS = {"t": "hiera_t", "s": "hiera_s", "b+": "hiera_b+", "l": "hiera_l"}
 STARTUP = ("import", "build", "load", "first_answer")
 GRAPH_TASKS = ("first_answer", "encode", "one_point", "box", "prompts_16", "memory")
@@ -87,20 +90,19 @@ class Ours:
 
 
 class Graphs(Ours):
-    """The same predictor over exported graphs, on ONNX Runtime."""
+    """The same predictor over exported graphs, on another engine."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
 
     def imports(self) -> None:
-        import onnxruntime  # noqa: F401
-        import sam2core_export  # noqa: F401
+        importlib.import_module(self.engine)
+        import sam2core_export.runner  # noqa: F401
 
     def build(self, size: str, file: Path, *, fresh: bool = False) -> Any:
-        import torch
-        from sam2core_export import predictor
+        from benchmarks.graphs import load
 
-        return predictor(file, threads=torch.get_num_threads())
-
-    def ready(self, model: Any, size: str) -> None:
-        self.predictor = model
+        return load(file, self.engine)
 
 
 class Upstream:
@@ -192,13 +194,13 @@ IMPLEMENTATIONS: dict[str, Callable[[], Any]] = {
     "ours": Ours,
     "sam2": Upstream,
     "transformers": Transformers,
-    GRAPHS: Graphs,
+    **{engine: partial(Graphs, engine) for engine in GRAPHS},
 }
 
 
 def takes(name: str, task: str) -> bool:
     """Whether an implementation has such a task: graphs are neither built nor loaded as weights."""
-    return name != GRAPHS or task in GRAPH_TASKS
+    return name not in GRAPHS or task in GRAPH_TASKS
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,11 +351,10 @@ def prepare(size: str, folder: Path, names: list[str]) -> dict[str, str]:
         theirs = transformers_model(SHAPES[size].at(image=1024))
         theirs.load_state_dict(HUGGINGFACE_IMAGE.inverse(state), strict=True)
         theirs.save_pretrained(where["transformers"])
-    if GRAPHS in names:
-        from sam2core_export.write import export
+    for engine in set(GRAPHS) & set(names):
+        from benchmarks.graphs import written
 
-        where[GRAPHS] = folder / "graphs"
-        export(model.eval(), where[GRAPHS], format="onnx")
+        where[engine] = written(model.eval(), folder / "graphs")
     return {name: str(where[name]) for name in names}
 
 
@@ -496,7 +497,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--startup-rounds", type=int, help="rounds of the start-up part; as --rounds when not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--names", nargs="+", default=list(NAMES), choices=[*NAMES, GRAPHS])
+    parser.add_argument("--names", nargs="+", default=list(NAMES), choices=[*NAMES, *GRAPHS])
     parser.add_argument("--tasks", nargs="+", default=[*STARTUP, *STEADY], choices=[*STARTUP, *STEADY])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--stem", help="of the files that are written; image_SIZE when not given")

@@ -12,7 +12,8 @@ in the same round.
 
 Rounds are written to ``benchmarks/results/`` as they are measured: a run that was stopped resumes, and
 what is measured with some of the ``--names`` is added to what is there of the others. "ours bfloat16 amx" wants
-plugins/sam2core-amx installed; the others are measured without its kernels.
+plugins/sam2core-amx installed; the others are measured without its kernels. OpenVINO and ONNX Runtime run our own
+exported graphs behind our predictor; `--graphs` keeps them from call to call.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -37,12 +39,14 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks import graphs  # noqa: E402
 from benchmarks.image import processor_name, versions  # noqa: E402
 from sam2core.cli.bench import counter as new_counter  # noqa: E402
 from sam2core.cli.bench import peak  # noqa: E402
 from sam2core.ops.attention import average_tokens  # noqa: E402
 from sam2core.ops.rope import rotary_pairs  # noqa: E402
 from sam2core.predictors.video import VideoPredictor  # noqa: E402
+from sam2core.prepare import prepare  # noqa: E402
 from tests.parity import oracle, scripts  # noqa: E402
 
 STAGES = ("encode", "memory attention", "decode", "memorize")
@@ -51,15 +55,15 @@ FULL = 16
 """The first frame whose past is full."""
 WARMED = 8
 """With more objects no frame is spent on warming up: the first round counts the arithmetic, in less than 1 % of it."""
-CONTENDERS = (
+USUAL = (
     "ours float32",
     "sam2 float32",
     "transformers float32",
     "ours bfloat16",
     "sam2 bfloat16",
     "transformers bfloat16",
-    "ours bfloat16 amx",
 )
+CONTENDERS = (*USUAL, "ours bfloat16 amx", "openvino float32", "openvino bfloat16", "onnxruntime float32")
 
 
 class Stages:
@@ -138,9 +142,31 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
             "memorize": [model.memory_encoder],
         }
     )
-    session = VideoPredictor(
-        model if dtype == torch.float32 else model.to_mixed_precision(dtype), cleaning={"fill_holes": 0}
-    ).open(frames)
+    kernels = tiled() if plugin else None
+    return session_of(
+        model if dtype == torch.float32 else model.to_mixed_precision(dtype), stages, frames, objects, kernels
+    )
+
+
+def engine(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype) -> Walk:
+    """Our predictor over exported graphs; `model` runs them in a type of its own, so nothing is cast here."""
+    parts = model._runners
+    stages = Stages(
+        {
+            "encode": [parts["image_encoder"]],
+            "memory attention": [parts["memory_attention"]],
+            "decode": [parts["mask_decoder"]],
+            "memorize": [parts["memory_encoder"]],
+        }
+    )
+    return session_of(model, stages, frames, objects)
+
+
+def session_of(
+    model: Any, stages: Stages, frames: np.ndarray, objects: int, kernels: dict[str, Any] | None = None
+) -> Walk:
+    """A walk of our own predictor."""
+    session = VideoPredictor(model, cleaning={"fill_holes": 0}).open(frames)
     for number, place in enumerate(clicks(objects)):
         session.prompt(0, number, [place])
 
@@ -153,7 +179,6 @@ def ours(model: Any, frames: np.ndarray, objects: int, dtype: torch.dtype, plugi
         for result in session.propagate(FULL):
             yield result.video_logits
 
-    kernels = tiled() if plugin else None
     return Walk(stages, walk(), lambda: [list(track.bank) for track in session.tracks.values()], kernels=kernels)
 
 
@@ -263,11 +288,20 @@ def held(value: Any, seen: dict[int, int] | None = None) -> int:
     return sum(seen.values())
 
 
-WALKS = {"ours": ours, "sam2": upstream, "transformers": transformers}
+WALKS = {
+    "ours": ours,
+    "sam2": upstream,
+    "transformers": transformers,
+    "openvino": engine,
+    "onnxruntime": engine,
+}
 
 
-def models(size: str, image: int, names: list[str]) -> dict[str, Any]:
-    """The same random weights for each contender; what autocasts shares the model of what does not."""
+def models(size: str, image: int, names: list[str], folder: Path) -> dict[str, Any]:
+    """The same random weights for each contender; what autocasts shares the model of what does not.
+
+    Graphs are written below `folder`.
+    """
     from sam2core.checkpoints.facebook import FACEBOOK
 
     shape = oracle.SHAPES[size].at(image=image)
@@ -276,10 +310,13 @@ def models(size: str, image: int, names: list[str]) -> dict[str, Any]:
     state = first.state_dict()
     found: dict[str, Any] = {}
     for name in names:
-        package = name.split()[0]
+        package, dtype = name.split()[:2]
         if package == "ours":
-            found[name] = oracle.ours(shape)
+            found[name] = prepare(oracle.ours(shape), "cpu")
             found[name].load_state_dict(state)
+        elif package in graphs.ENGINES:
+            place = graphs.written(first, folder / f"{size}_{image}")
+            found[name] = graphs.load(place, package, dtype)
         elif twin := next((found[other] for other in found if other.split()[0] == package), None):
             found[name] = twin
         elif package == "sam2":
@@ -301,7 +338,8 @@ class Cell:
     def __init__(self, options: argparse.Namespace, objects: int, rounds: int) -> None:
         self.objects = objects
         frames = scripts.clip(FULL + 1 + rounds, VIDEO, 0)
-        made = models(options.size, options.image, options.names)
+        with tempfile.TemporaryDirectory() as temporary:
+            made = models(options.size, options.image, options.names, options.graphs or Path(temporary))
         self.walks: dict[str, Walk] = {}
         self.flops: dict[str, dict[str, float]] = {}
         for name in options.names:
@@ -324,8 +362,9 @@ class Cell:
 
     def round(self, number: int) -> dict[str, Any]:
         """One frame of each contender."""
-        row: dict[str, Any] = {"objects": self.objects, "round": number}
-        row["peak"] = {name: peak(torch.device("cpu"), getattr(torch, name)) for name in ("float32", "bfloat16")}
+        row: dict[str, Any] = {"objects": self.objects, "round": number, "date": time.strftime("%Y-%m-%d")}
+        dtypes = dict.fromkeys(name.split()[1] for name in self.walks)
+        row["peak"] = {name: peak(torch.device("cpu"), getattr(torch, name)) for name in dtypes}
         names = list(self.walks)
         turn = number % len(names)
         masks = {}
@@ -345,7 +384,7 @@ class Cell:
             }
             masks[name] = logits.float() > 0
         for name, mask in masks.items():
-            exact = masks.get("sam2 float32")
+            exact = masks.get("sam2 float32", masks.get("ours float32"))
             if exact is None or mask.shape != exact.shape:  # transformers gives masks of low resolution
                 continue
             both, either = (mask & exact).sum().item(), (mask | exact).sum().item()
@@ -421,14 +460,15 @@ def stage_table(rows: list[dict[str, Any]], names: list[str]) -> str:
                     return row[name]["flops"].get(stage, 0.0) / spent / 1e9 / row["peak"][dtype]
 
                 seconds = _median(some, lambda row, n=name, s=stage: row[n]["stages"].get(s, 0.0))
-                cells.append(f"{seconds:.3f} ({100 * _median(some, share):.0f} %)")
+                cells.append(f"{seconds:.3f}" + (f" ({100 * part:.0f} %)" if (part := _median(some, share)) else ""))
             lines.append(f"| {objects} | {stage} | " + " | ".join(cells) + " |")
         turns = {name: measured(rows, objects, name) for name in names}
         ious = [
             f"{_median(some, lambda row, n=name: row[n].get('iou', float('nan'))):.4f}" if some else "-"
             for name, some in turns.items()
         ]
-        lines.append(f"| {objects} | mask IoU with sam2 float32 | " + " | ".join(ious).replace("nan", "-") + " |")
+        exact = "sam2 float32" if turns.get("sam2 float32") else "ours float32"
+        lines.append(f"| {objects} | mask IoU with {exact} | " + " | ".join(ious).replace("nan", "-") + " |")
         grown = [
             f"{_median(some, lambda row, n=name: row[n]['grown']) / objects / 2**20:.2f} MiB" if some else "-"
             for name, some in turns.items()
@@ -444,7 +484,8 @@ def named(rows: list[dict[str, Any]]) -> list[str]:
 
 def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     names = named(rows)
-    peaks = {name: sorted(row["peak"][name] for row in rows) for name in ("float32", "bfloat16")}
+    dtypes = dict.fromkeys(dtype for row in rows for dtype in row["peak"])
+    peaks = {name: sorted(row["peak"][name] for row in rows if name in row["peak"]) for name in dtypes}
     return "\n".join(
         [
             f"# Video benchmark, size {options.size}, {options.image} px, {options.threads} thread(s)",
@@ -457,7 +498,8 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
             "",
             "Random weights, the same in all; one click per object on frame 0; every past full. sam2 and transformers "
             "run bfloat16 under autocast, ours with weights in it and fp32 heads; amx: with the kernels of "
-            "plugins/sam2core-amx. Medians over rounds; ratios within a round.",
+            "plugins/sam2core-amx; openvino and onnxruntime: our exported graphs. Medians over rounds; ratios within a "
+            f"round. Last measured on {rows[-1].get('date', 'a day that was not noted')}.",
             "",
             "## Seconds per frame",
             "",
@@ -528,8 +570,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    alone = [name for name in CONTENDERS if len(name.split()) == 2]
-    parser.add_argument("--names", nargs="+", default=alone, choices=CONTENDERS)
+    parser.add_argument("--names", nargs="+", default=list(USUAL), choices=CONTENDERS)
+    parser.add_argument(
+        "--graphs", type=Path, help="folder that keeps the exported graphs; a temporary one if not given"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--stem", help="of the files that are written; video_SIZE when not given")
     options = parser.parse_args(arguments)
