@@ -407,9 +407,9 @@ class Made(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("prompt", [{"points": [[30.0, 20.0]]}, {"box": [5, 5, 30, 40]}])
-@pytest.mark.parametrize("options", [{}, {"fill_holes": 8, "drop_islands": 8, "keep_clicked": True}])
-def test_a_click_costs_the_same_on_a_picture_of_50_megapixels(predictor, prompt, options):
-    chosen = ImagePredictor(predictor.model, **options)
+@pytest.mark.parametrize("cleaning", [None, {"fill_holes": 8, "keep_clicked": True}])
+def test_a_click_costs_the_same_on_a_picture_of_50_megapixels(predictor, prompt, cleaning):
+    chosen = ImagePredictor(predictor.model, cleaning=cleaning)
     handle = chosen.encode(picture((48, 80)))
     seen = []
     for size in ((48, 80), (7000, 7143)):
