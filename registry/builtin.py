@@ -10,6 +10,7 @@ from sam2core.hooks import hookimpl
 
 WRITERS = ("coco", "yolo", "cvat", "mots", "labelstudio", "geojson", "nifti", "tiff", "davis", "shards")
 COMPONENTS: tuple[tuple[str, str, str], ...] = (
+    ("backbone", "hiera", "sam2core.backbones.hiera:hiera"),
     ("backbone", "hiera_t", "sam2core.backbones.hiera:hiera_t"),
     ("backbone", "hiera_s", "sam2core.backbones.hiera:hiera_s"),
     ("backbone", "hiera_b+", "sam2core.backbones.hiera:hiera_b_plus"),

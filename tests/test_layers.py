@@ -69,7 +69,10 @@ OUTSIDE = {
 }  # may import anything; nothing imports them
 
 FUNCTION_LINES, CLASS_LINES, PARAMETERS = 80, 300, 14
-LARGE = {("sam2core.predictors.automask:__init__", "parameters")}  # every option of Meta's automatic masks, by name
+LARGE = {
+    ("sam2core.predictors.automask:__init__", "parameters"),  # every option of Meta's automatic masks, by name
+    ("sam2core.training.loop:train", "parameters"),  # every option of a run, by name
+}
 
 
 def name_of(file: Path) -> str:

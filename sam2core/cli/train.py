@@ -84,6 +84,7 @@ class Settings:
 
     output: Path
     pack: Path | None
+    teacher_cache: Path | None
     validate: Path | None
     last: int
     every: int
@@ -109,6 +110,11 @@ class Settings:
     "--pack",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the decoded images.  [default: pack/ in the output folder]",
+)
+@click.option(
+    "--teacher-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps what the recipe's teacher sees in an image, for when it comes again.",
 )
 @click.option(
     "--validate",
@@ -150,6 +156,7 @@ def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ..
     from sam2core.evaluation.validation import validation
     from sam2core.training.loop import train
     from sam2core.training.recipe import Recipe
+    from sam2core.training.teacher import TeacherModel
 
     recipe = Recipe.read(tree)
     output = settings.output
@@ -161,6 +168,9 @@ def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ..
     first = int(os.environ.get("RANK", 0)) == 0
     about = {"weights": recipe.start == "weights", "device": place, "dtype": "float32"}  # weights that learn are fp32
     model = registry.build(recipe.model, **about, **recipe.overrides)
+    teacher = None
+    if recipe.teacher:
+        teacher = TeacherModel(registry.build(recipe.teacher, device=place, dtype="float32"), settings.teacher_cache)
     mixture = open_sources(recipe, data, settings.pack or output / "pack", first)
 
     reporter = Reporter(output) if first else None
@@ -182,6 +192,7 @@ def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ..
             shard=settings.shard,
             changed=settings.changed,
             initialise=initialise,
+            teacher=teacher,
         )
     if reporter is not None:
         reporter.close()
@@ -252,7 +263,10 @@ def _checked_start(recipe: Recipe, settings: Settings) -> Any:
         _check_same(settings.output, recipe)
     initialise = initialisation(recipe)
     empty = registry.build(recipe.model, weights=False, device="meta", **recipe.overrides)
-    check_model(empty, recipe, shard=settings.shard, initialise=initialise)
+    teacher = registry.build(recipe.teacher, weights=False, device="meta") if recipe.teacher else None
+    if settings.teacher_cache is not None and teacher is None:
+        raise click.UsageError("--teacher-cache keeps what a teacher sees, and the recipe has none: teacher=NAME")
+    check_model(empty, recipe, shard=settings.shard, initialise=initialise, teacher=teacher)
     return initialise
 
 

@@ -43,6 +43,14 @@ from sam2core.training.processes import Processes
 from sam2core.training.recipe import Recipe, RecipeError, Stage
 from sam2core.training.rollout import Rollout, checkpointed_trunk, resize_model
 from sam2core.training.shards import gathered, scattered, together
+from sam2core.training.teacher import (
+    FeatureCache,
+    Teacher,
+    TeacherModel,
+    add_distil_adapters,
+    check_teacher,
+    remove_distil_adapters,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +151,7 @@ def train(
     shard: bool = False,
     changed: bool = False,
     initialise: Initialisation | None = None,
+    teacher: TeacherModel | None = None,
 ) -> nn.Module:
     """Train `model` where it is, by the recipe, and return it with the averaged weights.
 
@@ -152,7 +161,8 @@ def train(
     once it is set, and an interruption, but where several processes would have to agree. shard: share the weights out
     over the processes, see `Processes`; what is returned is then a model of its own, on the CPU. changed: go on from a
     checkpoint of another recipe.
-    initialise: gives a new run its first weights (None: as they are).
+    initialise: gives a new run its first weights (None: as they are). teacher: the model that the recipe names as such,
+    on the same device; it is not changed but for its image size.
 
     A recipe with `patience` ends when so many validations in a row brought nothing better, see `best_validation`; the
     same run again then has nothing left to do.
@@ -167,7 +177,7 @@ def train(
     if not changed:
         check_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, recipe, folder, shard=shard, initialise=initialise)
+    run = _Run(model, recipe, folder, shard=shard, initialise=initialise, teacher=teacher)
     team = run.team
     loader = _loader(mixture, recipe, run.step, team, workers=workers, pin=_device(model).type == "cuda")
     log = _Log(folder, run.step) if team.rank == 0 else None
@@ -195,8 +205,7 @@ def train(
             if team.rank == 0 and report is not None:
                 report(progress)
             run.settled = True
-            if due and run.is_stale():
-                last = run.step
+            last = run.step if due and run.is_stale() else last
             late = team.world == 1 and time.monotonic() - saved > SAVE_SECONDS  # clocks of several may disagree
             if run.step % save_every == 0 or run.step == last or late:
                 run.save()
@@ -215,23 +224,35 @@ class _Run:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, folder: Path, *, shard: bool, initialise: Initialisation | None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        shard: bool,
+        initialise: Initialisation | None,
+        teacher: TeacherModel | None,
     ):
         self.model, self.recipe, self.folder = model, recipe, folder
         self.initialise: Any = initialise
         self.checkpoint = folder / "checkpoint.pt"
         state = _checkpoint(self.checkpoint) if self.checkpoint.exists() else None
-        check_stages(model, recipe, initialise)
+        model_of_teacher = None if teacher is None else teacher.model
+        check_stages(model, recipe, initialise, model_of_teacher)
         if state is None and initialise is not None:
             torch.manual_seed(recipe.seed)
             initialise(model)
         if shard:
             _check_shards(recipe)
         self.size: tuple[int, int] = model.image_size  # type: ignore[assignment]
-        _select(model, recipe)
+        _select(model, recipe, model_of_teacher)
         self.whole = copy.deepcopy(model).cpu() if shard else model
         self.rollout = Rollout(
-            model, memory=recipe.memory, precision=recipe.precision, checkpoint_decoder=recipe.checkpoint_decoder
+            model,
+            memory=recipe.memory,
+            precision=recipe.precision,
+            checkpoint_decoder=recipe.checkpoint_decoder,
+            teacher=None if teacher is None else _teacher(teacher, recipe),
         )
         self.team = Processes(self.rollout, shard=shard)
         self.update = optimiser(model, recipe.optim)
@@ -343,7 +364,7 @@ class _Run:
         model = copy.deepcopy(self.whole)
         model.load_state_dict(weights)
         resize_model(model, self.size)
-        return validate(merge_adapters(model).eval().to(_device(self.rollout)))
+        return validate(_bare(model).to(_device(self.rollout)))
 
     def is_stale(self) -> bool:
         """Whether the last validations, as many as the recipe has patience for, brought nothing better; all agree."""
@@ -356,7 +377,7 @@ class _Run:
         """The model with the averaged weights, whole and at its own size."""
         resize_model(self.whole, self.size)
         self.whole.load_state_dict(gathered(self.average.weights))
-        return merge_adapters(self.whole).eval()
+        return _bare(self.whole)
 
     def save(self) -> None:
         """Write the whole state, or nothing: a checkpoint is never half written.
@@ -400,6 +421,17 @@ class _Run:
         return int(state["step"])
 
 
+def _bare(model: nn.Module) -> nn.Module:
+    """A model without what only its training needed, in place and in evaluation mode."""
+    return remove_distil_adapters(merge_adapters(model)).eval()
+
+
+def _teacher(given: TeacherModel, recipe: Recipe) -> Teacher:
+    """A teacher that remembers as its student does in training."""
+    cache = None if given.cache is None else FeatureCache(given.cache, given.model)
+    return Teacher(Rollout(given.model, memory=recipe.memory, precision=recipe.precision), recipe.distil, cache)
+
+
 def _rate(recipe: Recipe, step: int) -> float:
     """The learning rate of a step, before the multipliers of the parameters' groups."""
     return recipe.stage_at(step).lr * learning_rate(step, recipe.steps, recipe.optim)
@@ -419,8 +451,20 @@ def _deaf(worker: int) -> None:
     ignore_requests()
 
 
-def check_stages(model: nn.Module, recipe: Recipe, initialise: Initialisation | None) -> None:
-    """Raise RecipeError for a stage that asks of the model's parts, or of the initialisation, what they cannot do."""
+def check_stages(
+    model: nn.Module, recipe: Recipe, initialise: Initialisation | None, teacher: nn.Module | None = None
+) -> None:
+    """Raise RecipeError for a stage that asks of the model's parts, its start or its teacher what they cannot do."""
+    if bool(recipe.teacher) != (teacher is not None):
+        named = f"teacher {recipe.teacher!r}" if recipe.teacher else "no teacher"
+        raise RecipeError(f"recipe: it names {named}, and {'none' if teacher is None else 'one'} was given")
+    if teacher is not None:
+        try:
+            check_teacher(
+                teacher, recipe.distil, tracks=recipe.tracks, dense=any(stage.dense > 0 for stage in recipe.stages)
+            )
+        except ValueError as error:
+            raise RecipeError(f"recipe: {error}") from error
     for stage in recipe.stages:
         if stage.dense > 0 and not isinstance(model.mask_decoder, TaughtDensely):
             raise RecipeError(
@@ -436,7 +480,12 @@ def check_stages(model: nn.Module, recipe: Recipe, initialise: Initialisation | 
 
 
 def check_model(
-    model: nn.Module, recipe: Recipe, *, shard: bool = False, initialise: Initialisation | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    shard: bool = False,
+    initialise: Initialisation | None = None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Raise what `train` would raise for what the recipe says about the model's parameters; the model is used up.
 
@@ -445,10 +494,10 @@ def check_model(
     """
     if shard:
         _check_shards(recipe)
-    check_stages(model, recipe, initialise)
+    check_stages(model, recipe, initialise, teacher)
     if recipe.checkpoint_trunk:
         blocks_of(model, "checkpoint_trunk")
-    _select(model, recipe)
+    _select(model, recipe, teacher)
     optimiser(model, recipe.optim)
 
 
@@ -459,14 +508,20 @@ def _check_shards(recipe: Recipe) -> None:
         raise RecipeError("recipe: optim.name 'muon' takes steps of whole matrices, which shards have not; use 'adamw'")
 
 
-def _select(model: nn.Module, recipe: Recipe) -> None:
-    """Say which parameters are trained: all but the frozen ones, and the memory parts only when clips are tracked."""
+def _select(model: nn.Module, recipe: Recipe, teacher: nn.Module | None) -> None:
+    """Say which parameters are trained: all but the frozen ones, and the memory parts only when clips are tracked.
+
+    What the model is compared with its teacher through comes on top.
+    """
     for name, parameter in model.named_parameters():
         if not recipe.tracks and not name.startswith(IMAGE_PARTS):
             parameter.requires_grad_(False)
     freeze(model, recipe.freeze)
     if recipe.lora:
         add_adapters(model, recipe.lora, seed=recipe.seed)
+    if teacher is not None:
+        size, distil = recipe.stages[0].size, recipe.distil
+        add_distil_adapters(model, teacher, distil, size=size, memory=recipe.tracks, seed=recipe.seed)
 
 
 def _train_mode(model: nn.Module) -> None:

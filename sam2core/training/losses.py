@@ -14,7 +14,10 @@ from torch import Tensor
 
 SURE = 30.0  # a logit without a loss
 COMPATIBLE = ("", "upstream")
-NAMES = ("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "object_score")  # all there are
+NAMES = (
+    *("total", "mask", "focal", "dice", "dense", "dense_iou", "spread", "iou", "object_score"),
+    *("teacher_embedding", "teacher_memory", "teacher_mask", "teacher_iou", "teacher_object_score"),
+)  # all there are
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sam2core.ops.masks import boxes
 from sam2core.training.seeded_random import SeededRandom
-from sam2core.types import Label, Prompt
+from sam2core.types import Label, Multimask, Prompt
 
 CELL = 4  # clicks are drawn coarse to fine: a cell of 4 x 4 pixels first, then a pixel in it
 KIND, BOX, FRAMES, FIRST, CORRECTION, TAUGHT = range(6)  # tags of draws
@@ -107,6 +107,18 @@ class PromptPlan:
         points = torch.where(boxed[:, None, None], sample_box(masks, draws.at(FIRST)), points)
         corners = torch.tensor([int(Label.TOP_LEFT), int(Label.BOTTOM_RIGHT)], dtype=torch.int32, device=masks.device)
         return Prompt(points, torch.where(boxed[:, None], corners, labels), ragged=True)
+
+
+def points_of(prompt: Prompt) -> Tensor:
+    """How many points each row (B,) of a prompt has."""
+    return ((prompt.labels != Label.IGNORED) & (prompt.labels != Label.PADDING)).sum(1)
+
+
+def answered_by_three(multimask: Multimask, prompt: Prompt, *, tracking: bool) -> Tensor:
+    """Which rows (B,) of a prompt are answered with the best of masks 1 to 3."""
+    counts = points_of(prompt).tolist()
+    answers = {count: multimask.applies(count, tracking=tracking) for count in set(counts)}
+    return torch.tensor([answers[count] for count in counts], device=prompt.points.device)
 
 
 def sample_click(regions: Tensor, draws: SeededRandom, *, centre: float = 0.0) -> Tensor:

@@ -10,6 +10,7 @@ from sam2core.data.footage import Footage
 from sam2core.data.formats import FORMATS, open_data
 from sam2core.training.clips import LabelledImage, cut_out_jobs, label_folder, panoptic_jobs
 from sam2core.training.partition import drawing_jobs, photograph_jobs
+from sam2core.training.unlabelled import unlabelled
 
 Jobs = Callable[..., Sequence[Callable[[], LabelledImage | None]]]
 
@@ -46,6 +47,7 @@ def recognised(root: str | Path) -> list[Footage]:
 
 FOOTAGE: dict[str, Callable[..., list[Footage]]] = {
     "auto": recognised,
+    "unlabelled": unlabelled,
     **{name: each.read for name, each in FORMATS.items() if name not in READERS},
 }
 """Readers of footage, which is listed and read as it is needed."""

@@ -16,6 +16,7 @@ from sam2core.training.optim import Optim, Rule
 from sam2core.training.prompting import PromptPlan
 from sam2core.training.pseudo import Motion
 from sam2core.training.rollout import TrainMemory
+from sam2core.training.teacher import Distil
 
 RENAMED = {"palette_videos": "davis", "coco_instances": "coco"}
 """What older recipes call some readers."""
@@ -83,6 +84,8 @@ class Recipe:
     augment: Augment = Augment()
     optim: Optim = Optim()
     memory: TrainMemory = TrainMemory()
+    teacher: str = ""  # a model or a file of weights that teaches this one; "": there is none
+    distil: Distil = Distil()  # what is learned of it
     precision: str = "decoder"  # see `Rollout`
     checkpoint_decoder: bool = False
     checkpoint_trunk: bool = False
@@ -94,6 +97,8 @@ class Recipe:
             raise RecipeError(f"recipe: patience is a number of validations, or 0 for none, not {self.patience}")
         if not self.stages or not self.sources:
             raise RecipeError("recipe: there must be at least one source and one stage")
+        if self.distil != Distil() and not self.teacher:
+            raise RecipeError("recipe: distil says what is learned of a teacher, and there is none; set teacher=NAME")
         for stage in self.stages:
             if len(stage.weights) not in (0, len(self.sources)):
                 raise RecipeError(
@@ -136,6 +141,7 @@ _NESTED: dict[tuple[type, str], type] = {
     (Recipe, "sources"): Source,
     (Recipe, "stages"): Stage,
     (Recipe, "memory"): TrainMemory,
+    (Recipe, "distil"): Distil,
     (Recipe, "lora"): Lora,
     (Optim, "rules"): Rule,
     (Augment, "motion"): Motion,

@@ -25,14 +25,14 @@ from sam2core.training.clips import ClipBatch
 from sam2core.training.dense import affinity
 from sam2core.training.losses import LossWeights, soft_target, step_losses, upstream_losses
 from sam2core.training.optim import blocks_of
-from sam2core.training.prompting import CORRECTION, PromptPlan, sample_correction
+from sam2core.training.prompting import CORRECTION, PromptPlan, answered_by_three, points_of, sample_correction
 from sam2core.training.seeded_random import SeededRandom
+from sam2core.training.teacher import Following, Heard, SeenFrame, Teacher
 from sam2core.types import (
     MASK_INPUT_LIMIT,
     DecoderOutput,
     ImageFeatures,
     Keep,
-    Label,
     MaskPrediction,
     Prompt,
 )
@@ -63,6 +63,7 @@ class Group:
     draws: SeededRandom
     taught: tuple[int, ...]  # frames that are taught; the others have no gradient
     void: Tensor | None = None  # (B, T, H, W) bool: pixels of the clips that are not counted
+    following: Following | None = None  # a teacher on the same objects
 
     @property
     def frames(self) -> int:
@@ -89,7 +90,8 @@ class Rollout(nn.Module):
 
     precision: "full" computes as the weights are, "decoder" decodes in bfloat16 (most of a step on images, and
     half the time there), "half" does everything in bfloat16 autocast. checkpoint_decoder: forget what decoder steps
-    computed and compute it again for the gradient.
+    computed and compute it again for the gradient. teacher: teaches the model besides, or, where its `distil` says so,
+    alone.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Rollout(nn.Module):
         memory: TrainMemory = TrainMemory(),
         precision: str = "decoder",
         checkpoint_decoder: bool = False,
+        teacher: Teacher | None = None,
     ):
         super().__init__()
         if precision not in PRECISIONS:
@@ -107,6 +110,7 @@ class Rollout(nn.Module):
         self.memory = memory
         self.precision = precision
         self.checkpoint_decoder = checkpoint_decoder
+        self.teacher = teacher
         self.record: list[dict[str, Any]] | None = None
         self.policy = copy.copy(model.memory_policy)
         if memory.future_prompts and isinstance(self.policy, RecentFrames):
@@ -146,6 +150,11 @@ class Rollout(nn.Module):
             draws = SeededRandom(key, batch.numbers.flatten())
             named |= self._dense(first, batch.masks[:, 0], weights, draws, int(counted.sum()), batch.ignored)
             named["total"] = dense * named["dense"]
+        theirs = None
+        if self.teacher is not None:
+            theirs = self.teacher.encode(batch.frames.flatten(0, 1))
+            named["teacher_embedding"] = self.teacher.compare(self.model, features, theirs, batch.counted, taught)
+            named["total"] = named["total"] + self.teacher.distil.embedding * named["teacher_embedding"]
         if plan is None:
             return named
         masks = batch.masks.transpose(1, 2).flatten(0, 1)
@@ -156,9 +165,15 @@ class Rollout(nn.Module):
             there = rows.to(masks.device)
             own = SeededRandom(key, batch.numbers.flatten()[rows])
             group = Group(features, there // count, masks[there], at, own, taught, batch.ignored)
+            if self.teacher is not None and theirs is not None:
+                group = replace(group, following=self.teacher.follow(group, theirs))
             for name, value in self.track(group, plan, weights).items():
                 named[name] = named.get(name, 0) + value.sum()
         return named
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Let the model work on images of (H, W) from now on."""
+        resize_model(self.model, size)
 
     def encode(self, pictures: Tensor) -> ImageFeatures:
         """uint8 images (B, 3, H, W) to features."""
@@ -216,6 +231,8 @@ class Rollout(nn.Module):
                     break
                 assert answer is not None
                 hard = self.memory.hard_prompts and (prompted or clicks > 0)
+                if group.following is not None:
+                    group.following.memorize(frame, hard=hard, trusted=prompted)
                 memory = self.model.memorize(features, answer, frame=frame, hard=hard)
                 trusted = prompted or (clicks > 0 and self.memory.keep_corrections)
                 keep = Keep.PROMPTED if trusted else self.policy.keep(answer, memory, bank, state)
@@ -240,9 +257,18 @@ class Rollout(nn.Module):
         target, draws = group.masks[:, frame], group.draws.at(FRAME, frame)
         embedding = self.model.condition(features, recall)
         ignored = group.ignored(frame)
-        losses = FrameLosses(target, weights, ignored) if frame in group.taught else None
         prompt = plan.first(target, draws) if recall is None else self.model.tracking_prompt([recall])
         given = masked if recall is None else torch.zeros_like(masked)
+        seen = None
+        if group.following is not None:
+            length = None if self.memory.stream else group.frames
+            size = (target.shape[-2], target.shape[-1])
+            seen = group.following.look(frame, prompt if recall is None else None, target, given, length, size)
+            if seen.alone:
+                target, ignored = seen.target, None
+        losses = FrameLosses(target, weights, ignored, seen) if frame in group.taught else None
+        if losses is not None and recall is not None:
+            losses.remember(self.model, embedding)
         answer = self._first(features, embedding, prompt, target, given, losses, recall is not None, clicks or answered)
         open_rows = ~given if plan.correct_masks else ~masked
         rows = torch.nonzero(open_rows)[:, 0]
@@ -288,7 +314,7 @@ class Rollout(nn.Module):
         prompt: Prompt,
         target: Tensor,
         given: Tensor,
-        losses: FrameLosses | None,
+        losses: FrameLosses | Heard | None,
         tracking: bool,
         answered: int | bool,
     ) -> MaskPrediction | None:
@@ -317,7 +343,7 @@ class Rollout(nn.Module):
         features: ImageFeatures,
         embedding: Tensor,
         prompt: Prompt,
-        losses: FrameLosses | None,
+        losses: FrameLosses | Heard | None,
         rows: Tensor,
         *,
         tracking: bool,
@@ -332,15 +358,13 @@ class Rollout(nn.Module):
             }
             self.record.append({"tracking": tracking, "rows": rows.tolist(), **told})
         output = self._decode(features, embedding, prompt)
-        points = ((prompt.labels != Label.IGNORED) & (prompt.labels != Label.PADDING)).sum(1)
-        multimask = self.model.multimask
-        answers = {count: multimask.applies(count, tracking=tracking) for count in set(points.tolist())}
-        multimask_output = torch.tensor([answers[count] for count in points.tolist()], device=points.device)
+        points = points_of(prompt)
+        multimask_output = answered_by_three(self.model.multimask, prompt, tracking=tracking)
         offers = (
             {flag: self.model.select_masks(output, multimask_output=flag) for flag in (True, False)} if answered else {}
         )
         if losses is not None:
-            losses.add(self.model, output, multimask_output, points, rows)
+            losses.add(self.model, output, prompt, multimask_output, rows)
         if not answered:
             return None
         best = offers[True].take(self.policy.choose(offers[True], None))
@@ -375,10 +399,16 @@ def _graph(wanted: bool) -> Iterator[None]:
 
 
 class FrameLosses:
-    """The losses of all steps of one frame, row by row; rows may differ in their number of steps."""
+    """The losses of all steps of one frame, row by row; rows may differ in their number of steps.
 
-    def __init__(self, target: Tensor, weights: LossWeights, ignored: Tensor | None = None):
-        self.target, self.weights, self.ignored = target, weights, ignored
+    seen: what a teacher says of the frame; its losses are added to those of the target, or stand for them.
+    """
+
+    def __init__(
+        self, target: Tensor, weights: LossWeights, ignored: Tensor | None = None, seen: SeenFrame | None = None
+    ):
+        self.target, self.weights, self.ignored, self.seen = target, weights, ignored, seen
+        self.remembered: dict[str, Tensor] = {}
         size = (target.shape[-2] // 4, target.shape[-1] // 4)
         self.soft = None if weights.compat else soft_target(target, size)
         if self.soft is not None and ignored is not None:
@@ -387,22 +417,36 @@ class FrameLosses:
         self.sums: dict[str, Tensor] = {}
 
     def add(
-        self, model: nn.Module, output: DecoderOutput, multimask_output: Tensor, points: Tensor, rows: Tensor
+        self, model: nn.Module, output: DecoderOutput, prompt: Prompt, multimask_output: Tensor, rows: Tensor
     ) -> None:
         """Add one step's losses on some rows. multimask_output (M,): which are answered by the best of masks 1 to 3."""
-        if self.soft is None:
-            named = self._upstream(model, output, multimask_output, rows)
-        else:
-            # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
-            taught = multimask_output | (points == 1)
-            void = None if self.ignored is None else self.ignored[rows]
-            named = step_losses(
-                output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights, void
-            )
+        named: dict[str, Tensor] = {}
+        if self.seen is None or not self.seen.alone:
+            named = self._of_target(model, output, prompt, multimask_output, rows)
+        if self.seen is not None:
+            theirs = self.seen.losses(output, prompt, rows)
+            theirs["total"] = theirs["total"] + named.get("total", 0)
+            named |= theirs
         self.steps.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float32))
         for name, value in named.items():
             known = self.sums.get(name, torch.zeros_like(self.steps))
             self.sums[name] = known.index_add(0, rows, value.float())
+
+    def remember(self, model: nn.Module, embedding: Tensor) -> None:
+        """Add the loss of a tracked frame's conditioned embeddings (M, C, h, w), where a teacher has its own."""
+        if self.seen is not None and self.seen.distil.memory:
+            loss = self.seen.memory_loss(model, embedding)
+            self.remembered = {"teacher_memory": loss, "total": self.seen.distil.memory * loss}
+
+    def _of_target(
+        self, model: nn.Module, output: DecoderOutput, prompt: Prompt, multimask_output: Tensor, rows: Tensor
+    ) -> dict[str, Tensor]:
+        if self.soft is None:
+            return self._upstream(model, output, multimask_output, rows)
+        # one click is ambiguous, also where the model's spec prefers to answer it with the single mask
+        taught = multimask_output | (points_of(prompt) == 1)
+        void = None if self.ignored is None else self.ignored[rows]
+        return step_losses(output.masks, output.iou, output.object_score, self.soft[rows], taught, self.weights, void)
 
     def _upstream(
         self, model: nn.Module, output: DecoderOutput, multimask_output: Tensor, rows: Tensor
@@ -424,9 +468,10 @@ class FrameLosses:
 
     def means(self) -> dict[str, Tensor]:
         """Each row's mean over its steps; Meta's losses are sums. Rows that were not taught have none."""
-        if self.weights.compat:
-            return self.sums
-        return {name: value / self.steps.clamp(min=1) for name, value in self.sums.items()}
+        found = dict(self.sums)
+        if not self.weights.compat:
+            found = {name: value / self.steps.clamp(min=1) for name, value in found.items()}
+        return found | {name: value + found.get(name, 0) for name, value in self.remembered.items()}
 
 
 def _like(flags: Tensor, value: Tensor) -> Tensor:
