@@ -166,7 +166,8 @@ def run(recipe_name: str, data: Path, format_name: str, overrides: tuple[str, ..
     place = _join(settings.device)
     torch.manual_seed(recipe.seed)  # a fresh model begins with the same weights in every run and process
     first = int(os.environ.get("RANK", 0)) == 0
-    about = {"weights": recipe.start == "weights", "device": place, "dtype": "float32"}  # weights that learn are fp32
+    # weights that learn are fp32
+    about: dict[str, Any] = {"weights": recipe.start == "weights", "device": place, "dtype": "float32"}
     model = registry.build(recipe.model, **about, **recipe.overrides)
     teacher = None
     if recipe.teacher:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sam2core.jobs.detectors import prompts_of
 from sam2core.jobs.folder import SEGMENT, Origin, began_as, check_own, held
@@ -160,9 +160,10 @@ class Segmenter:
         began = time.perf_counter()
         handle = self.predictor.encode(photograph)
         encoded = time.perf_counter()
-        found = handle.predict()
+        found = cast("RememberedResult", handle.predict())
         self.seconds = encoded - began, time.perf_counter() - encoded
-        return found[found.visible]
+        present: RememberedResult = found[found.visible]
+        return present
 
     def _predict(self, photograph: np.ndarray, prompts: Sequence[UserPrompt]) -> tuple[np.ndarray, np.ndarray]:
         """The masks (B, M, H, W) bool, best first, and their estimated IoU (B, M)."""

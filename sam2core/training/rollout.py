@@ -278,11 +278,11 @@ class Rollout(nn.Module):
         for number in range(clicks if len(rows) else 0):
             assert answer is not None
             mask_input = answer.logits[rows].float().clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
-            seen = resize(mask_input.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
+            marked = resize(mask_input.detach(), (target.shape[-2], target.shape[-1]))[:, 0] > 0
             if ignored is not None:  # nobody corrects what is not counted
-                seen = torch.where(ignored[rows], target[rows], seen)
+                marked = torch.where(ignored[rows], target[rows], marked)
             points, labels = sample_correction(
-                seen,
+                marked,
                 target[rows],
                 draws.of(rows).at(CORRECTION, number),
                 centre=plan.centre,

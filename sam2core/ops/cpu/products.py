@@ -20,7 +20,7 @@ FUSED = (
 )
 ACTIVATIONS = {None: ("none", ""), F.relu: ("relu", ""), F.gelu: ("gelu", "none")}
 # The same on what a product has just made, where nobody else has seen it yet.
-IN_PLACE = {None: lambda y: y, F.relu: torch.relu_, F.gelu: torch._C._nn.gelu_}
+IN_PLACE = {None: lambda y: y, F.relu: torch.relu_, F.gelu: torch._C._nn.gelu_}  # type: ignore[attr-defined]
 # Where vectors are this short, oneDNN's products are no faster than MKL's, and its GELU takes seven times torch's own.
 NARROW = torch.backends.cpu.get_cpu_capability() == "AVX2"
 # Multiplications below which the call itself costs more than it saves.
