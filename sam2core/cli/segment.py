@@ -95,7 +95,7 @@ def command(words: tuple[str, ...], points: tuple, boxes: tuple, mask: str | Non
     sam2core segment photo.jpg --box 10,20,200,180 --box 300,40,420,200        two objects
     sam2core segment photo.jpg --object ann:person --point 300,130 --object car --box 10,20,200,180
     sam2core segment photos/ --prompts boxes.json --workers 2             a detector's boxes
-    sam2core segment photographs/ --like labelled.jpg labelled.png        what the mask shows, on all of them
+    sam2core segment photos/ --like labelled.jpg labelled.png              what the mask shows, on all of them
     cat photo.jpg | sam2core segment - --box 10,20,200,180 --json
 
     IMAGE is a file, a folder, a quoted pattern, or a list: a CSV or JSON lines with a column `file`.
