@@ -83,6 +83,11 @@ class Batch:
         own = {name: value for name, value in vars(self).items() if name not in self.SHARED}
         return replace(self, **{name: _rows(value, which) for name, value in own.items()})
 
+    def apart(self: Value, count: int) -> list[Value]:
+        """Each of the `count` rows as a value of its own: views, for all rows by one operator a tensor."""
+        own = {name: _apart(value, count) for name, value in vars(self).items() if name not in self.SHARED}
+        return [replace(self, **{name: rows[row] for name, rows in own.items()}) for row in range(count)]
+
     def to(self: Value, device: torch.device | str) -> Value:
         """The same value on another device."""
         moved = {name: _each(value, lambda tensor: tensor.to(device)) for name, value in vars(self).items()}
@@ -104,6 +109,15 @@ def _rows(value: Any, which: slice | Tensor) -> Any:
     if isinstance(value, tuple):
         return tuple(_rows(one, which) for one in value)
     return value.rows(which) if isinstance(value, Batch) else value
+
+
+def _apart(value: Any, count: int) -> Sequence[Any]:
+    """Each row of every tensor and value in a field; what has no rows stays, for all of them."""
+    if isinstance(value, Tensor):
+        return value.split(1)
+    if isinstance(value, tuple) and value:
+        return list(zip(*(_apart(one, count) for one in value), strict=True))
+    return value.apart(count) if isinstance(value, Batch) else [value] * count
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -300,6 +314,13 @@ class TokenBlock(Batch):
         """Some of the rows; a position that all rows share stays."""
         position = self.position if self.position.shape[0] == 1 else self.position[which]
         return replace(self, tokens=self.tokens[which], position=position)
+
+    def apart(self, count: int) -> list[TokenBlock]:
+        """Each of the rows as a value of its own; a position that all rows share stays."""
+        shared = self.position.shape[0] == 1
+        positions = [self.position] * count if shared else self.position.split(1)
+        pairs = zip(self.tokens.split(1), positions, strict=True)
+        return [replace(self, tokens=tokens, position=position) for tokens, position in pairs]
 
     @classmethod
     def join(cls, parts: Sequence[TokenBlock]) -> TokenBlock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -109,3 +109,21 @@ def test_a_memory_is_cut_and_keeps_what_its_rows_share(shared: bool) -> None:
     assert torch.equal(one.blocks[0].tokens, block.tokens[2:])
     assert (one.blocks[0].position is block.position) == shared and one.blocks[0].position.shape == (1, 6, 5)
     assert one.blocks[0].key_scale == 0.5 and torch.equal(one.logits, memory.logits[2:])
+
+
+def test_rows_apart_are_the_rows_one_by_one_by_one_operator_a_tensor():
+    position = torch.randn(1, 5, 2)
+    block = TokenBlock(torch.randn(3, 5, 2), position, grid=None)
+    memory = FrameMemory(
+        4, (block,), torch.randn(3, 6), torch.randn(3, 1, 4, 4), torch.randn(3, 1), torch.randn(3), notes={"a": 1.0}
+    )
+    for row, one in enumerate(memory.apart(3)):
+        same = memory.rows(slice(row, row + 1))
+        for name in ("object_pointer", "logits", "object_score", "iou"):
+            assert torch.equal(getattr(one, name), getattr(same, name))
+            assert getattr(one, name).data_ptr() == getattr(same, name).data_ptr()
+        assert torch.equal(one.blocks[0].tokens, block.tokens[row : row + 1]) and one.blocks[0].position is position
+        assert (one.frame, one.notes) == (4, {"a": 1.0})
+    several = TokenBlock(torch.randn(2, 5, 2), torch.randn(2, 5, 2), grid=None)
+    assert [one.position.shape[0] for one in several.apart(2)] == [1, 1]
+    assert [one.blocks for one in replace(memory, blocks=None).apart(3)] == [None] * 3

@@ -233,9 +233,10 @@ class VideoPredictor:
         answer = candidates.take(torch.cat([index, index[-1:].expand(filled - count)]) if filled > count else index)
         memory = model.memorize(features, answer, frame=frame, hard=False)
         memories = self._split(replace(memory, logits=self._cleaned(answer).logits))[:count]
-        for row, ((track, _), one) in enumerate(zip(group, memories, strict=True)):
+        answers = answer.apart(filled)[:count]
+        for (track, _), one, own in zip(group, memories, answers, strict=True):
             track.shown = replace(one, blocks=None)
-            keep = self.policy.keep(answer.rows(slice(row, row + 1)), one, track.bank, track.policy_state)
+            keep = self.policy.keep(own, one, track.bank, track.policy_state)
             if keep is not None:
                 track.bank.put(one, keep)
 
@@ -246,7 +247,7 @@ class VideoPredictor:
         """The candidates (B,) to believe: in one call, where the policy looks at each object's scores alone."""
         if type(self.policy).choose is MemoryPolicy.choose:
             return self.policy.choose(candidates, None)[: len(tracks)]
-        own = [candidates.rows(slice(row, row + 1)) for row in range(len(tracks))]
+        own = candidates.apart(candidates.iou.shape[0])[: len(tracks)]
         return torch.cat([self.policy.choose(one, track.policy_state) for one, track in zip(own, tracks, strict=True)])
 
     def _split(self, memory: FrameMemory) -> list[FrameMemory]:
@@ -271,4 +272,4 @@ class VideoPredictor:
             object_score=memory.object_score.clone(),
             iou=memory.iou.clone(),
         )
-        return [kept.rows(slice(row, row + 1)) for row in range(kept.logits.shape[0])]
+        return kept.apart(kept.logits.shape[0])

@@ -197,7 +197,7 @@ def test_a_mask_becomes_a_mask_input_at_low_resolution(run, predictor, photo, tm
     assert hint[:, :11].max() == -10 and hint[:, 13:].min() == 10
     Image.fromarray(inside[:10]).save(tmp_path / "hint.png")
     ended = run("segment", photo, "--mask", tmp_path / "hint.png", "--json")
-    assert ended.code == 1 and "40 x 10, the photo 40 x 30" in ended.err
+    assert ended.code == 1 and "40 x 10, the image 40 x 30" in ended.err
 
 
 def test_stdin_is_read(run, predictor, photo, monkeypatch, tmp_path):

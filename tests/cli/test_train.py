@@ -77,7 +77,7 @@ def test_the_video_recipe_is_metas():
 
 def test_a_run_leaves_a_table_a_plot_and_weights(data):
     result = call("--recipe", data / "recipe.yaml", "--data", data, "-o", data / "run", "--workers", 0)
-    assert result.exit_code == 0 and "videos 2/2" in result.stderr and "frames/s" in result.stderr
+    assert result.exit_code == 0 and "clips 2/2" in result.stderr and "frames/s" in result.stderr
     assert result.stdout.strip() == str(data / "run" / "weights.safetensors")
     assert {"checkpoint.pt", "losses.png", "metrics.csv", "weights.safetensors"} <= {
         p.name for p in (data / "run").iterdir()
@@ -126,7 +126,7 @@ def test_interrupted_from_the_keyboard(data):
     line = [sys.executable, "-m", "sam2core", "train", *map(str, arguments)]
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     for line in child.stderr:
-        if "videos 1/100000" in line:
+        if "clips 1/100000" in line:
             break
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     out, told = child.communicate(timeout=300)

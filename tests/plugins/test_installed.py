@@ -34,7 +34,7 @@ with torch.no_grad():
 assert answer.logits.shape == (1, 3, 32, 32)
 
 assert registry.build("acme/pyramid-tiny", "memory_policy.least=0.1", weights=False).memory_policy.least == 0.1
-swapped = registry.build("test_tiny", weights=False, memory_policy={"type": "acme.sure"})
+swapped = registry.build("test_tiny", weights=False, memory_policy={"type": "acme.sure", "frames": 2})
 assert type(swapped.memory_policy).__name__ == "SureFrames"
 registry.predictor("acme.pyramid_tiny", weights=False)
 

@@ -144,13 +144,18 @@ def test_results_speak_the_words_of_all_results(predictor):
     assert found["b"].objects == ("b",) and torch.equal(found["b"].object_score, found.object_score[1:])
     assert len(found[found.visible]) == found.visible.sum()
     assert found.cpu().ranked.best.objects == found.objects == ("a", "b")
-    assert list(found.to_frame().columns[:3]) == ["object", "iou", "object_score"]
     assert found.plot().shape == (*SIZE, 3)
     assert {entry["name"] for entry in found.to_coco(labels={"a": "x", "b": "y"})["categories"]} <= {"x", "y"}
     with pytest.raises(ValueError, match="there is no object 'c'; known objects: 'a', 'b'"):
         found["c"]
     for index, shown in enumerate(found.visible):  # an absent object has no pixel
         assert shown or not found.masks[index].any()
+
+
+def test_a_table_says_how_sure_the_model_is_of_each(predictor):
+    pytest.importorskip("pandas")
+    predictor.remember(picture(0), [square(5, 5)], object_ids=["a"])
+    assert list(predictor(picture(1)).to_frame().columns[:3]) == ["object", "iou", "object_score"]
 
 
 def test_a_memory_is_saved_and_read_by_the_same_model(model, predictor, tmp_path):
