@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sam2core.heads.object_pointer import ObjectPointer
 from sam2core.heads.select import candidates
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import MemoryReadout, rows_of
+from sam2core.memory.readout import MemoryReadout, check_policy, rows_of
 from sam2core.ops.masks import resize
 from sam2core.ops.position import sine_grid
 from sam2core.ops.shapes import FixedShapes
@@ -244,6 +244,10 @@ class Sam2(nn.Module):
             object_score=answer.object_score,
             iou=answer.iou,
         )
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Raise ValueError for a policy that recalls more slots than this model has codes for."""
+        check_policy(policy, self.memory_readout.slots)
 
     def fingerprint(self) -> dict[str, Any]:
         """What two models must share for one to go on with the other's work: sizes, type, a sample of the weights.

@@ -15,7 +15,7 @@ from sam2core.annotations import dtype_name
 from sam2core.compile import compile_model
 from sam2core.media.frames import open_source
 from sam2core.memory.policy import MemoryPolicy
-from sam2core.memory.readout import check_policy, memory_shape
+from sam2core.memory.readout import memory_shape
 from sam2core.model import Sam2
 from sam2core.older import takes_our_words
 from sam2core.predictors.object_masks import named
@@ -78,8 +78,10 @@ class VideoPredictor:
         self.forget_around_prompts = forget_around_prompts
         self.memory_dtype = getattr(torch, dtype_name(memory_dtype))
         self.mask_threshold = mask_threshold
-        self.policy: MemoryPolicy = model.memory_policy if policy is None else policy
-        check_policy(self.policy, model.memory_readout.slots)
+        self.policy: MemoryPolicy = model.memory_policy
+        if policy is not None:
+            model.check_policy(policy)
+            self.policy = policy
         self._objects_per_call = objects_per_call
 
     def __repr__(self) -> str:

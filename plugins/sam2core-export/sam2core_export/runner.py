@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from registry.plugins import current
 from sam2core.checkpoints.files import sha256
 from sam2core.heads.select import Stability
+from sam2core.memory.policy import MemoryPolicy
 from sam2core.memory.readout import check_slots, memory_shape
 from sam2core.model import STRIDE, Sam2
 from sam2core.older import WORDS, renamed
@@ -240,6 +241,9 @@ class GraphVerbs(Sam2):
             object_score=answer.object_score,
             iou=answer.iou,
         )
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Any policy may be tried: what it recalls is held against the exported bank when it recalls it."""
 
     def fingerprint(self) -> dict[str, Any]:
         """That of the model that was exported: one can go on with the other's sessions."""
