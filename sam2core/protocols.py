@@ -252,7 +252,7 @@ class Detector(Protocol):
 class Writer(Protocol):
     """What makes labels for other tools of what a run found. Constructor: options alone.
 
-    holds   what it can write: "pictures", "clips", or both
+    holds   what it can write: "images", "videos", or both
     """
 
     holds: tuple[str, ...]

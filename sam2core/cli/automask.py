@@ -185,7 +185,7 @@ def _follow(
         say(f"{output} is finished already")
         report(earlier, output, options["as_json"])
         return
-    labels = Labels(output, label_writers(options["write"]), [output.name], "clips", force=True)
+    labels = Labels(output, label_writers(options["write"]), [output.name], "videos", force=True)
     name = open_model(options, changes, say)
     with open_source(video) as source:
         tracker = registry.predictor(name, "video", *changes, **build_arguments(options))

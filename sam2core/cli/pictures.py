@@ -86,7 +86,7 @@ def go_through(
         output,
         label_writers(written),
         [one.name for one in pictures],
-        "pictures",
+        "images",
         force=options["force"],
     )
     try_folder(output)

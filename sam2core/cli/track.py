@@ -285,7 +285,7 @@ def _run(
         folder_name(name)
     if "palette" in settings.write and len(prompts.objects) > 255:
         raise ValueError(f"palette files hold 255 objects, not {len(prompts.objects)}: --write masks or rle instead")
-    labels = Labels(folder, label_writers(options["write"]), [folder.name], "clips", force=True)
+    labels = Labels(folder, label_writers(options["write"]), [folder.name], "videos", force=True)
     detector = DetectorMaker(options)() if settings.detector else None
     if "overlay" in settings.write:
         import av  # noqa: F401  what is missing is said before anything slow

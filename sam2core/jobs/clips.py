@@ -68,7 +68,7 @@ class ClipWork:
             made.masks = len(earlier["objects"])
             return
         settings = clip.settings
-        labels = Labels(clip.folder, self.writers(), [clip.folder.name], "clips", force=True)
+        labels = Labels(clip.folder, self.writers(), [clip.folder.name], "videos", force=True)
         with open_source(clip.video, start=settings.start, stop=settings.stop, stride=settings.stride) as source:
             for one in clip.prompts.values():
                 settings.stretch.check(one, source)

@@ -26,7 +26,7 @@ FORMAT = "sam2core.labels.1"
 class FormatWriter:
     """Writes a format of labelled data: `write(root, footage, written)` of ``sam2core.data.MODULE``."""
 
-    def __init__(self, module: str, *, function: str = "write", holds: Sequence[str] = ("pictures", "clips")) -> None:
+    def __init__(self, module: str, *, function: str = "write", holds: Sequence[str] = ("images", "videos")) -> None:
         self.module, self.function, self.holds = module, function, tuple(holds)
 
     def write(self, folder: Path, footage: Sequence[Footage]) -> list[str]:
@@ -53,11 +53,11 @@ yolo = _format("yolo")
 labelstudio = _format("labelstudio")
 geojson = _format("geojson")
 shards = _format("coco", function="write_shards")
-cvat = _format("cvat", holds=("clips",))
-davis = _format("davis", holds=("clips",))
-mots = _format("mots", holds=("clips",))
-nifti = _format("nifti", holds=("clips",))
-tiff = _format("stacks", holds=("clips",))
+cvat = _format("cvat", holds=("videos",))
+davis = _format("davis", holds=("videos",))
+mots = _format("mots", holds=("videos",))
+nifti = _format("nifti", holds=("videos",))
+tiff = _format("stacks", holds=("videos",))
 
 
 def forget(folder: Path) -> None:

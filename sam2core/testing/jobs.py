@@ -33,7 +33,7 @@ def examine_detector(examination: Examination, detector: Any) -> None:
 def examine_writer(examination: Examination, writer: Any) -> None:
     """Raise ContractError at the first rule that the writer breaks."""
     with examination.rule("protocol", "what it `holds`, images or videos or both, and a method write(folder, footage)"):
-        if not isinstance(writer, Writer) or not writer.holds or set(writer.holds) - {"pictures", "clips"}:
+        if not isinstance(writer, Writer) or not writer.holds or set(writer.holds) - {"images", "videos"}:
             raise Found(f"a {type(writer).__name__} with {getattr(writer, 'holds', None)!r}")
     for holding in writer.holds:
         with (
@@ -50,11 +50,11 @@ def examine_writer(examination: Examination, writer: Any) -> None:
 
 def _footage(place: Path, holding: str) -> Footage:
     """An image, or a video of two frames, with an object of the class person."""
-    files = tuple(place / f"{number}.png" for number in range(1 if holding == "pictures" else 2))
+    files = tuple(place / f"{number}.png" for number in range(1 if holding == "images" else 2))
     for file in files:
         Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(file)
     mask = np.zeros((32, 48), bool)
     mask[4:20, 8:30] = True
     shapes = [[Shape(1, rle.encode(mask), "person")] for _ in files]
-    name = "0.png" if holding == "pictures" else "clip"
+    name = "0.png" if holding == "images" else "clip"
     return ShapeFootage(name, files, shapes, drawn_on=(32, 48), classes={1: "person"})

@@ -272,7 +272,7 @@ class BeamPredictor(VideoPredictor):
     ) -> Iterator[FrameMemory]:
         for answer in answers:
             memory = self.model.memorize(features, answer, frame=frame, hard=False)
-            yield from self._split(replace(memory, logits=self._filled(answer).logits))
+            yield from self._split(replace(memory, logits=self._cleaned(answer).logits))
 
     def settled(self, session: VideoSession) -> Iterator[FrameResult]:
         """Every tracked frame of the last pass in order, each object as its best guess now sees it.
