@@ -85,6 +85,8 @@ class Batch:
 
     def apart(self: Value, count: int) -> list[Value]:
         """Each of the `count` rows as a value of its own: views, for all rows by one operator a tensor."""
+        if count == 1:
+            return [self]
         own = {name: _apart(value, count) for name, value in vars(self).items() if name not in self.SHARED}
         return [replace(self, **{name: rows[row] for name, rows in own.items()}) for row in range(count)]
 

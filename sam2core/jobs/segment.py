@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sam2core.jobs.detectors import prompts_of
 from sam2core.jobs.folder import SEGMENT, Origin, began_as, check_own, held
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sam2core.predictors.image import ImageHandle, ImagePredictor, RememberedResult
     from sam2core.protocols import Detector
 
+Answer = TypeVar("Answer")
 CERTAIN = 10.0
 """The logit that a mask given as an image stands for: sure, and not beyond what the encoder saw in training."""
 TOGETHER = 64
@@ -157,11 +158,7 @@ class Segmenter:
 
     def _found(self, photograph: np.ndarray) -> RememberedResult:
         """The remembered objects that are to be seen on an image."""
-        began = time.perf_counter()
-        handle = self.predictor.encode(photograph)
-        encoded = time.perf_counter()
-        found = cast("RememberedResult", handle.predict())
-        self.seconds = encoded - began, time.perf_counter() - encoded
+        found = self._asked(photograph, lambda handle: cast("RememberedResult", handle.predict()))
         present: RememberedResult = found[found.visible]
         return present
 
@@ -171,15 +168,22 @@ class Segmenter:
 
         size = (photograph.shape[0], photograph.shape[1])
         asked = [self._keywords(part, size) for part in _together(prompts)]  # what does not fit is told first
-        began = time.perf_counter()
-        handle = self.predictor.encode(photograph)
-        encoded = time.perf_counter()
-        answers = [_answer(handle, keywords, self.multimask) for keywords in asked]
-        self.seconds = encoded - began, time.perf_counter() - encoded
+        answers = self._asked(
+            photograph, lambda handle: [_answer(handle, keywords, self.multimask) for keywords in asked]
+        )
         if not answers:
             return np.zeros((0, 3 if self.multimask else 1, *size), dtype=bool), np.zeros((0, 1), dtype=np.float32)
         masks, scores = (np.concatenate(each) for each in zip(*answers))
         return _best_first(masks, scores)
+
+    def _asked(self, photograph: np.ndarray, ask: Callable[[ImageHandle], Answer]) -> Answer:
+        """What an encoded image answers; how long both took is kept."""
+        began = time.perf_counter()
+        handle = self.predictor.encode(photograph)
+        encoded = time.perf_counter()
+        answer = ask(handle)
+        self.seconds = encoded - began, time.perf_counter() - encoded
+        return answer
 
     def _keywords(self, prompts: Sequence[UserPrompt], size: tuple[int, int]) -> dict[str, Any]:
         """One object's prompt, or several objects' boxes, as keywords of `ImageHandle.predict`."""

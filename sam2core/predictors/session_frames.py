@@ -100,8 +100,7 @@ class SessionFrames:
         height, width = self.size
         x0, y0, x1, y1 = (0, 0, width, height) if self.crop is None else self.crop
         features = model.encode(torch.cat([to_model(each[:, y0:y1, x0:x1], model.image_size) for each in values]))
-        for row, frame in enumerate(frames):
-            self.encoded[frame] = features if len(frames) == 1 else features.rows(slice(row, row + 1))
+        self.encoded.update(zip(frames, features.apart(len(frames)), strict=True))
 
     def encoded_ahead(self, frames: Iterator[int], together: int, encode: Callable[[list[int]], None]) -> Iterator[int]:
         """The same frames, `together` of them encoded before the first is visited, where it is known which will be."""

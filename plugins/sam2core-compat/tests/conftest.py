@@ -47,12 +47,9 @@ def predictor():
 @pytest.fixture(scope="session")
 def frames(tmp_path_factory):
     """A folder of six JPEG frames of 60 x 80 pixels."""
-    import numpy as np
+    from both import write_frames
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("frames")
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    for frame in range(6):
-        picture = Image.fromarray(np.roll(coarse, frame, axis=1)).resize((80, 60), Image.Resampling.NEAREST)
-        picture.save(folder / f"{frame}.jpg", quality=95)
+    write_frames(folder, 6, size=(80, 60), resample=Image.Resampling.NEAREST)
     return folder

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from both import META, OURS, run
+from both import META, OURS, run, write_frames
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -68,11 +68,8 @@ def videos(place: Path) -> None:
     """Two videos of four frames with the masks of two objects; in the second, one appears on the second frame."""
     rng = np.random.default_rng(0)
     for clip in ("clip", "other"):
-        (place / "frames" / clip).mkdir(parents=True)
-        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        write_frames(place / "frames" / clip, 4, name="{:05d}.jpg", rng=rng)
         for frame in range(4):
-            picture = Image.fromarray(np.roll(coarse, frame, axis=1)).resize((64, 48), Image.Resampling.BICUBIC)
-            picture.save(place / "frames" / clip / f"{frame:05d}.jpg", quality=95)
             labels = np.zeros((48, 64), np.uint8)
             labels[8:30, 6 + 2 * frame : 30 + 2 * frame] = 1
             if clip == "clip" or frame:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from both import META, OURS, run
+from both import META, OURS, run, write_place
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(META is None, reason="Meta's package is the reference: pip install sam2==1.1.0")
@@ -24,17 +24,7 @@ TOGETHER = ("_get_image_feature", "_prepare_backbone_features")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A user's own folder: a configuration, and three frames."""
-    from PIL import Image
-
-    place = tmp_path_factory.mktemp("overrides")
-    (place / "tiny.yaml").write_text((HERE / "tiny.yaml").read_text())
-    (place / "frames").mkdir()
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    for frame in range(3):
-        picture = Image.fromarray(np.roll(coarse, frame, axis=1)).resize((64, 48), Image.Resampling.BICUBIC)
-        picture.save(place / "frames" / f"{frame}.jpg", quality=95)
-    return place
+    return write_place(tmp_path_factory.mktemp("overrides"), 3)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from both import META, OURS, run
-from PIL import Image
+from both import META, OURS, run, write_place
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(META is None, reason="Meta's package is the reference: pip install sam2==1.1.0")
@@ -24,13 +23,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Everything that the programs computed, with Meta's package and with this one."""
-    place = tmp_path_factory.mktemp("programs")
-    (place / "tiny.yaml").write_text((HERE / "tiny.yaml").read_text())
-    (place / "frames").mkdir()
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    for frame in range(4):
-        picture = Image.fromarray(np.roll(coarse, frame, axis=1)).resize((64, 48), Image.Resampling.BICUBIC)
-        picture.save(place / "frames" / f"{frame}.jpg", quality=95)
+    place = write_place(tmp_path_factory.mktemp("programs"), 4)
     files = [(META, place / "theirs.npz"), (OURS, place / "ours.npz")]
     with ThreadPoolExecutor(2) as both:
         list(both.map(lambda one: run(one[0], HERE / "programs.py", place, one[1]), files))
